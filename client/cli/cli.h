@@ -1,0 +1,122 @@
+/* cli.h - the `endgame` command: its tables of commands, options, environment and exit statuses (from which --help and
+ * the manual come), argument reading, messages. Hosted, single-threaded. */
+#ifndef CLI_H
+#define CLI_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* X(NAME, status, "meaning") */
+#define CLI_EXITS(X)                                                                                                   \
+    X(USAGE, 2, "the command line is wrong")                                                                           \
+    X(FAILED, 125, "endgame itself could not do its part; the program was not started")                                \
+    X(CANNOT_RUN, 126, "the program was found but cannot be run, or not with far memory")                              \
+    X(NOT_FOUND, 127, "the program was not found")
+
+/* X("NAME", "meaning") */
+#define CLI_ENVIRONMENT(X)                                                                                             \
+    X("ENDGAME_LIBRARY", "libendgame.so to load into the program, instead of the one installed beside the command")    \
+    X("ENDGAME_MEMSERVER", "endgame-memserver to embed, instead of the one installed beside the command")              \
+    X("XDG_RUNTIME_DIR", "where run keeps its private directory; /dev/shm and /tmp are tried next")                    \
+    X("ENDGAME_POOL", "set by run for the program: the file its processes share; not for users")                       \
+    X("LD_PRELOAD", "libendgame.so is put in front of what is there already")
+
+/* X(function, "name", "arguments", "one line", "paragraph"); options of `name` are CLI_OPTIONS_<function>. */
+#define CLI_COMMANDS(X)                                                                                                \
+    X(run, "run", "[OPTION]... [--] PROGRAM [ARG...]", "run an unmodified program with its memory on memory servers",  \
+      "The program runs as it would without endgame: same arguments, environment, descriptors, signals and exit "      \
+      "status. At most --memory of its anonymous memory stays in this machine; the rest lives on the memory servers "  \
+      "and comes back page by page. Without --memserver a server of its own starts on this machine and ends with the " \
+      "program and everything it left running. Statically linked, set-user-ID and 32-bit programs cannot be run.")     \
+    X(doctor, "doctor", "", "say what this machine can do, and the command that gives what is missing",                \
+      "Checks what `endgame run` needs and what it would use if it were there. The exit status is 0 if run would "     \
+      "work here, 1 if it would not.")                                                                                 \
+    X(status, "status", "[OPTION]... ADDR", "show what a memory server holds, and for whom",                           \
+      "ADDR is tcp:HOST:PORT or unix:PATH.")                                                                           \
+    X(help, "help", "[OPTION] [COMMAND]", "show help for a command", "")
+
+/* X(ID, 'letter' or 0, "name", "ARGUMENT" or NULL, "text") */
+#define CLI_OPTIONS_run(X)                                                                                             \
+    X(RUN_MEMORY, 'm', "memory", "SIZE",                                                                               \
+      "budget of local memory for the whole process tree: bytes, or with K, M, G, T (powers of 1024); at least 8M. "   \
+      "Default: half of what is available, cgroup limits counted")                                                     \
+    X(RUN_MEMSERVER, 's', "memserver", "ADDR",                                                                         \
+      "memory server to use: tcp:HOST:PORT or unix:PATH. May be given up to 16 times: memory is spread over them. "    \
+      "Default: an embedded server")                                                                                   \
+    X(RUN_ENGINE, 0, "fault-engine", "auto|handler",                                                                   \
+      "how page faults are served: by a handler thread, or the best way that the machine has (auto, the default)")     \
+    X(RUN_STATS, 0, "stats", "FILE",                                                                                   \
+      "at the program's end, write counters of the whole process tree to FILE as one JSON object; - is standard error")
+#define CLI_OPTIONS_doctor(X)
+#define CLI_OPTIONS_status(X) X(STATUS_JSON, 0, "json", NULL, "print one JSON object instead of tables")
+#define CLI_OPTIONS_help(X) \
+    X(HELP_ROFF, 0, "roff", NULL, "print the command's options as manual page source (used when building)")
+
+enum cli_exit {
+#define CLI_X(name, status, text) CLI_EXIT_##name = status,
+    CLI_EXITS(CLI_X)
+#undef CLI_X
+};
+
+enum cli_option_id {
+    CLI_ARG_END = -1, /* no more options */
+    CLI_ARG_BAD = -2, /* message given */
+    CLI_OPT_HELP = 0,
+    CLI_OPT_VERSION,
+#define CLI_X(id, letter, name, arg, text) CLI_OPT_##id,
+    CLI_OPTIONS_run(CLI_X) CLI_OPTIONS_doctor(CLI_X) CLI_OPTIONS_status(CLI_X) CLI_OPTIONS_help(CLI_X)
+#undef CLI_X
+};
+
+struct cli_option {
+    int id;
+    char letter;
+    const char *name;
+    const char *arg;
+    const char *text;
+};
+
+struct cli_command {
+    const char *name;
+    const char *arguments;
+    const char *summary;
+    const char *about;
+    const struct cli_option *options; /* ends with a NULL name; --help and --version included */
+    int (*run)(const struct cli_command *command, int argc, char **argv);
+};
+
+extern const struct cli_command cli_commands[]; /* ends with a NULL name */
+
+/* Where the reading of a command line stands. */
+struct cli_args {
+    const struct cli_command *command;
+    int argc;
+    char **argv;
+    int next;          /* index of the next word; after CLI_ARG_END, of the first operand */
+    const char *value; /* of the option just returned */
+    const char *group; /* rest of a group of letters, "-am" */
+};
+
+/* cli_args_next - next option; stops at the first operand, or after "--". --help and --version are answered here.
+ * Returns: an option's id, CLI_ARG_END, or CLI_ARG_BAD after saying what is wrong. */
+int cli_args_next(struct cli_args *args);
+
+/* One line on standard error, "endgame: ..."; returns status so that callers can `return cli_fail(...)`. */
+int cli_fail(enum cli_exit status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* As cli_fail with CLI_EXIT_USAGE; adds where to read on. */
+int cli_usage(const struct cli_command *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#define CLI_X(function, name, arguments, summary, about) \
+    int cli_##function##_main(const struct cli_command *command, int argc, char **argv);
+CLI_COMMANDS(CLI_X)
+#undef CLI_X
+
+void cli_help_print(FILE *to, const struct cli_command *command);
+
+/* A JSON string with its quotes; at most max_bytes of text, ending at a NUL before that. Bytes that are not UTF-8
+ * become U+FFFD. */
+void cli_json_string(FILE *to, const char *text, size_t max_bytes);
+
+#endif

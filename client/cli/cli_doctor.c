@@ -1,0 +1,204 @@
+/* cli_doctor.c - `endgame doctor`: one line for each thing that far memory needs or would use. */
+#include "cli.h"
+#include "cli_machine.h"
+#include "cli_uffd.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <gnu/libc-version.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#include "proto/eg_addr.h"
+
+enum verdict { HAVE, LACK_SLOWER, LACK_FATAL };
+
+struct doctor {
+    int n_fatal;
+    int n_slower;
+};
+
+/* One finding; advice (may be NULL) is the command that gives what is missing. */
+__attribute__((format(printf, 5, 6))) static void say(struct doctor *doctor, enum verdict verdict, const char *what,
+                                                      const char *advice, const char *format, ...)
+{
+    static const char *const words[] = {[HAVE] = "ok", [LACK_SLOWER] = "note", [LACK_FATAL] = "MISSING"};
+    va_list args;
+    printf("%-8s %-22s ", words[verdict], what);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    putchar('\n');
+    if (advice && verdict != HAVE)
+        printf("%-8s %-22s -> %s\n", "", "", advice);
+    doctor->n_fatal += verdict == LACK_FATAL;
+    doctor->n_slower += verdict == LACK_SLOWER;
+}
+
+/* First line of a file, without newline; false if it cannot be read. */
+static bool read_line(const char *path, char *ret_line, size_t line_bytes)
+{
+    FILE *file = fopen(path, "re");
+    bool ok = file && fgets(ret_line, (int)line_bytes, file);
+    if (file)
+        fclose(file);
+    if (ok)
+        ret_line[strcspn(ret_line, "\n")] = 0;
+    return ok;
+}
+
+static void check_system(struct doctor *doctor)
+{
+    struct utsname name;
+    int major = 0, minor = 0;
+    uname(&name);
+    sscanf(name.release, "%d.%d", &major, &minor);
+    bool fits = major > 5 || (major == 5 && minor >= 10);
+    bool best = major > 6 || (major == 6 && minor >= 8);
+    say(doctor, fits ? best ? HAVE : LACK_SLOWER : LACK_FATAL, "kernel",
+        fits ? "Linux 6.8 takes pages away in one step (UFFDIO_MOVE): apt-get install linux-image-amd64 from backports"
+             : "boot Linux 5.10 or later",
+        "Linux %s", name.release);
+    say(doctor, strcmp(name.machine, "x86_64") == 0 ? HAVE : LACK_FATAL, "processor", "use an x86-64 machine", "%s", name.machine);
+    say(doctor, HAVE, "C library", NULL, "glibc %s", gnu_get_libc_version());
+}
+
+static void check_uffd(struct doctor *doctor)
+{
+    struct cli_uffd uffd;
+    char text[256], line[64];
+    cli_uffd_probe(&uffd);
+    const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
+    if (missing) {
+        say(doctor, LACK_FATAL, "userfaultfd", NULL, "%s", missing);
+        if (uffd.error == EPERM || uffd.error == EACCES)
+            printf("%-8s %-22s -> %s\n", "", "", "sysctl vm.unprivileged_userfaultfd=1");
+    } else {
+        say(doctor, HAVE, "userfaultfd", NULL, "%s", uffd.via_device ? "through /dev/userfaultfd" : "by system call");
+    }
+    bool sysctl_on = read_line("/proc/sys/vm/unprivileged_userfaultfd", line, sizeof line) && strcmp(line, "1") == 0;
+    bool device = access("/dev/userfaultfd", R_OK | W_OK) == 0;
+    bool usable = geteuid() == 0 || sysctl_on || device;
+    say(doctor, usable ? HAVE : LACK_SLOWER, "userfaultfd access", "setfacl -m u:USER:rw /dev/userfaultfd",
+        "vm.unprivileged_userfaultfd=%s, /dev/userfaultfd %s", sysctl_on ? "1" : "0",
+        device                                     ? "may be opened"
+        : access("/dev/userfaultfd", F_OK) == 0 ? "may not be opened by this user"
+                                                : "is not there (Linux 6.1)");
+    if (uffd.error && !uffd.user_mode_only)
+        return;
+#define CLI_X(name, bit, kernel, text)                                                                                   \
+    say(doctor, uffd.features & CLI_UFFD_FEATURE_BIT(bit) ? HAVE : LACK_SLOWER, "  " #name, "boot Linux " kernel " or later", \
+        "%s", text);
+    CLI_UFFD_FEATURES(CLI_X)
+#undef CLI_X
+    int error = cli_uffd_pagemap_scan();
+    say(doctor, error == 0 ? HAVE : LACK_SLOWER, "PAGEMAP_SCAN", "boot Linux 6.7 or later", "find changed pages in one call%s%s",
+        error ? ": " : "", error ? strerror(-error) : "");
+}
+
+static void check_process(struct doctor *doctor)
+{
+    char from = 1, to = 0;
+    struct iovec local = {&to, 1}, remote = {&from, 1};
+    bool reads = process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 && to == 1;
+    say(doctor, reads ? HAVE : LACK_FATAL, "process_vm_readv",
+        "allow the system call: a container's seccomp profile forbids it, or CONFIG_CROSS_MEMORY_ATTACH is off",
+        "%s", reads ? "works" : strerror(errno));
+
+    enum { LOCKED_NEED_BYTES = 8 << 20 };
+    struct rlimit limit;
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    bool enough = geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= LOCKED_NEED_BYTES;
+    char text[32];
+    say(doctor, enough ? HAVE : LACK_SLOWER, "locked memory",
+        "ulimit -l 65536, or `USER - memlock 65536` in /etc/security/limits.conf", "limit %s; the runtime locks its own",
+        limit.rlim_cur == RLIM_INFINITY ? "none" : eg_size_format(limit.rlim_cur, text, sizeof text));
+}
+
+static void check_memory(struct doctor *doctor)
+{
+    char line[128], text[32], more[32];
+    struct cli_memory memory;
+    cli_memory_read(&memory);
+    say(doctor, HAVE, "memory", NULL, "%s, %s available", eg_size_format(memory.total_bytes, text, sizeof text),
+        eg_size_format(memory.available_bytes, more, sizeof more));
+    if (memory.cgroup_limit_bytes != UINT64_MAX)
+        say(doctor, HAVE, "memory cgroup", NULL, "limit %s, %s available",
+            eg_size_format(memory.cgroup_limit_bytes, text, sizeof text),
+            eg_size_format(memory.cgroup_available_bytes, more, sizeof more));
+    else
+        say(doctor, HAVE, "memory cgroup", NULL, "no limit");
+    if (read_line("/proc/sys/vm/overcommit_memory", line, sizeof line))
+        say(doctor, strcmp(line, "2") == 0 ? LACK_SLOWER : HAVE, "overcommit",
+            "sysctl vm.overcommit_memory=0 (with 2, a program cannot allocate more than this machine has)",
+            "vm.overcommit_memory=%s", line);
+    if (read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line))
+        say(doctor, strstr(line, "[never]") ? LACK_SLOWER : HAVE, "huge pages",
+            "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled", "%s", line);
+    if (read_line("/proc/sys/vm/max_map_count", line, sizeof line))
+        say(doctor, strtoul(line, NULL, 10) >= 65530 ? HAVE : LACK_SLOWER, "mappings", "sysctl vm.max_map_count=65530",
+            "vm.max_map_count=%s", line);
+}
+
+static void check_rdma(struct doctor *doctor)
+{
+    char names[256] = "";
+    size_t len = 0;
+    DIR *dir = opendir("/sys/class/infiniband");
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (entry->d_name[0] != '.' && len < sizeof names)
+            len += (size_t)snprintf(names + len, sizeof names - len, "%s%s", len ? " " : "", entry->d_name);
+    if (dir)
+        closedir(dir);
+    say(doctor, len ? HAVE : LACK_SLOWER, "RDMA devices", "modprobe rdma_rxe; rdma link add rxe0 type rxe netdev eth0 (soft-RoCE)",
+        "%s", len ? names : "none; servers are reached over tcp, or shared memory on this machine");
+    void *verbs = dlopen("libibverbs.so.1", RTLD_LAZY | RTLD_LOCAL);
+    say(doctor, verbs ? HAVE : LACK_SLOWER, "libibverbs", "apt-get install libibverbs1 ibverbs-providers", "%s",
+        verbs ? "found" : "not installed; needed only for RDMA, which this version does not use yet");
+    if (verbs)
+        dlclose(verbs);
+}
+
+static void check_installation(struct doctor *doctor)
+{
+    char path[PATH_MAX];
+    int error = cli_library_find(path, sizeof path);
+    say(doctor, error ? LACK_FATAL : HAVE, "libendgame.so", "scripts/build, or install endgame whole", "%s%s", path,
+        error ? " is not there" : "");
+    error = cli_memserver_find(path, sizeof path);
+    say(doctor, error ? LACK_FATAL : HAVE, "endgame-memserver", "scripts/build, or install endgame whole", "%s%s", path,
+        error ? " is not there" : "");
+}
+
+int cli_doctor_main(const struct cli_command *command, int argc, char **argv)
+{
+    struct cli_args args = {.command = command, .argc = argc, .argv = argv, .next = 1};
+    if (cli_args_next(&args) == CLI_ARG_BAD)
+        return CLI_EXIT_USAGE;
+    if (args.next < argc)
+        return cli_usage(command, "doctor takes no arguments");
+    struct doctor doctor = {0, 0};
+    check_system(&doctor);
+    check_uffd(&doctor);
+    check_process(&doctor);
+    check_memory(&doctor);
+    check_rdma(&doctor);
+    check_installation(&doctor);
+    if (doctor.n_fatal)
+        printf("\n'endgame run' does not work here: %d missing\n", doctor.n_fatal);
+    else
+        printf("\n'endgame run' works here%s\n", doctor.n_slower ? "; notes name what would make it better" : "");
+    if (fflush(stdout) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "cannot write to standard output");
+    return doctor.n_fatal ? 1 : 0;
+}

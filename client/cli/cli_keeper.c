@@ -1,0 +1,215 @@
+/* cli_keeper.c - the keeper process and the embedded memory server. */
+#include "cli_keeper.h"
+#include "cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define READY_TIMEOUT_MS 15000
+#define END_TIMEOUT_MS 15000 /* a server gives back many gigabytes in this time */
+#define TERM_TIMEOUT_MS 5000
+#define POLL_MIN_MS 50
+#define POLL_MAX_MS 1000
+
+/* Descriptors of the keeper, at fixed numbers so that everything else of the caller can be closed. */
+enum { KEEPER_LINK = 3, KEEPER_READY, KEEPER_LOG, KEEPER_POOL, KEEPER_FREE };
+
+/* 1 when pid (a child) has ended, 0 when it has not within timeout_ms. */
+static int wait_child(pid_t pid, int timeout_ms)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd >= 0) {
+        struct pollfd ended = {.fd = fd, .events = POLLIN};
+        while (poll(&ended, 1, timeout_ms) < 0 && errno == EINTR)
+            ;
+        close(fd);
+    }
+    return waitpid(pid, NULL, WNOHANG) != 0;
+}
+
+static void reset_signals(void)
+{
+    for (int signal_number = 1; signal_number < NSIG; signal_number++)
+        signal(signal_number, SIG_DFL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void run_server(const char *memserver, const struct cli_pool *pool, int end_with)
+{
+    enum { SERVER_END_WITH = 3 };
+    char address[sizeof pool->socket + 8];
+    snprintf(address, sizeof address, "unix:%s", pool->socket);
+    reset_signals();
+    dup2(KEEPER_READY, STDOUT_FILENO);
+    dup2(KEEPER_LOG, STDERR_FILENO);
+    if (dup2(end_with, SERVER_END_WITH) < 0)
+        _exit(CLI_EXIT_FAILED);
+    close_range(SERVER_END_WITH + 1, ~0U, 0);
+    /* A server must not page to a server: this run may itself be inside another run. */
+    unsetenv("LD_PRELOAD");
+    unsetenv("ENDGAME_POOL");
+    execl(memserver, memserver, "--listen", address, "--end-with", "3", (char *)NULL);
+    dprintf(STDERR_FILENO, "cannot execute %s: %s\n", memserver, strerror(errno));
+    _exit(CLI_EXIT_FAILED);
+}
+
+/* Moves the descriptors to their fixed numbers and closes all others, so that nobody waits on a pipe that only the keeper
+ * still holds. */
+static int settle(int link, int ready, int server_log, int pool_fd)
+{
+    enum { ABOVE = 64, N = KEEPER_FREE - KEEPER_LINK };
+    int from[N] = {link, ready, server_log, pool_fd};
+    for (int i = 0; i < N; i++)
+        if (from[i] >= 0 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, ABOVE)) < 0)
+            return -errno;
+    int null = open("/dev/null", O_RDWR);
+    if (null < 0)
+        return -errno;
+    for (int fd = 0; fd < KEEPER_LINK; fd++)
+        dup2(null, fd);
+    for (int i = 0; i < N; i++)
+        if (from[i] >= 0)
+            dup3(from[i], KEEPER_LINK + i, O_CLOEXEC);
+        else
+            close(KEEPER_LINK + i);
+    close_range(KEEPER_FREE, ~0U, 0);
+    return 0;
+}
+
+static void keep(struct cli_pool *pool, const char *memserver)
+{
+    int end_with[2] = {-1, -1};
+    pid_t server = 0;
+    if (memserver && pipe2(end_with, O_CLOEXEC) == 0) {
+        server = fork();
+        if (server == 0)
+            run_server(memserver, pool, end_with[0]);
+        close(end_with[0]);
+    }
+    close(KEEPER_READY);
+    close(KEEPER_LOG);
+
+    char byte;
+    ssize_t got;
+    while ((got = read(KEEPER_LINK, &byte, 1)) < 0 && errno == EINTR)
+        ;
+    if (got <= 0) {
+        /* Two looks, for what one look cannot see: a child between two locks. */
+        int unused = 0;
+        for (int pause_ms = POLL_MIN_MS; unused < 2;) {
+            unused = cli_pool_in_use(pool) ? 0 : unused + 1;
+            usleep((useconds_t)pause_ms * 1000);
+            pause_ms = unused ? POLL_MIN_MS : pause_ms * 2 > POLL_MAX_MS ? POLL_MAX_MS : pause_ms * 2;
+        }
+    }
+    if (server > 0) {
+        close(end_with[1]);
+        if (!wait_child(server, END_TIMEOUT_MS)) {
+            kill(server, SIGTERM);
+            if (!wait_child(server, TERM_TIMEOUT_MS)) {
+                kill(server, SIGKILL);
+                wait_child(server, -1);
+            }
+        }
+    }
+    cli_pool_remove(pool);
+    _exit(0);
+}
+
+void cli_keeper_server_said(const struct cli_keeper *keeper, char *ret_line, size_t line_bytes)
+{
+    char text[1024];
+    *ret_line = 0;
+    if (keeper->server_log < 0)
+        return;
+    off_t end = lseek(keeper->server_log, 0, SEEK_END);
+    off_t start = end > (off_t)sizeof text - 1 ? end - (off_t)sizeof text + 1 : 0;
+    ssize_t len = pread(keeper->server_log, text, sizeof text - 1, start);
+    if (len <= 0)
+        return;
+    while (len > 0 && text[len - 1] == '\n')
+        len--;
+    text[len] = 0;
+    const char *line = strrchr(text, '\n');
+    snprintf(ret_line, line_bytes, "%s", line ? line + 1 : text);
+}
+
+/* Waits for the server's line. Returns 0, or CLI_EXIT_FAILED after saying why. */
+static int wait_ready(const struct cli_keeper *keeper, int ready)
+{
+    struct pollfd readable = {.fd = ready, .events = POLLIN};
+    char text[512], said[512];
+    int n = poll(&readable, 1, READY_TIMEOUT_MS);
+    if (n > 0 && read(ready, text, sizeof text) > 0)
+        return 0;
+    if (n == 0)
+        return cli_fail(CLI_EXIT_FAILED, "the embedded memory server was not ready after %d seconds; start one by hand "
+                                         "and name it with --memserver",
+                        READY_TIMEOUT_MS / 1000);
+    cli_keeper_server_said(keeper, said, sizeof said);
+    return cli_fail(CLI_EXIT_FAILED, "the embedded memory server did not start: %s", *said ? said : "it gave no reason");
+}
+
+int cli_keeper_start(struct cli_pool *pool, const char *memserver, struct cli_keeper *ret_keeper)
+{
+    struct cli_keeper keeper = {.pid = -1, .link = -1, .server_log = -1};
+    int link[2] = {-1, -1}, ready[2] = {-1, -1};
+    bool made = pipe2(link, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0;
+    if (made && memserver)
+        made = (keeper.server_log = memfd_create("endgame-memserver-log", MFD_CLOEXEC)) >= 0;
+    if (made)
+        made = (keeper.pid = fork()) >= 0;
+    if (made && keeper.pid == 0) {
+        setsid();
+        if (chdir("/") != 0 || settle(link[0], ready[1], keeper.server_log, pool->fd) != 0)
+            _exit(CLI_EXIT_FAILED);
+        pool->fd = KEEPER_POOL;
+        keep(pool, memserver);
+    }
+    int status = 0;
+    if (!made)
+        status = cli_fail(CLI_EXIT_FAILED, "cannot start the keeper process: %s", strerror(errno));
+    close(link[0]);
+    close(ready[1]);
+    keeper.link = link[1];
+    if (!status && memserver)
+        status = wait_ready(&keeper, ready[0]);
+    close(ready[0]);
+    if (status) {
+        close(keeper.link);
+        if (keeper.pid > 0)
+            waitpid(keeper.pid, NULL, 0);
+        if (keeper.server_log >= 0)
+            close(keeper.server_log);
+        return status;
+    }
+    *ret_keeper = keeper;
+    return 0;
+}
+
+void cli_keeper_finish(struct cli_keeper *keeper, struct cli_pool *pool)
+{
+    bool in_use = cli_pool_in_use(pool);
+    /* A keeper that was killed does not read this; SIGPIPE is blocked. */
+    ssize_t told = in_use ? 0 : write(keeper->link, "q", 1);
+    close(keeper->link);
+    keeper->link = -1;
+    if (keeper->server_log >= 0)
+        close(keeper->server_log);
+    keeper->server_log = -1;
+    if (in_use)
+        return;
+    if (told == 1)
+        wait_child(keeper->pid, END_TIMEOUT_MS + 2 * TERM_TIMEOUT_MS);
+    cli_pool_remove(pool);
+}

@@ -1,0 +1,253 @@
+/* cli_run.c - `endgame run`: check everything, make the pool, start the keeper and the program, wait, report. */
+#include "cli.h"
+#include "cli_child.h"
+#include "cli_keeper.h"
+#include "cli_machine.h"
+#include "cli_pool.h"
+#include "cli_program.h"
+#include "cli_stats.h"
+#include "cli_uffd.h"
+#include "proto/eg_control_client.h"
+#include "proto/eg_wire.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BUDGET_MIN_BYTES (UINT64_C(8) << 20)
+#define BUDGET_MIN_TEXT "8M"
+#define BUDGET_UNIT_BYTES (UINT64_C(1) << 20)
+#define PING_TIMEOUT_MS 3000
+
+struct run {
+    uint64_t budget_bytes;
+    enum eg_engine engine;
+    const char *stats_path; /* NULL: none wanted */
+    struct eg_addr servers[EG_POOL_SERVERS];
+    int n_servers;
+    char **program;
+    char library[PATH_MAX];
+    char memserver[PATH_MAX];
+};
+
+static int parse_memory(const struct cli_command *command, const char *text, struct run *run)
+{
+    int error = eg_size_parse(text, &run->budget_bytes);
+    if (error == -ERANGE)
+        return cli_usage(command, "--memory %s does not fit in 64 bits", text);
+    if (error)
+        return cli_usage(command, "--memory '%s' is not a size such as 64M or 1.5G", text);
+    if (run->budget_bytes < BUDGET_MIN_BYTES)
+        return cli_usage(command, "--memory %s is too small to run with: the minimum is " BUDGET_MIN_TEXT, text);
+    run->budget_bytes &= ~(uint64_t)(EG_PAGE_BYTES - 1);
+    return 0;
+}
+
+/* The program may change its directory, so a relative socket path is made absolute now. */
+static int parse_server(const struct cli_command *command, const char *text, struct run *run)
+{
+    char why[256], absolute[PATH_MAX + 128], cwd[PATH_MAX];
+    if (run->n_servers == EG_POOL_SERVERS)
+        return cli_usage(command, "more than %d --memserver given", EG_POOL_SERVERS);
+    if (strncmp(text, "unix:", 5) == 0 && text[5] && text[5] != '/' && text[5] != '@' && getcwd(cwd, sizeof cwd)) {
+        snprintf(absolute, sizeof absolute, "unix:%s/%s", cwd, text + 5);
+        text = absolute;
+    }
+    int error = eg_addr_parse(text, 0, &run->servers[run->n_servers], why, sizeof why);
+    if (error == -EINVAL || error == -ENAMETOOLONG)
+        return cli_usage(command, "--memserver: %s", why);
+    if (error)
+        return cli_fail(CLI_EXIT_FAILED, "--memserver: %s", why);
+    run->n_servers++;
+    return 0;
+}
+
+static int default_memory(struct run *run)
+{
+    struct cli_memory memory;
+    cli_memory_read(&memory);
+    uint64_t available = memory.available_bytes;
+    if (memory.cgroup_available_bytes < available)
+        available = memory.cgroup_available_bytes;
+    run->budget_bytes = available / 2 & ~(BUDGET_UNIT_BYTES - 1);
+    if (run->budget_bytes < BUDGET_MIN_BYTES)
+        return cli_fail(CLI_EXIT_FAILED,
+                        "only %" PRIu64 "M of memory is free here, too little to choose a budget; say --memory SIZE "
+                        "(at least " BUDGET_MIN_TEXT ")",
+                        available >> 20);
+    return 0;
+}
+
+static int parse(const struct cli_command *command, int argc, char **argv, struct run *ret_run)
+{
+    struct cli_args args = {.command = command, .argc = argc, .argv = argv, .next = 1};
+    int status = 0;
+    for (int id; !status && (id = cli_args_next(&args)) != CLI_ARG_END;) {
+        switch (id) {
+        case CLI_OPT_RUN_MEMORY:
+            status = parse_memory(command, args.value, ret_run);
+            break;
+        case CLI_OPT_RUN_MEMSERVER:
+            status = parse_server(command, args.value, ret_run);
+            break;
+        case CLI_OPT_RUN_ENGINE:
+            if (strcmp(args.value, "auto") == 0)
+                ret_run->engine = EG_ENGINE_AUTO;
+            else if (strcmp(args.value, "handler") == 0)
+                ret_run->engine = EG_ENGINE_HANDLER;
+            else
+                status = cli_usage(command, "unknown fault engine '%s' (auto or handler)", args.value);
+            break;
+        case CLI_OPT_RUN_STATS:
+            if (!*args.value)
+                status = cli_usage(command, "--stats needs a file name, or -");
+            ret_run->stats_path = args.value;
+            break;
+        default:
+            return CLI_EXIT_USAGE;
+        }
+    }
+    if (status)
+        return status;
+    if (args.next >= argc)
+        return cli_usage(command, "no program given");
+    ret_run->program = argv + args.next;
+    return 0;
+}
+
+static int check_server(const struct eg_addr *addr)
+{
+    char why[512];
+    Endgame__Ping ping = ENDGAME__PING__INIT;
+    Endgame__Request request = ENDGAME__REQUEST__INIT;
+    Endgame__Reply *reply = NULL;
+    request.body_case = ENDGAME__REQUEST__BODY_PING;
+    request.ping = &ping;
+    if (eg_control_call(addr, &request, PING_TIMEOUT_MS, &reply, why, sizeof why) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "%s", why);
+    int status = 0;
+    const Endgame__PingReply *pong = reply->body_case == ENDGAME__REPLY__BODY_PING ? reply->ping : NULL;
+    if (!pong)
+        status = cli_fail(CLI_EXIT_FAILED, "%s does not answer as a memory server should; is it another service?", addr->text);
+    else if (pong->version != EG_WIRE_VERSION)
+        status = cli_fail(CLI_EXIT_FAILED, "%s speaks protocol version %" PRIu32 ", this endgame speaks %u; upgrade the older one",
+                          addr->text, pong->version, EG_WIRE_VERSION);
+    else if (pong->draining)
+        status = cli_fail(CLI_EXIT_FAILED, "%s is draining and takes no new programs; use another server", addr->text);
+    else if (pong->free_bytes < EG_SLAB_BYTES)
+        status = cli_fail(CLI_EXIT_FAILED, "%s is full; use another server or start it with a larger --capacity", addr->text);
+    endgame__reply__free_unpacked(reply, NULL);
+    return status;
+}
+
+/* Everything that can be known to fail before a process is started. */
+static int check(struct run *run)
+{
+    char text[256];
+    int status = cli_program_check(run->program[0]);
+    if (status)
+        return status;
+    if (run->budget_bytes == 0 && (status = default_memory(run)) != 0)
+        return status;
+    if (cli_library_find(run->library, sizeof run->library) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "no runtime library at %s; build or install endgame, or set ENDGAME_LIBRARY",
+                        run->library);
+    if (run->n_servers == 0 && cli_memserver_find(run->memserver, sizeof run->memserver) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "no memory server at %s to embed; build or install endgame, or name a running one "
+                                         "with --memserver",
+                        run->memserver);
+    struct cli_uffd uffd;
+    cli_uffd_probe(&uffd);
+    const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
+    if (missing)
+        return cli_fail(CLI_EXIT_FAILED, "%s; 'endgame doctor' says more", missing);
+    for (int i = 0; i < run->n_servers && !status; i++)
+        status = check_server(&run->servers[i]);
+    return status;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static int embedded_address(const struct cli_pool *pool, struct eg_addr *ret_addr)
+{
+    char text[sizeof pool->socket + 8], why[256];
+    snprintf(text, sizeof text, "unix:%s", pool->socket);
+    if (eg_addr_parse(text, 0, ret_addr, why, sizeof why) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "%s", why);
+    return 0;
+}
+
+/* Ends like the program, or returns an exit status if it was not started. */
+static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats *stats)
+{
+    struct cli_pool pool;
+    struct cli_keeper keeper;
+    bool embedded = run->n_servers == 0;
+    int status = cli_pool_create(run->budget_bytes, run->engine, run->library, &pool);
+    if (status)
+        return status;
+    if (embedded && (status = embedded_address(&pool, &run->servers[run->n_servers++])) != 0)
+        goto no_keeper;
+    for (int i = 0; i < run->n_servers; i++)
+        cli_pool_add_server(&pool, &run->servers[i]);
+    status = cli_keeper_start(&pool, embedded ? run->memserver : NULL, &keeper);
+    if (status)
+        goto no_keeper;
+
+    uint64_t start_ns = now_ns();
+    pid_t child = cli_child_start(inherit, run->program, pool.path, pool.library);
+    if (child < 0) {
+        cli_keeper_finish(&keeper, &pool);
+        cli_pool_close(&pool);
+        return -child;
+    }
+    int wait_status = cli_child_wait(child);
+    if (run->stats_path)
+        cli_stats_write(stats, &pool, run->program[0], wait_status, now_ns() - start_ns);
+    if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGBUS) {
+        char said[512];
+        cli_keeper_server_said(&keeper, said, sizeof said);
+        if (*said)
+            cli_warn("the embedded memory server's last words: %s", said);
+    }
+    cli_keeper_finish(&keeper, &pool);
+    cli_child_end_like(wait_status);
+
+no_keeper:
+    cli_pool_remove(&pool);
+    cli_pool_close(&pool);
+    return status;
+}
+
+int cli_run_main(const struct cli_command *command, int argc, char **argv)
+{
+    static struct run run;
+    struct cli_inherit inherit;
+    struct cli_stats stats = {.fd = -1, .dir = -1};
+    int status = parse(command, argc, argv, &run);
+    if (status)
+        return status;
+    cli_child_prepare(&inherit);
+    status = check(&run);
+    if (!status && run.stats_path)
+        status = cli_stats_open(run.stats_path, &stats);
+    if (!status) {
+        cli_child_block(&inherit);
+        status = start(&run, &inherit, &stats);
+    }
+    cli_stats_drop(&stats);
+    cli_child_done(&inherit);
+    if (status > CLI_CHILD_SIGNALLED)
+        cli_child_end_like(status - CLI_CHILD_SIGNALLED);
+    return status;
+}

@@ -1,0 +1,59 @@
+/* gate.S - from a patched system-call site to C and back. A system call changes rax, rcx and r11 only, so nothing else may
+ * change here; the C side is compiled without vector registers. */
+    .text
+    .hidden eg_gate_dispatch
+
+/* Called by a trampoline, red zone already skipped; rax: number. Returns to the trampoline, or, to have the call made in
+ * place, EG_PASS_OFFSET bytes further. */
+    .globl eg_gate_entry
+    .hidden eg_gate_entry
+    .type eg_gate_entry, @function
+eg_gate_entry:
+    .cfi_startproc
+    push %r9
+    push %r8
+    push %r10
+    push %rdx
+    push %rsi
+    push %rdi
+    push %rax
+    push $0
+    push %rbp
+    mov %rsp, %rbp
+    lea 8(%rsp), %rdi
+    and $-16, %rsp
+    call eg_gate_dispatch
+    mov %rbp, %rsp
+    pop %rbp
+    pop %rcx                /* pass */
+    test %rcx, %rcx
+    pop %rcx                /* nr */
+    pop %rdi
+    pop %rsi
+    pop %rdx
+    pop %r10
+    pop %r8
+    pop %r9
+    jz 1f
+    mov %rcx, %rax
+    addq $13, (%rsp)
+1:  ret
+    .cfi_endproc
+    .size eg_gate_entry, . - eg_gate_entry
+
+/* long eg_gate_call_on(void *stack_top, fn, frame) */
+    .globl eg_gate_call_on
+    .hidden eg_gate_call_on
+    .type eg_gate_call_on, @function
+eg_gate_call_on:
+    push %rbx
+    mov %rsp, %rbx
+    mov %rdi, %rsp
+    mov %rdx, %rdi
+    call *%rsi
+    mov %rbx, %rsp
+    pop %rbx
+    ret
+    .size eg_gate_call_on, . - eg_gate_call_on
+
+    .section .note.GNU-stack, "", @progbits

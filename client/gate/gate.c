@@ -1,0 +1,142 @@
+#include "client/gate/eg_gate.h"
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <signal.h>
+
+/* Calls that take the pager's lock run on a stack of the gate's own: the program's stack may be captured memory, and a fault on
+ * it under the lock could not be served. */
+#define STACKS 64
+#define STACK_BYTES (32u << 10)
+
+static uint8_t *stacks;
+static uint64_t stacks_used;
+
+#define CLONE_FLAG_VM 0x100ul
+
+enum {
+#define X(name, number, needed) NR_##name = number,
+    EG_GATE_CALLS(X)
+#undef X
+};
+
+/* First fields of the kernel's struct clone_args. */
+struct clone3_args {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+};
+
+int eg_gate_init(void)
+{
+    stacks = eg_sys_map((size_t)STACKS * STACK_BYTES);
+    return stacks ? 0 : -ENOMEM;
+}
+
+static uint32_t stack_take(void)
+{
+    for (;;) {
+        uint64_t used = __atomic_load_n(&stacks_used, __ATOMIC_RELAXED);
+        if (~used == 0) {
+            eg_sys0(SYS_sched_yield);
+            continue;
+        }
+        uint32_t i = (uint32_t)__builtin_ctzll(~used);
+        if (__atomic_compare_exchange_n(&stacks_used, &used, used | 1ull << i, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            return i;
+    }
+}
+
+static long spawn(const struct eg_gate_frame *f, long *ret_pass)
+{
+    struct clone3_args a = {0};
+    if (f->nr == NR_clone) {
+        a.flags = (uint64_t)f->arg[0];
+        a.stack = (uint64_t)f->arg[1];
+        a.tls = (uint64_t)f->arg[4];
+    } else if (f->nr == NR_clone3) {
+        a = *(const struct clone3_args *)f->arg[0];
+    }
+    if (a.flags & CLONE_FLAG_VM) {
+        eg_cap_spawn((long)a.flags, (long)a.tls);
+        *ret_pass = 1; /* the child comes back on another stack: the call has to be made in place */
+        return 0;
+    }
+    if (a.stack) {
+        *ret_pass = !eg_rt.active;
+        return -ENOMEM; /* a new process on a new stack: its pager could not be started */
+    }
+    return eg_cap_fork(f->nr, f->arg);
+}
+
+static long slow(struct eg_gate_frame *f)
+{
+    const long *a = f->arg;
+    switch (f->nr) {
+    case NR_mmap: return eg_cap_mmap(a[0], a[1], a[2], a[3], a[4], a[5]);
+    case NR_munmap: return eg_cap_munmap(a[0], a[1]);
+    case NR_mremap: return eg_cap_mremap(a[0], a[1], a[2], a[3], a[4]);
+    case NR_mprotect: return eg_cap_mprotect(a[0], a[1], a[2]);
+    case NR_madvise: return eg_cap_madvise(a[0], a[1], a[2]);
+    case NR_brk: return eg_cap_brk(a[0]);
+    case NR_pkey_mprotect: {
+        /* First as it is: only a success may open PROT_NONE memory, and that is what mprotect tells the pager. */
+        long ret = eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
+        if (ret)
+            return ret;
+        ret = eg_cap_mprotect(a[0], a[1], a[2]);
+        return ret ? ret : eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
+    }
+    case NR_clone:
+    case NR_clone3:
+    case NR_fork: return spawn(f, &f->pass);
+    case NR_dup2:
+    case NR_dup3:
+        eg_cap_fd_move_away(a[1]);
+        f->pass = 1;
+        return 0;
+    case NR_close_range: return eg_cap_close_range(a[0], a[1], a[2]);
+    default: f->pass = 1; return 0;
+    }
+}
+
+long eg_gate_dispatch(struct eg_gate_frame *f)
+{
+    switch (f->nr) {
+    case NR_close:
+        if (eg_cap_fd_reserved(f->arg[0]))
+            return -EBADF;
+        return eg_sys1(SYS_close, f->arg[0]);
+    case NR_dup2:
+    case NR_dup3:
+        if (!eg_cap_fd_reserved(f->arg[1])) {
+            f->pass = 1;
+            return 0;
+        }
+        break;
+    case NR_mmap:
+    case NR_munmap:
+    case NR_mremap:
+    case NR_mprotect:
+    case NR_madvise:
+    case NR_brk:
+    case NR_clone:
+    case NR_clone3:
+    case NR_fork:
+    case NR_pkey_mprotect:
+    case NR_close_range: break;
+    default: f->pass = 1; return 0;
+    }
+    if (!eg_rt.pool) {
+        f->pass = 1;
+        return 0;
+    }
+    uint64_t all = ~0ull, old;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    uint32_t i = stack_take();
+    uint32_t pid = eg_rt.pid;
+    long ret = eg_gate_call_on(stacks + (size_t)(i + 1) * STACK_BYTES, slow, f);
+    if (eg_rt.pid != pid && f->pass == 0 && ret == 0)
+        __atomic_store_n(&stacks_used, 1ull << i, __ATOMIC_RELAXED); /* fork child: the other threads are not here */
+    __atomic_fetch_and(&stacks_used, ~(1ull << i), __ATOMIC_RELEASE);
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
+    return ret;
+}

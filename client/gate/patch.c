@@ -1,0 +1,133 @@
+/* patch.c - find the system-call sites of a piece of text and lead them to the gate. */
+#include "client/gate/eg_gate.h"
+#include "proto/eg_sys.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#define PAGE 4096ul
+#define MAX_SITES 128
+#define REACH (1l << 30)
+#define TRAMPOLINE_BYTES 48
+
+static const uint16_t numbers[] = {
+#define X(name, number, needed) number,
+    EG_GATE_CALLS(X)
+#undef X
+};
+
+/* syscall(3) ends in: mov 0x8(%rsp),%r9; syscall. */
+static const uint8_t generic_site[7] = {0x4c, 0x8b, 0x4c, 0x24, 0x08, 0x0f, 0x05};
+
+static int number_known(uint32_t nr)
+{
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (numbers[i] == nr)
+            return (int)i;
+    return -1;
+}
+
+static uint32_t load32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+/* A site's seven bytes start at p. Returns: index of the call, -1 not one of ours, -2 the generic site. */
+static int site_at(const uint8_t *p, const uint8_t *text)
+{
+    if (memcmp(p, generic_site, sizeof generic_site) == 0)
+        return -2;
+    if (p[0] != 0xb8)
+        return -1;
+    if (p > text && (p[-1] & 0xf1) == 0x41)
+        return -1; /* REX.B: the mov goes to r8d */
+    return number_known(load32(p + 1));
+}
+
+static uint8_t *put(uint8_t *at, const void *code, size_t n)
+{
+    memcpy(at, code, n);
+    return at + n;
+}
+
+static uint8_t *put_jump(uint8_t *at, const uint8_t *to)
+{
+    int32_t rel = (int32_t)(to - (at + 5));
+    *at = 0xe9;
+    memcpy(at + 1, &rel, 4);
+    return at + 5;
+}
+
+/* The layout that gate.S counts on: what follows the call is 13 bytes, then the way back for a call made in place. */
+static void trampoline_write(uint8_t *t, const uint8_t *site, void *const *entry)
+{
+    static const uint8_t skip_red_zone[] = {0x48, 0x8d, 0x64, 0x24, 0x80};                         /* lea -128(%rsp),%rsp */
+    static const uint8_t back_red_zone[] = {0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00};       /* lea 128(%rsp),%rsp */
+    uint8_t call[6] = {0xff, 0x15};                                                                 /* call *entry(%rip) */
+    uint8_t *at = put(t, site, 5); /* mov $nr,%eax, or syscall(3)'s mov 8(%rsp),%r9 */
+    at = put(at, skip_red_zone, sizeof skip_red_zone);
+    int32_t rel = (int32_t)((const uint8_t *)entry - (at + 6));
+    memcpy(call + 2, &rel, 4);
+    at = put(at, call, sizeof call);
+    at = put(at, back_red_zone, sizeof back_red_zone);
+    at = put_jump(at, site + 7);
+    at = put(at, back_red_zone, sizeof back_red_zone);
+    put_jump(at, site + 5);
+}
+
+/* Memory within a jump's reach of the text. */
+static uint8_t *near_memory(uint8_t *text, size_t text_bytes, size_t bytes)
+{
+    uint64_t at = ((uint64_t)text - (64ul << 10) - bytes) & ~(PAGE - 1);
+    for (; (int64_t)((uint64_t)text + text_bytes - at) < REACH; at -= 64ul << 10) {
+        long p = eg_sys6(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (p == (long)at)
+            return (uint8_t *)p;
+        if (!eg_sys_failed(p))
+            eg_sys2(SYS_munmap, p, bytes); /* kernels before 4.17 take the flag for a hint */
+    }
+    return NULL;
+}
+
+static int site_patch(uint8_t *site, const uint8_t *trampoline)
+{
+    uint64_t first = (uint64_t)site & ~(PAGE - 1), last = ((uint64_t)site + 6) & ~(PAGE - 1);
+    size_t bytes = last - first + PAGE;
+    long rc = eg_sys3(SYS_mprotect, first, bytes, PROT_READ | PROT_WRITE);
+    if (eg_sys_failed(rc))
+        return (int)rc;
+    put_jump(site, trampoline);
+    return (int)eg_sys3(SYS_mprotect, first, bytes, PROT_READ | PROT_EXEC);
+}
+
+int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found)
+{
+    uint8_t *site[MAX_SITES];
+    int n = 0;
+    for (uint8_t *p = text + 5; p + 1 < text + bytes && n < MAX_SITES; p++) {
+        if (p[0] != 0x0f || p[1] != 0x05)
+            continue;
+        int k = site_at(p - 5, text);
+        if (k == -1)
+            continue;
+        if (k >= 0)
+            ret_found[k]++;
+        site[n++] = p - 5;
+    }
+    if (!n)
+        return 0;
+    size_t need = (sizeof(void *) + (size_t)n * TRAMPOLINE_BYTES + PAGE - 1) & ~(PAGE - 1);
+    uint8_t *mem = near_memory(text, bytes, need);
+    if (!mem)
+        return -ENOMEM;
+    void **entry = (void **)mem;
+    *entry = (void *)eg_gate_entry;
+    for (int i = 0; i < n; i++)
+        trampoline_write(mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES, site[i], entry);
+    long rc = eg_sys3(SYS_mprotect, mem, need, PROT_READ | PROT_EXEC);
+    for (int i = 0; i < n && !eg_sys_failed(rc); i++)
+        rc = site_patch(site[i], mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES);
+    return eg_sys_failed(rc) ? (int)rc : n;
+}

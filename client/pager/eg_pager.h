@@ -1,0 +1,323 @@
+/* eg_pager.h - far memory: the state that the pager's parts share. Freestanding.
+ *
+ * One pager per process. Its lock is held by whoever works on this state: the pager's thread, or a program thread inside the
+ * gate (signals blocked, on a gate stack). Nothing that is done under the lock may touch captured memory of the program.
+ *
+ * Life of a page (one byte each, in its 2 MiB block):
+ *
+ *              fault, zero fill             WP fault
+ *     FRESH ---------------------> DIRTY <---------- CLEAN <---+
+ *                                    | evict          | drop    | read installed
+ *                                    v                v         |
+ *                                 INFLIGHT -------> REMOTE -> FETCHING (write: to DIRTY)
+ *                                           acked
+ *
+ * A block is armed (its captured pages are registered with userfaultfd) or not. In a block that is not armed every page is
+ * FRESH or RESERVED, the kernel fills it as it likes, and each FRESH page counts as resident. */
+#ifndef EG_PAGER_H
+#define EG_PAGER_H
+
+#include "client/pager/eg_lock.h"
+#include "client/pager/eg_pool.h"
+#include "client/pager/eg_range.h"
+#include "proto/eg_sys.h"
+#include "proto/eg_transport.h"
+
+#define EG_PAGE_SHIFT 12
+#define EG_BLOCK_SHIFT 21
+#define EG_BLOCK_BYTES (1ul << EG_BLOCK_SHIFT)
+#define EG_BLOCK_PAGES 512u
+#define EG_ADDR_BITS 47
+#define EG_N_BLOCKS (1ul << (EG_ADDR_BITS - EG_BLOCK_SHIFT))
+
+_Static_assert(EG_BLOCK_BYTES == EG_SLAB_BYTES, "a block's pages live in one slab, at the same offsets");
+
+enum eg_page_state {
+    EG_P_NONE = 0,     /* not captured */
+    EG_P_RESERVED = 1, /* PROT_NONE, nothing in it */
+    EG_P_FRESH = 2,    /* no content that the server has; zeros, or (block not armed) whatever the kernel holds */
+    EG_P_CLEAN = 3,    /* resident, write-protected, same as the server's copy */
+    EG_P_DIRTY = 4,    /* resident, writable */
+    EG_P_REMOTE = 5,   /* only the server has it */
+    EG_P_FETCHING = 6, /* REMOTE, a read is under way, its place in memory is already counted */
+    EG_P_INFLIGHT = 7  /* taken out of the program's memory, its write to the server is not acknowledged yet */
+};
+#define EG_P_STATE 0x07u
+#define EG_P_REFS 0x30u /* turns that the page is spared at eviction */
+#define EG_P_REF1 0x10u
+#define EG_P_QUEUED 0x80u /* it has an entry in the eviction queue */
+
+#define EG_SLAB_NONE 0xffffffffu
+
+struct eg_block {
+    uint32_t index;     /* address >> EG_BLOCK_SHIFT */
+    uint32_t slab;      /* EG_SLAB_NONE: none leased */
+    uint8_t server;
+    uint8_t shared;     /* the slab is copy-on-write since a fork */
+    uint16_t n_fresh;
+    uint16_t n_resident; /* CLEAN, DIRTY, FETCHING */
+    uint16_t n_copied;   /* CLEAN, REMOTE, FETCHING: the slab's content is needed */
+    uint16_t n_busy;     /* FETCHING, INFLIGHT */
+    uint32_t *sums;      /* checksum of each copied page; NULL until the first one */
+    uint8_t page[EG_BLOCK_PAGES];
+};
+
+/* One memory server, as this process uses it. */
+struct eg_server {
+    const struct eg_pool_server *config;
+    int control_fd; /* -1: no session yet */
+    uint8_t dead;
+    uint64_t agent, secret;
+    struct eg_link link;
+    uint32_t reserved;  /* slabs promised to us */
+    uint32_t held;      /* slabs we hold, free ones included */
+    uint32_t *free;     /* leased, used by no block */
+    uint32_t n_free;
+    uint64_t snapshot;  /* while a fork is under way */
+};
+#define EG_FREE_SLABS 64u
+#define EG_LEASE_BATCH 8u
+
+#define EG_N_FETCHES 32
+#define EG_FETCH_PAGES 32
+#define EG_N_SLOTS 1024 /* pages on their way out */
+#define EG_N_WRITES 128
+#define EG_N_STREAMS 32
+
+/* A run of pages being read. */
+struct eg_fetch {
+    struct eg_io io; /* first member */
+    struct eg_block *block;
+    uint16_t first, n;
+    uint8_t write; /* install writable */
+    uint8_t demand; /* the first page is being waited for */
+    uint8_t busy;
+    uint64_t start_ns;
+};
+
+/* A run of pages being written. */
+struct eg_write {
+    struct eg_io io; /* first member */
+    struct eg_block *block;
+    uint16_t first, n;
+    uint16_t slot;
+    uint8_t busy;
+};
+
+/* A sequence of faults that looks regular. */
+struct eg_stream {
+    uint32_t tid;
+    int32_t stride;     /* pages */
+    uint64_t last;      /* page number of the last fault */
+    uint64_t expect;    /* page at which the window that was read ahead ends */
+    uint32_t window;    /* pages to read ahead next time */
+    uint32_t ahead;     /* pages read ahead and not yet known to be used */
+    uint32_t hits;      /* consecutive predictions that came true */
+    uint64_t used;      /* for replacement */
+};
+
+struct eg_queue {
+    uint64_t *v; /* page numbers; power-of-two ring */
+    uint64_t cap, head, tail;
+};
+
+struct eg_rt {
+    struct eg_lock lock;
+    struct eg_pool *pool; /* NULL: not under `endgame run`, everything passes */
+    struct eg_pool_row *row;
+    struct eg_pool_row own_row; /* used when the pool has no row left */
+    int pool_fd, err_fd, pagemap_fd, mem_fd, uffd, wake_fd;
+    int fd_floor;            /* the runtime's descriptors are at or above this */
+    char pool_path[128];
+    uint64_t features;       /* UFFD_FEATURE_*, of those granted */
+    uint8_t active;          /* the pager's thread runs */
+    uint8_t move;            /* UFFDIO_MOVE works */
+    uint8_t evicting;
+    uint8_t lazy_free_seen;  /* MADV_FREE reached the kernel: it may drop pages by itself */
+    uint8_t fork_child;
+    int pager_tid;
+    uint32_t pid;
+    void *pager_stack;
+
+    struct eg_ranges ranges;
+    struct eg_block **dir[1u << 13]; /* leaves of 8192 blocks */
+    uint64_t *armed;                 /* bit per block */
+    struct eg_block *block_chunk;    /* allocator */
+    uint32_t block_chunk_left;
+    uint64_t keep_start, keep_end;   /* nothing is evicted from here just now */
+    uint32_t turns;                  /* of the pager's loop */
+    uint64_t arm_hand;               /* address where the search for blocks to arm goes on */
+    uint64_t heap_end;               /* brk */
+
+    uint64_t budget, high, low;      /* pages, for the process tree */
+    int64_t charged;                 /* pages, this process; published to the pool by eg_account_sync */
+    int64_t charged_published;
+    int64_t captured, captured_published; /* pages */
+    int64_t committed;               /* pages for which the servers' promise is needed */
+    uint32_t n_servers, next_server;
+    struct eg_server server[EG_POOL_SERVERS];
+
+    struct eg_queue queue;
+    uint8_t *ring;                   /* EG_N_SLOTS pages that MOVE fills */
+    uint8_t *stage;                  /* EG_N_SLOTS pages that copies fill */
+    uint64_t slot_page[EG_N_SLOTS];  /* page number, 0: free */
+    uint8_t slot_moved[EG_N_SLOTS];  /* the page is in `ring`, not in `stage` */
+    uint32_t slot_head, slot_tail;   /* free-running */
+    uint32_t slot_clean;             /* slots up to here have been emptied */
+    struct eg_fetch fetch[EG_N_FETCHES];
+    uint8_t *fetch_buf;
+    struct eg_write write[EG_N_WRITES];
+    uint32_t outstanding;            /* fetches and writes */
+    struct eg_stream stream[EG_N_STREAMS];
+    uint64_t clock;
+    uint8_t *zero;                   /* a page of zeros */
+    uint64_t last_poke_ns, last_reap_ns;
+};
+
+extern struct eg_rt eg_rt;
+
+#define EG_COUNT(name, n) (eg_rt.row->name += (uint64_t)(n))
+
+/* --- account.c: the budget, shared by the process tree ------------------------------------------------------------- */
+
+/* eg_account_sync - publish what changed. Context: lock held. */
+void eg_account_sync(void);
+/* eg_account_total - resident captured pages of the tree. */
+uint64_t eg_account_total(void);
+/* eg_account_row_claim - take a row for this process. Context: start-up and fork child. */
+void eg_account_row_claim(void);
+/* eg_account_listen - open the socket (wake_fd) through which other processes ask. Returns: 0, -errno. */
+int eg_account_listen(void);
+/* eg_account_ask_others - find processes that should give way by n pages in all, ask them; forget the dead.
+ * Context: lock held. Returns: the pages asked for (0: this process is the one to give way). */
+uint64_t eg_account_ask_others(uint64_t n);
+/* eg_account_alone - no other process of the tree has captured memory worth the name. */
+int eg_account_alone(void);
+void eg_account_fault_time(uint64_t ns);
+
+/* --- block.c ------------------------------------------------------------------------------------------------------- */
+
+struct eg_block *eg_block_find(uint64_t index);
+/* eg_block_get - the block, made from the ranges when it had no state yet. Returns: NULL when memory is short. */
+struct eg_block *eg_block_get(uint64_t index);
+int eg_block_armed(uint64_t index);
+void eg_block_set_armed(uint64_t index, int armed);
+/* eg_page_set - change one page's state, keeping the counts. Flags other than the state are kept. */
+void eg_page_set(struct eg_block *b, uint32_t i, enum eg_page_state state);
+static inline enum eg_page_state eg_page_state(const struct eg_block *b, uint32_t i)
+{
+    return (enum eg_page_state)(b->page[i] & EG_P_STATE);
+}
+static inline uint64_t eg_block_addr(const struct eg_block *b)
+{
+    return (uint64_t)b->index << EG_BLOCK_SHIFT;
+}
+/* eg_block_slab_gone - no page needs the slab's content any more: take it off the block. */
+void eg_block_slab_gone(struct eg_block *b);
+
+/* --- session.c: the control plane ---------------------------------------------------------------------------------- */
+
+/* eg_session_need - open the sessions that are not open yet. Returns: 0, or -errno when no server could be used. */
+int eg_session_need(void);
+/* eg_session_reserve - make sure that the servers promise room for `pages` in all. Returns: 0, -ENOMEM. */
+int eg_session_reserve(int64_t pages);
+/* eg_session_relax - give back promises far above what `pages` need. */
+void eg_session_relax(int64_t pages);
+/* eg_slab_writable - a slab for the block that may be written. Returns: 0, -ENOSPC. */
+int eg_slab_writable(struct eg_block *b);
+/* eg_slab_free - a block needs its slab no more. shared: others may hold it too, so it is not used again here. */
+void eg_slab_free(uint8_t server, uint32_t slab, int shared);
+/* eg_session_snapshot / _forget / _child - fork: freeze our slabs; undo; be the child's end. */
+int eg_session_snapshot(void);
+void eg_session_forget_snapshot(void);
+int eg_session_child(void);
+/* eg_session_lost - a server is gone: die if it had pages of ours, else go on without it. */
+void eg_session_lost(struct eg_server *s, int err);
+void eg_session_check(void);
+
+/* --- uffd.c -------------------------------------------------------------------------------------------------------- */
+
+int eg_uffd_open(void);
+int eg_uffd_register(uint64_t start, uint64_t end);
+int eg_uffd_unregister(uint64_t start, uint64_t end);
+void eg_uffd_wake(uint64_t start, uint64_t end);
+int eg_uffd_protect(uint64_t start, uint64_t end, int on);
+/* eg_uffd_copy - install pages; those that are there already stay as they are. Returns: 0, -ENOENT (unmapped), -errno. */
+int eg_uffd_copy(uint64_t dst, const void *src, uint64_t bytes, int write_protect);
+/* eg_uffd_zero_check - map zeros where nothing is. Returns: 1 it was empty, 0 something is there, -errno. */
+int eg_uffd_zero_check(uint64_t addr);
+/* eg_uffd_move - take pages away. Returns: bytes moved (maybe short), or -errno when the first page could not be moved. */
+long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes);
+
+/* --- fetch.c ------------------------------------------------------------------------------------------------------- */
+
+void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns);
+void eg_fetch_done(struct eg_fetch *f);
+/* eg_fetch_range - bring everything in [start, end) home and wait for it. Context: lock held. Returns: 0, -ENOMEM. */
+int eg_fetch_range(uint64_t start, uint64_t end);
+/* eg_stream_fault - record a fault and say what to read ahead. Returns: pages ahead; *ret_stride in pages. */
+uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
+                         int32_t *ret_stride, uint32_t *ret_hits);
+
+/* --- evict.c ------------------------------------------------------------------------------------------------------- */
+
+/* eg_evict - free up to n pages. Returns: pages freed or on their way. */
+uint64_t eg_evict(uint64_t n);
+/* eg_evict_room - before n more pages become resident: wait until the budget has room, as far as that is possible. */
+void eg_evict_room(uint64_t n);
+/* eg_evict_clean_all - arm everything and give the servers a copy of every page, keeping it resident.
+ * Returns: 0, -ENOSPC (some pages stay dirty). */
+int eg_evict_clean_all(void);
+int eg_evict_arm(uint64_t index);
+/* eg_evict_scan - after registering [lo, hi) of an armed block: pages that are there count and may be evicted. */
+void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi);
+/* eg_evict_reset - fork child: nothing is on its way out. */
+void eg_evict_reset(void);
+void eg_evict_write_done(struct eg_write *w);
+void eg_queue_push(struct eg_block *b, uint32_t i);
+/* eg_slot_buf - a slot's page of memory. */
+void *eg_slot_buf(uint32_t slot);
+int eg_slot_find(uint64_t page);
+
+/* --- pager.c ------------------------------------------------------------------------------------------------------- */
+
+/* eg_pager_activate - start the pager's thread. Context: lock held. Returns: 0, -errno. */
+int eg_pager_activate(void);
+/* eg_pager_poll - collect completions. Context: lock held. */
+void eg_pager_poll(void);
+/* eg_pager_quiesce - wait until nothing is under way in [start, end). Context: lock held. */
+void eg_pager_quiesce(uint64_t start, uint64_t end);
+void eg_pager_kick(void);
+/* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
+__attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
+/* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */
+enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_PINNED = 8 };
+void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
+/* eg_fd_high - move a descriptor up to where the program does not look, close-on-exec. Returns: the new one. */
+int eg_fd_high(int fd);
+
+/* --- capture.c: what the gate calls (system calls of the program, lock taken inside) -------------------------------- */
+
+long eg_cap_mmap(long addr, long len, long prot, long flags, long fd, long off);
+long eg_cap_munmap(long addr, long len);
+long eg_cap_mremap(long old, long old_len, long new_len, long flags, long new_addr);
+long eg_cap_mprotect(long addr, long len, long prot);
+long eg_cap_madvise(long addr, long len, long advice);
+long eg_cap_brk(long addr);
+long eg_cap_fork(long nr, const long arg[6]);
+/* eg_cap_spawn - a thread or a vfork child is about to be made; tls: its thread pointer (0: none). */
+void eg_cap_spawn(long flags, long tls);
+/* eg_cap_adopt - capture anonymous memory that existed before the gate. Context: start-up. */
+void eg_cap_adopt(uint64_t start, uint64_t end);
+
+/* eg_cap_fd_reserved - is this descriptor the runtime's own? Context: any thread, no lock. */
+int eg_cap_fd_reserved(long fd);
+/* eg_cap_close_range - close_range(2) that leaves the runtime's descriptors out. */
+long eg_cap_close_range(long first, long last, long flags);
+/* eg_cap_fd_move_away - the program wants this number for itself: the runtime's descriptor goes elsewhere. */
+void eg_cap_fd_move_away(long fd);
+
+/* eg_page_sum - checksum of a page; *ret_zero: all zeros. */
+uint32_t eg_page_sum(const void *page, int *ret_zero);
+
+#endif

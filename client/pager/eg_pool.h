@@ -1,0 +1,97 @@
+/* eg_pool.h - the file that the processes of one run share: configuration (written once by `endgame run`), the budget's
+ * account, and one row of counters per process. Every process of the tree maps it (its path is in ENDGAME_POOL);
+ * `endgame run` makes it, reads it at exit for --stats and removes it.
+ *
+ * A row belongs to a live process exactly as long as that process holds an OFD write lock (F_OFD_SETLK) on the row's
+ * first byte in the file: exit, kill and exec give it up without any code of ours. */
+#ifndef EG_POOL_H
+#define EG_POOL_H
+
+#include <stdint.h>
+
+#define EG_POOL_MAGIC 0x4c4f4f5045474e45ull
+#define EG_POOL_VERSION 1u
+#define EG_POOL_ROWS 1024
+#define EG_POOL_SERVERS 16
+#define EG_HIST_BUCKETS 128
+
+enum eg_addr_kind { EG_ADDR_UNIX = 1, EG_ADDR_TCP = 2, EG_ADDR_RDMA = 3 };
+enum eg_engine { EG_ENGINE_AUTO = 0, EG_ENGINE_HANDLER = 1 };
+
+struct eg_pool_server {
+    uint32_t kind;          /* enum eg_addr_kind */
+    uint32_t sockaddr_len;
+    uint8_t sockaddr[128];  /* resolved: the runtime never looks a name up */
+    char text[128];         /* as the user wrote it, for messages */
+};
+
+/* Histogram of nanoseconds: bucket of v is 4*floor(log2(v)) + the next two bits, minus 4*EG_HIST_MIN_LOG2, clamped. */
+#define EG_HIST_MIN_LOG2 6
+
+/* X(name, "what it counts"): plain counters, written by their process only. */
+#define EG_COUNTERS(X)                                                                                    \
+    X(faults, "page faults served by the pager")                                                          \
+    X(faults_write_protect, "of these: first write to a clean page")                                      \
+    X(faults_zero, "of these: first touch of a fresh page in an armed block")                             \
+    X(pages_fetched, "pages read from a memory server, prefetched ones included")                         \
+    X(pages_prefetched, "of these: read before they were asked for")                                      \
+    X(prefetch_hits, "prefetched pages that the program then went on to use, as far as faults tell")      \
+    X(pages_evicted, "pages taken from local memory, however")                                            \
+    X(pages_dropped_clean, "of these: dropped without a write, the server had them")                      \
+    X(pages_dropped_zero, "of these: all zeros, nothing to store")                                        \
+    X(pages_written, "pages written to a memory server")                                                  \
+    X(blocks_armed, "2 MiB blocks put under the pager's eye")                                             \
+    X(blocks_admitted, "fresh blocks given back to the kernel whole, at their first touch")               \
+    X(slabs_leased, "2 MiB slabs leased from memory servers")                                             \
+    X(forks, "forks of a process with captured memory")                                                   \
+    X(evict_stalls, "faults that had to wait for an eviction")                                            \
+    X(pages_kept_local, "evictions given up because no server had room")
+
+struct eg_pool_row {
+    uint32_t lock_byte;  /* lives at the row's start: the OFD lock is on its first byte */
+    uint32_t pid;        /* 0: the row was never used */
+    uint32_t ppid;
+    uint32_t flags;      /* EG_ROW_* */
+    uint64_t start_ns;   /* CLOCK_MONOTONIC */
+    char program[48];    /* /proc/self/comm at start */
+    char transport[16];  /* "shm", "tcp", "none" while nothing was needed, "shm+tcp" */
+    char engine[16];     /* "handler", "none" while nothing was armed */
+    uint64_t captured_bytes;       /* now */
+    uint64_t captured_bytes_peak;
+    uint64_t charged_pages;        /* resident captured pages (an upper bound for blocks that were never armed) */
+    uint64_t resident_bytes_peak;  /* peak of the same */
+    uint64_t want_evict_pages;     /* other processes ask this one to give way by so much */
+#define EG_X(name, text) uint64_t name;
+    EG_COUNTERS(EG_X)
+#undef EG_X
+    uint32_t fault_hist[EG_HIST_BUCKETS];
+    uint8_t reserved[1024 - 144 - 8 * 16 - 4 * EG_HIST_BUCKETS];
+};
+_Static_assert(sizeof(struct eg_pool_row) == 1024, "eg_pool_row is a file format");
+
+#define EG_ROW_ACTIVE 1u /* the process had to use a memory server */
+
+struct eg_pool {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t n_servers;
+    uint64_t budget_bytes;  /* for the whole process tree */
+    uint32_t engine;        /* enum eg_engine */
+    uint32_t n_rows;        /* EG_POOL_ROWS */
+    uint8_t token[16];
+    uint64_t rows_offset;   /* bytes from the start of the file */
+    struct eg_pool_server servers[EG_POOL_SERVERS];
+    /* The account: only atomic access. */
+    _Alignas(64) uint64_t charged_pages; /* sum over the tree */
+    uint64_t charged_pages_peak;
+    uint64_t captured_bytes;             /* sum over the tree */
+    uint64_t captured_bytes_peak;
+    uint32_t rows_used;                  /* next row never used */
+    uint32_t warned;                     /* bit per warning already given */
+    uint64_t rows_lost;                  /* processes that found no row (their counters are in no row) */
+};
+#define EG_POOL_ROWS_OFFSET 8192
+#define EG_POOL_FILE_BYTES (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * 1024)
+_Static_assert(sizeof(struct eg_pool) <= EG_POOL_ROWS_OFFSET, "rows begin after the header");
+
+#endif

@@ -1,0 +1,37 @@
+/* eg_range.h - the captured mappings: a sorted array of disjoint address ranges. Freestanding; the caller holds the lock. */
+#ifndef EG_RANGE_H
+#define EG_RANGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EG_RANGE_RESERVED 1u  /* PROT_NONE since it was mapped: nothing can be in it yet */
+#define EG_RANGE_NORESERVE 2u /* asked for with MAP_NORESERVE: not counted as committed */
+
+struct eg_range {
+    uint64_t start, end; /* page-aligned */
+    uint64_t flags;
+};
+
+struct eg_ranges {
+    struct eg_range *v;
+    size_t n, cap;
+};
+
+/* eg_ranges_set - make [start, end) one range with these flags, replacing whatever overlapped.
+ * Returns: 0, or -ENOMEM (nothing changed). */
+int eg_ranges_set(struct eg_ranges *r, uint64_t start, uint64_t end, uint64_t flags) __attribute__((warn_unused_result));
+/* eg_ranges_clear - remove [start, end). Returns: 0, or -ENOMEM (nothing changed). */
+int eg_ranges_clear(struct eg_ranges *r, uint64_t start, uint64_t end) __attribute__((warn_unused_result));
+/* eg_ranges_find - index of the first range that ends after addr (r->n when none). */
+size_t eg_ranges_find(const struct eg_ranges *r, uint64_t addr);
+/* eg_ranges_next - the part of the first range inside [at, end). Returns: 0 when there is none. */
+int eg_ranges_next(const struct eg_ranges *r, uint64_t at, uint64_t end, struct eg_range *ret_part);
+
+static inline int eg_ranges_overlap(const struct eg_ranges *r, uint64_t start, uint64_t end)
+{
+    size_t i = eg_ranges_find(r, start);
+    return start < end && i < r->n && r->v[i].start < end;
+}
+
+#endif

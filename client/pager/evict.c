@@ -1,0 +1,559 @@
+/* evict.c - pages leave: blocks are armed, cold pages dropped (the server has them) or taken away and written. */
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#define WRITE_RUN_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
+#define EMPTY_BATCH 128 /* slots emptied with one call */
+#define OTHERS_WAIT_NS 3000000u
+#define SLOT_ORPHAN (~0ull)
+
+#define PM_PRESENT (1ull << 63)
+#define PM_SWAPPED (1ull << 62)
+#define PM_EXCLUSIVE (1ull << 56)
+
+static uint64_t page_number(const struct eg_block *b, uint32_t i)
+{
+    return (uint64_t)b->index * EG_BLOCK_PAGES + i;
+}
+
+/* --- the queue: pages of armed blocks, oldest first ----------------------------------------------------------------- */
+
+static int queue_entry_live(uint64_t page)
+{
+    struct eg_block *b = eg_block_find(page / EG_BLOCK_PAGES);
+    if (!b || !(b->page[page % EG_BLOCK_PAGES] & EG_P_QUEUED))
+        return 0;
+    enum eg_page_state s = eg_page_state(b, page % EG_BLOCK_PAGES);
+    return s == EG_P_CLEAN || s == EG_P_DIRTY || s == EG_P_FETCHING;
+}
+
+static void queue_compact(struct eg_queue *q)
+{
+    uint64_t to = q->head;
+    for (uint64_t at = q->head; at != q->tail; at++) {
+        uint64_t page = q->v[at & (q->cap - 1)];
+        if (queue_entry_live(page)) {
+            q->v[to++ & (q->cap - 1)] = page;
+            continue;
+        }
+        struct eg_block *b = eg_block_find(page / EG_BLOCK_PAGES);
+        if (b)
+            b->page[page % EG_BLOCK_PAGES] &= (uint8_t)~EG_P_QUEUED;
+    }
+    q->tail = to;
+}
+
+static int queue_grow(struct eg_queue *q)
+{
+    uint64_t cap = q->cap ? q->cap * 2 : 8192;
+    uint64_t *v = eg_sys_map(cap * sizeof *v);
+    if (!v)
+        return -ENOMEM;
+    for (uint64_t at = q->head; at != q->tail; at++)
+        v[at & (cap - 1)] = q->v[at & (q->cap - 1)];
+    if (q->v)
+        eg_sys2(SYS_munmap, q->v, q->cap * sizeof *v);
+    q->v = v;
+    q->cap = cap;
+    return 0;
+}
+
+void eg_queue_push(struct eg_block *b, uint32_t i)
+{
+    struct eg_queue *q = &eg_rt.queue;
+    if (b->page[i] & EG_P_QUEUED)
+        return;
+    if (q->tail - q->head == q->cap) {
+        queue_compact(q);
+        if ((q->tail - q->head) * 4 >= q->cap * 3 && queue_grow(q) && q->tail - q->head == q->cap)
+            return; /* never evicted then: memory is short anyway */
+    }
+    b->page[i] |= EG_P_QUEUED;
+    q->v[q->tail++ & (q->cap - 1)] = page_number(b, i);
+}
+
+static struct eg_block *queue_pop(struct eg_queue *q, uint32_t *ret_i)
+{
+    uint64_t page = q->v[q->head++ & (q->cap - 1)];
+    struct eg_block *b = eg_block_find(page / EG_BLOCK_PAGES);
+    *ret_i = (uint32_t)(page % EG_BLOCK_PAGES);
+    if (!b || !(b->page[*ret_i] & EG_P_QUEUED))
+        return NULL;
+    b->page[*ret_i] &= (uint8_t)~EG_P_QUEUED;
+    return b;
+}
+
+/* --- slots: pages on their way out ---------------------------------------------------------------------------------- */
+
+void *eg_slot_buf(uint32_t slot)
+{
+    slot %= EG_N_SLOTS;
+    return (eg_rt.slot_moved[slot] ? eg_rt.ring : eg_rt.stage) + (uint64_t)slot * EG_PAGE_BYTES;
+}
+
+int eg_slot_find(uint64_t page)
+{
+    for (uint32_t s = eg_rt.slot_tail; s != eg_rt.slot_head; s++)
+        if (eg_rt.slot_page[s % EG_N_SLOTS] == page)
+            return (int)(s % EG_N_SLOTS);
+    return -1;
+}
+
+static void slots_advance(void)
+{
+    while (eg_rt.slot_tail != eg_rt.slot_head && eg_rt.slot_page[eg_rt.slot_tail % EG_N_SLOTS] == 0)
+        eg_rt.slot_tail++;
+}
+
+/* UFFDIO_MOVE needs an empty place, so moved pages are let go before their slots come round again. */
+static void slots_empty(void)
+{
+    while (eg_rt.slot_clean != eg_rt.slot_tail) {
+        uint32_t from = eg_rt.slot_clean % EG_N_SLOTS, n = eg_rt.slot_tail - eg_rt.slot_clean;
+        if (from + n > EG_N_SLOTS)
+            n = EG_N_SLOTS - from;
+        if (eg_rt.move)
+            eg_sys3(SYS_madvise, eg_rt.ring + (uint64_t)from * EG_PAGE_BYTES, (uint64_t)n * EG_PAGE_BYTES, MADV_DONTNEED);
+        eg_rt.slot_clean += n;
+    }
+}
+
+/* n slots in a row; they are held (SLOT_ORPHAN) until given a page or released. */
+static uint32_t slots_take(uint32_t n)
+{
+    for (;;) {
+        uint32_t from = eg_rt.slot_head % EG_N_SLOTS;
+        uint32_t skip = from + n > EG_N_SLOTS ? EG_N_SLOTS - from : 0;
+        if (eg_rt.slot_head - eg_rt.slot_clean + skip + n <= EG_N_SLOTS) {
+            eg_rt.slot_head += skip;
+            uint32_t first = eg_rt.slot_head % EG_N_SLOTS;
+            for (uint32_t i = 0; i < n; i++) {
+                eg_rt.slot_page[first + i] = SLOT_ORPHAN;
+                eg_rt.slot_moved[first + i] = 0;
+            }
+            eg_rt.slot_head += n;
+            slots_advance();
+            return first;
+        }
+        eg_pager_poll();
+        slots_advance();
+        slots_empty();
+    }
+}
+
+static void slots_release(uint32_t first, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        eg_rt.slot_page[first + i] = 0;
+    slots_advance();
+    if (eg_rt.slot_tail - eg_rt.slot_clean >= EMPTY_BATCH)
+        slots_empty();
+}
+
+/* --- writing -------------------------------------------------------------------------------------------------------- */
+
+static struct eg_write *write_get(void)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < EG_N_WRITES; i++)
+            if (!eg_rt.write[i].busy)
+                return &eg_rt.write[i];
+        eg_pager_poll();
+    }
+}
+
+/* Pages [first, first+n) of the block are in slots from `slot` on. */
+static void write_submit(struct eg_block *b, uint32_t first, uint32_t n, uint32_t slot)
+{
+    struct eg_server *s = &eg_rt.server[b->server];
+    struct eg_write *w = write_get();
+    *w = (struct eg_write){
+        .io = {.op = EG_IO_WRITE,
+               .offset = (uint64_t)b->slab * EG_SLAB_BYTES + (uint64_t)first * EG_PAGE_BYTES,
+               .buf = eg_slot_buf(slot),
+               .len_bytes = n * EG_PAGE_BYTES},
+        .block = b,
+        .first = (uint16_t)first,
+        .n = (uint16_t)n,
+        .slot = (uint16_t)slot,
+        .busy = 1,
+    };
+    EG_COUNT(pages_written, n);
+    eg_rt.outstanding++;
+    int rc = s->link.ops->submit(&s->link, &w->io);
+    if (rc)
+        eg_session_lost(s, rc); /* does not return: the block holds a slab there */
+}
+
+void eg_evict_write_done(struct eg_write *w)
+{
+    for (uint32_t i = 0; i < w->n; i++)
+        if (eg_rt.slot_page[w->slot + i] == page_number(w->block, w->first + i) &&
+            eg_page_state(w->block, w->first + i) == EG_P_INFLIGHT)
+            eg_page_set(w->block, w->first + i, EG_P_REMOTE);
+    slots_release(w->slot, w->n);
+    w->busy = 0;
+    eg_rt.outstanding--;
+}
+
+static int sums_need(struct eg_block *b)
+{
+    if (!b->sums)
+        b->sums = eg_sys_map(EG_BLOCK_PAGES * sizeof *b->sums);
+    return b->sums ? 0 : -ENOMEM;
+}
+
+/* Copies pages that stay where they are; never faults (the caller looked at the page map). */
+static int copy_out(void *dst, uint64_t src, uint64_t bytes)
+{
+    struct iovec local = {dst, bytes}, remote = {(void *)src, bytes};
+    long n = eg_sys6(SYS_process_vm_readv, eg_rt.pid, &local, 1, &remote, 1, 0);
+    if (n == (long)bytes)
+        return 0;
+    n = eg_sys4(SYS_pread64, eg_rt.mem_fd, dst, bytes, src); /* PROT_NONE, or no process_vm_readv here */
+    return n == (long)bytes ? 0 : -EFAULT;
+}
+
+static uint64_t pagemap_one(uint64_t addr)
+{
+    uint64_t e = 0;
+    eg_sys4(SYS_pread64, eg_rt.pagemap_fd, &e, sizeof e, (addr >> EG_PAGE_SHIFT) * sizeof e);
+    return e;
+}
+
+enum taken { TAKEN, TAKEN_NOTHING, TAKEN_REFUSED };
+
+/* One dirty page by write-protect, copy, discard. */
+static enum taken take_by_copy(uint64_t addr, uint32_t slot)
+{
+    if (!(pagemap_one(addr) & (PM_PRESENT | PM_SWAPPED)))
+        return TAKEN_NOTHING;
+    eg_rt.slot_moved[slot] = 0;
+    if (eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 1))
+        return TAKEN_REFUSED;
+    if (copy_out(eg_slot_buf(slot), addr, EG_PAGE_BYTES) ||
+        eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, MADV_DONTNEED))) {
+        eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
+        return TAKEN_REFUSED;
+    }
+    return TAKEN;
+}
+
+static enum taken take_one(uint64_t addr, uint32_t slot)
+{
+    if (!eg_rt.move)
+        return take_by_copy(addr, slot);
+    uint64_t dst = (uint64_t)eg_rt.ring + (uint64_t)slot * EG_PAGE_BYTES;
+    for (int tries = 0; tries < 3; tries++) {
+        long rc = eg_uffd_move(dst, addr, EG_PAGE_BYTES);
+        if (rc > 0) {
+            eg_rt.slot_moved[slot] = 1;
+            return TAKEN;
+        }
+        if (rc == -ENOENT)
+            return TAKEN_NOTHING;
+        if (rc != -EBUSY)
+            break;
+        /* Exclusive and still busy: a device may be writing into it (O_DIRECT), a copy would lose that. */
+        if (pagemap_one(addr) & PM_EXCLUSIVE && tries == 2)
+            return TAKEN_REFUSED;
+    }
+    return take_by_copy(addr, slot);
+}
+
+static void spare(struct eg_block *b, uint32_t i)
+{
+    b->page[i] |= EG_P_REFS;
+    eg_queue_push(b, i);
+}
+
+/* Dirty pages [first, first+n) of one block. Returns: pages freed. */
+static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
+{
+    uint64_t base = eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES;
+    if (eg_slab_writable(b) || sums_need(b)) {
+        eg_warn_once(EG_WARN_FULL, "no memory server has room left, pages stay in local memory beyond the budget", NULL);
+        EG_COUNT(pages_kept_local, n);
+        for (uint32_t i = 0; i < n; i++)
+            spare(b, first + i);
+        return 0;
+    }
+    uint32_t slot = slots_take(n);
+    uint32_t moved = 0;
+    uint64_t freed = 0;
+    if (eg_rt.move && n > 1) {
+        long got = eg_uffd_move((uint64_t)eg_rt.ring + (uint64_t)slot * EG_PAGE_BYTES, base, (uint64_t)n * EG_PAGE_BYTES);
+        moved = got > 0 ? (uint32_t)(got / EG_PAGE_BYTES) : 0;
+        memset(eg_rt.slot_moved + slot, 1, moved);
+    }
+    uint32_t run = 0; /* taken, not zero, not yet submitted: pages [i-run, i) */
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t p = first + i;
+        enum taken t = i < moved ? TAKEN : take_one(base + (uint64_t)i * EG_PAGE_BYTES, slot + i);
+        int zero = 0;
+        if (t == TAKEN) {
+            b->sums[p] = eg_page_sum(eg_slot_buf(slot + i), &zero);
+            freed++;
+        }
+        if (t == TAKEN && !zero) {
+            /* One write's buffer is in one piece. */
+            if (run && eg_rt.slot_moved[slot + i] != eg_rt.slot_moved[slot + i - 1]) {
+                write_submit(b, p - run, run, slot + i - run);
+                run = 0;
+            }
+            eg_page_set(b, p, EG_P_INFLIGHT);
+            eg_rt.slot_page[slot + i] = page_number(b, p);
+            run++;
+            continue;
+        }
+        if (run)
+            write_submit(b, p - run, run, slot + i - run);
+        run = 0;
+        slots_release(slot + i, 1);
+        if (t == TAKEN_REFUSED) {
+            spare(b, p);
+        } else {
+            eg_page_set(b, p, EG_P_FRESH);
+            if (zero)
+                EG_COUNT(pages_dropped_zero, 1);
+        }
+    }
+    if (run)
+        write_submit(b, first + n - run, run, slot + n - run);
+    EG_COUNT(pages_evicted, freed);
+    return freed;
+}
+
+static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
+{
+    long rc = eg_sys3(SYS_madvise, eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES, (uint64_t)n * EG_PAGE_BYTES,
+                      MADV_DONTNEED);
+    for (uint32_t i = 0; i < n; i++) {
+        if (eg_sys_failed(rc))
+            spare(b, first + i); /* locked by mlock */
+        else
+            eg_page_set(b, first + i, EG_P_REMOTE);
+    }
+    if (eg_sys_failed(rc))
+        return 0;
+    EG_COUNT(pages_evicted, n);
+    EG_COUNT(pages_dropped_clean, n);
+    return n;
+}
+
+/* --- arming --------------------------------------------------------------------------------------------------------- */
+
+void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi)
+{
+    static uint64_t map[EG_BLOCK_PAGES]; /* the lock is held */
+    uint32_t first = (uint32_t)(lo >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = (uint32_t)((hi - lo) >> EG_PAGE_SHIFT);
+    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, map, n * sizeof *map, (lo >> EG_PAGE_SHIFT) * sizeof *map);
+    for (uint32_t k = 0; k < n; k++) {
+        if (eg_page_state(b, first + k) != EG_P_FRESH)
+            continue;
+        if (got != (long)(n * sizeof *map) || map[k] & (PM_PRESENT | PM_SWAPPED)) {
+            eg_page_set(b, first + k, EG_P_DIRTY);
+            b->page[first + k] &= (uint8_t)~EG_P_REFS;
+            eg_queue_push(b, first + k);
+        }
+    }
+}
+
+int eg_evict_arm(uint64_t index)
+{
+    struct eg_block *b = eg_block_get(index);
+    if (!b)
+        return -ENOMEM;
+    if (eg_block_armed(index))
+        return 0;
+    struct eg_range part;
+    uint64_t start = eg_block_addr(b), end = start + EG_BLOCK_BYTES;
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        int rc = eg_uffd_register(part.start, part.end);
+        if (rc) {
+            eg_uffd_unregister(start, part.start);
+            return rc;
+        }
+    }
+    /* From here on nothing becomes resident behind our back, so the page map stays true. */
+    eg_block_set_armed(index, 1);
+    eg_evict_scan(b, start, end);
+    EG_COUNT(blocks_armed, 1);
+    return 0;
+}
+
+void eg_evict_reset(void)
+{
+    memset(eg_rt.slot_page, 0, sizeof eg_rt.slot_page);
+    eg_rt.slot_head = eg_rt.slot_tail = eg_rt.slot_clean = 0;
+    if (eg_rt.ring)
+        eg_sys3(SYS_madvise, eg_rt.ring, (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES, MADV_DONTNEED);
+    for (uint32_t i = 0; i < EG_N_WRITES; i++)
+        eg_rt.write[i].busy = 0;
+    for (uint32_t i = 0; i < EG_N_FETCHES; i++)
+        eg_rt.fetch[i].busy = 0;
+    eg_rt.outstanding = 0;
+    eg_rt.evicting = 0;
+}
+
+/* The next block, in address order, that is captured and not armed. Returns: 1 armed one, 0 none is left. */
+static int arm_next(void)
+{
+    struct eg_range part;
+    uint64_t at = eg_rt.arm_hand;
+    int wrapped = 0;
+    for (;;) {
+        if (!eg_ranges_next(&eg_rt.ranges, at, 1ul << EG_ADDR_BITS, &part)) {
+            if (wrapped)
+                return 0;
+            wrapped = 1;
+            at = 0;
+            continue;
+        }
+        uint64_t index = part.start >> EG_BLOCK_SHIFT;
+        if (part.flags & EG_RANGE_RESERVED) {
+            at = part.end;
+        } else {
+            at = (index + 1) << EG_BLOCK_SHIFT;
+            if (!eg_block_armed(index) && eg_evict_arm(index) == 0) {
+                eg_rt.arm_hand = at;
+                return 1;
+            }
+        }
+        if (wrapped && at > eg_rt.arm_hand)
+            return 0;
+    }
+}
+
+/* --- policy: first in, first out, with a second turn for pages that were written after they came in --------------------- */
+
+uint64_t eg_evict(uint64_t n)
+{
+    struct eg_queue *q = &eg_rt.queue;
+    uint64_t freed = 0, spared = 0, limit = q->tail - q->head;
+    int can_arm = 1;
+    while (freed < n) {
+        int64_t queued = (int64_t)(q->tail - q->head);
+        if (can_arm && queued * 4 < eg_rt.charged) {
+            int64_t before = eg_rt.charged;
+            can_arm = arm_next();
+            if (eg_rt.charged < before)
+                freed += (uint64_t)(before - eg_rt.charged);
+            limit = q->tail - q->head;
+            continue;
+        }
+        if (!queued || spared > limit * 4)
+            break;
+        uint32_t i;
+        struct eg_block *b = queue_pop(q, &i);
+        if (!b)
+            continue;
+        enum eg_page_state s = eg_page_state(b, i);
+        uint64_t addr = page_number(b, i) << EG_PAGE_SHIFT;
+        if (addr >= eg_rt.keep_start && addr < eg_rt.keep_end) {
+            eg_queue_push(b, i);
+            spared++;
+            continue;
+        }
+        if (s == EG_P_FETCHING || ((s == EG_P_CLEAN || s == EG_P_DIRTY) && b->page[i] & EG_P_REFS)) {
+            if (s != EG_P_FETCHING)
+                b->page[i] = (uint8_t)(b->page[i] - EG_P_REF1);
+            eg_queue_push(b, i);
+            spared++;
+            continue;
+        }
+        if (s != EG_P_CLEAN && s != EG_P_DIRTY)
+            continue;
+        uint32_t first = i, run = 1;
+        while (run < WRITE_RUN_PAGES && q->head != q->tail && first + run < EG_BLOCK_PAGES) {
+            uint64_t next = q->v[q->head & (q->cap - 1)];
+            if (next != page_number(b, first + run) || eg_page_state(b, first + run) != s ||
+                (b->page[first + run] & (EG_P_QUEUED | EG_P_REFS)) != EG_P_QUEUED)
+                break;
+            queue_pop(q, &i);
+            run++;
+        }
+        uint64_t got = s == EG_P_CLEAN ? drop_run(b, first, run) : write_run(b, first, run);
+        freed += got;
+        if (got < run)
+            spared += run - got;
+    }
+    eg_account_sync();
+    return freed;
+}
+
+void eg_evict_room(uint64_t n)
+{
+    uint64_t others_until = 0;
+    while (eg_account_total() + n > eg_rt.budget) {
+        EG_COUNT(evict_stalls, 1);
+        eg_account_sync();
+        if (eg_account_ask_others(n)) {
+            uint64_t now = eg_sys_now_ns();
+            if (!others_until)
+                others_until = now + OTHERS_WAIT_NS;
+            if (now < others_until) {
+                eg_sys0(SYS_sched_yield);
+                continue;
+            }
+        }
+        if (!eg_evict(n > 32 ? n : 32))
+            break; /* nothing can leave: the program goes on beyond the budget */
+    }
+}
+
+/* --- fork: every page gets a copy on the servers ------------------------------------------------------------------------- */
+
+static int clean_block(struct eg_block *b)
+{
+    uint32_t i = 0;
+    while (i < EG_BLOCK_PAGES) {
+        uint32_t n = 0;
+        uint64_t addr = eg_block_addr(b) + (uint64_t)i * EG_PAGE_BYTES;
+        while (i + n < EG_BLOCK_PAGES && n < WRITE_RUN_PAGES && eg_page_state(b, i + n) == EG_P_DIRTY &&
+               pagemap_one(addr + (uint64_t)n * EG_PAGE_BYTES) & (PM_PRESENT | PM_SWAPPED))
+            n++;
+        if (!n) {
+            i++;
+            continue;
+        }
+        if (eg_slab_writable(b) || sums_need(b))
+            return -ENOSPC;
+        uint32_t slot = slots_take(n);
+        if (eg_uffd_protect(addr, addr + (uint64_t)n * EG_PAGE_BYTES, 1) ||
+            copy_out(eg_slot_buf(slot), addr, (uint64_t)n * EG_PAGE_BYTES)) {
+            eg_uffd_protect(addr, addr + (uint64_t)n * EG_PAGE_BYTES, 0);
+            slots_release(slot, n);
+            return -EFAULT;
+        }
+        for (uint32_t k = 0; k < n; k++) {
+            int zero;
+            b->sums[i + k] = eg_page_sum(eg_slot_buf(slot + k), &zero);
+            eg_page_set(b, i + k, EG_P_CLEAN);
+        }
+        write_submit(b, i, n, slot);
+        i += n;
+    }
+    return 0;
+}
+
+int eg_evict_clean_all(void)
+{
+    int rc = 0;
+    while (arm_next())
+        ;
+    for (uint64_t at = 0; at < sizeof eg_rt.dir / sizeof *eg_rt.dir; at++) {
+        for (uint32_t k = 0; eg_rt.dir[at] && k < 8192; k++) {
+            struct eg_block *b = eg_rt.dir[at][k];
+            if (b && eg_block_armed(b->index) && b->n_resident) {
+                int err = clean_block(b);
+                if (err)
+                    rc = err;
+            }
+        }
+    }
+    return rc;
+}

@@ -1,0 +1,202 @@
+/* fetch.c - pages come back: demand reads, and reading ahead along the streams of faults. */
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+
+#define STREAM_NEAR 32      /* pages: a fault this close to a stream's last one may set its stride */
+#define STREAM_FIRST 4      /* pages read ahead at the first sign */
+#define WINDOW_MAX 128
+#define STRIDED_WINDOW_MAX 16
+
+/* --- streams --------------------------------------------------------------------------------------------------------- */
+
+static struct eg_stream *stream_match(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid)
+{
+    struct eg_stream *near = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        struct eg_stream *s = &v[i];
+        if (!s->used || s->tid != tid)
+            continue;
+        if (s->stride && page == s->expect)
+            return s;
+        int64_t d = (int64_t)(page - s->last);
+        if (d != 0 && d >= -STREAM_NEAR && d <= STREAM_NEAR && (!near || s->used > near->used))
+            near = s;
+    }
+    return near;
+}
+
+/* Source: the idea of windows that grow with hits is the kernel's read-ahead; strides by majority are Leap's (ATC'20). */
+uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
+                         int32_t *ret_stride, uint32_t *ret_hits)
+{
+    struct eg_stream *s = stream_match(v, n, page, tid);
+    *ret_hits = 0;
+    *ret_stride = 1;
+    if (!s) {
+        s = &v[0];
+        for (uint32_t i = 1; i < n; i++)
+            if (v[i].used < s->used)
+                s = &v[i];
+        *s = (struct eg_stream){.tid = tid, .last = page, .used = clock};
+        return 0;
+    }
+    int64_t d = (int64_t)(page - s->last);
+    int predicted = s->stride && page == s->expect;
+    s->used = clock;
+    if (predicted) {
+        *ret_hits = s->ahead;
+        s->hits++;
+        uint32_t max = s->stride == 1 || s->stride == -1 ? max_window : STRIDED_WINDOW_MAX;
+        s->window = s->window ? s->window * 2 : STREAM_FIRST;
+        if (s->window > max)
+            s->window = max;
+    } else if (d == s->stride) {
+        s->window = STREAM_FIRST; /* the window was evicted before its turn, or there was none */
+    } else {
+        s->stride = (int32_t)d;
+        s->hits = 0;
+        s->window = d == 1 ? STREAM_FIRST : 0;
+    }
+    s->last = page;
+    s->ahead = s->window;
+    s->expect = page + (uint64_t)((int64_t)s->stride * (s->window + 1));
+    *ret_stride = s->stride;
+    return s->window;
+}
+
+/* --- reads ------------------------------------------------------------------------------------------------------------ */
+
+static struct eg_fetch *fetch_get(void)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < EG_N_FETCHES; i++)
+            if (!eg_rt.fetch[i].busy)
+                return &eg_rt.fetch[i];
+        eg_pager_poll();
+    }
+}
+
+static void fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int write, uint64_t demand_ns)
+{
+    struct eg_server *s = &eg_rt.server[b->server];
+    struct eg_fetch *f = fetch_get();
+    *f = (struct eg_fetch){
+        .io = {.op = EG_IO_READ,
+               .offset = (uint64_t)b->slab * EG_SLAB_BYTES + (uint64_t)first * EG_PAGE_BYTES,
+               .buf = eg_rt.fetch_buf + (uint64_t)(f - eg_rt.fetch) * EG_FETCH_PAGES * EG_PAGE_BYTES,
+               .len_bytes = n * EG_PAGE_BYTES},
+        .block = b,
+        .first = (uint16_t)first,
+        .n = (uint16_t)n,
+        .write = (uint8_t)write,
+        .demand = demand_ns != 0,
+        .start_ns = demand_ns,
+        .busy = 1,
+    };
+    for (uint32_t i = 0; i < n; i++)
+        eg_page_set(b, first + i, EG_P_FETCHING);
+    EG_COUNT(pages_fetched, n);
+    eg_rt.outstanding++;
+    int rc = s->link.ops->submit(&s->link, &f->io);
+    if (rc)
+        eg_session_lost(s, rc); /* does not return: the pages are there */
+}
+
+void eg_fetch_done(struct eg_fetch *f)
+{
+    struct eg_block *b = f->block;
+    if (f->io.result)
+        eg_session_lost(&eg_rt.server[b->server], f->io.result);
+    for (uint32_t i = 0; i < f->n; i++) {
+        int zero;
+        if (eg_page_sum((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, &zero) != b->sums[f->first + i])
+            eg_die("a page came back damaged from memory server ", eg_rt.server[b->server].config->text, 0);
+    }
+    uint64_t addr = eg_block_addr(b) + (uint64_t)f->first * EG_PAGE_BYTES;
+    int rc = eg_uffd_copy(addr, f->io.buf, (uint64_t)f->n * EG_PAGE_BYTES, !f->write);
+    if (rc && rc != -ENOENT)
+        eg_die("cannot put a page back into the program's memory", NULL, rc);
+    for (uint32_t i = 0; i < f->n; i++) {
+        eg_page_set(b, f->first + i, rc ? EG_P_FRESH : f->write ? EG_P_DIRTY : EG_P_CLEAN);
+        b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
+        eg_queue_push(b, f->first + i);
+    }
+    if (f->demand)
+        eg_account_fault_time(eg_sys_now_ns() - f->start_ns);
+    f->busy = 0;
+    eg_rt.outstanding--;
+}
+
+/* Reads ahead the pages page+stride, page+2*stride, ... that are only on the servers; runs become one read. */
+static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
+{
+    struct eg_block *run_block = NULL;
+    uint32_t run_first = 0, run = 0;
+    int back = stride == -1;
+    uint64_t total = 0;
+    for (uint32_t k = 1; k <= n; k++) {
+        /* Backwards, the window is walked from its far end, so that its runs ascend too. */
+        uint64_t p = page + (uint64_t)((int64_t)stride * (back ? n + 1 - k : k));
+        struct eg_block *b = p >> (EG_ADDR_BITS - EG_PAGE_SHIFT) ? NULL : eg_block_find(p / EG_BLOCK_PAGES);
+        uint32_t i = (uint32_t)(p % EG_BLOCK_PAGES);
+        int wanted = b && eg_page_state(b, i) == EG_P_REMOTE;
+        if (run && (!wanted || b != run_block || i != run_first + run || run == EG_FETCH_PAGES)) {
+            fetch_submit(run_block, run_first, run, write, 0);
+            run = 0;
+        }
+        if (!wanted)
+            continue;
+        if (!run) {
+            run_block = b;
+            run_first = i;
+        }
+        run++;
+        total++;
+    }
+    if (run)
+        fetch_submit(run_block, run_first, run, write, 0);
+    EG_COUNT(pages_prefetched, total);
+}
+
+void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns)
+{
+    uint64_t page = (uint64_t)b->index * EG_BLOCK_PAGES + i;
+    int32_t stride;
+    uint32_t hits;
+    uint64_t max = eg_rt.budget / 32 < WINDOW_MAX ? eg_rt.budget / 32 : WINDOW_MAX;
+    eg_evict_room(1);
+    fetch_submit(b, i, 1, write, start_ns);
+    eg_pager_poll();
+    uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max, &stride, &hits);
+    EG_COUNT(prefetch_hits, hits);
+    if (!ahead)
+        return;
+    if (eg_account_total() + ahead > eg_rt.budget)
+        eg_evict_room(ahead);
+    if (eg_account_total() + ahead <= eg_rt.budget)
+        read_ahead(page, stride, ahead, write);
+    eg_pager_poll();
+}
+
+int eg_fetch_range(uint64_t start, uint64_t end)
+{
+    for (uint64_t at = start; at < end;) {
+        struct eg_block *b = eg_block_find(at >> EG_BLOCK_SHIFT);
+        uint64_t block_end = ((at >> EG_BLOCK_SHIFT) + 1) << EG_BLOCK_SHIFT;
+        uint64_t stop = block_end < end ? block_end : end;
+        while (b && at < stop) {
+            uint32_t i = (uint32_t)(at >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = 0;
+            while (at + (uint64_t)n * EG_PAGE_BYTES < stop && n < EG_FETCH_PAGES && eg_page_state(b, i + n) == EG_P_REMOTE)
+                n++;
+            if (n) {
+                eg_evict_room(n);
+                fetch_submit(b, i, n, 1, 0);
+            }
+            at += (uint64_t)(n ? n : 1) * EG_PAGE_BYTES;
+        }
+        at = stop;
+    }
+    eg_pager_quiesce(start, end);
+    return 0;
+}

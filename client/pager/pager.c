@@ -1,0 +1,456 @@
+/* pager.c - the pager's thread: reads faults, serves them, collects completions, evicts while nobody waits.
+ *
+ * It spins for a while after each event before it sleeps: waking a sleeping thread costs more than a page. The spin yields the
+ * processor on every turn, so it takes nothing from a program that wants to run. */
+#include "client/pager/eg_pager.h"
+#include "client/pager/eg_uffd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#define STACK_BYTES (64u << 10)
+#define EVENTS 16
+#define SPIN_NS 100000u
+#define SPIN_MAX_GAP_NS 300000u /* no use in spinning for faults that are further apart */
+#define SLICE_PAGES 32
+#define ADMIT_MIN_PAGES 64
+#define ZERO_AHEAD_MAX 16
+#define STALL_NS 60000000000ull
+#define CHECK_NS 50000000u
+
+struct eg_rt eg_rt = {.pool_fd = -1, .err_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1};
+
+/* --- endings and warnings -------------------------------------------------------------------------------------------- */
+
+static void say(const char *what, const char *name, int err)
+{
+    char line[320];
+    size_t n = eg_str_put(line, sizeof line, 0, "endgame: ");
+    n = eg_str_put(line, sizeof line, n, what);
+    if (name)
+        n = eg_str_put(line, sizeof line, n, name);
+    if (err) {
+        n = eg_str_put(line, sizeof line, n, err == -ETIMEDOUT ? " (no answer for a minute" : " (connection broken");
+        n = eg_str_put(line, sizeof line, n, ", errno ");
+        n = eg_str_put_u64(line, sizeof line, n, (uint64_t)-err);
+        n = eg_str_put(line, sizeof line, n, ")");
+    }
+    n = eg_str_put(line, sizeof line, n, "\n");
+    eg_sys3(SYS_write, eg_rt.err_fd >= 0 ? eg_rt.err_fd : 2, line, n);
+}
+
+void eg_die(const char *what, const char *name, int err)
+{
+    struct {
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } dfl = {0};
+    uint64_t bus = 1ull << (SIGBUS - 1);
+    say(what, name, err);
+    eg_sys4(SYS_rt_sigaction, SIGBUS, &dfl, 0, 8);
+    eg_sys4(SYS_rt_sigprocmask, SIG_UNBLOCK, &bus, 0, 8);
+    eg_sys3(SYS_tgkill, eg_sys0(SYS_getpid), eg_sys0(SYS_gettid), SIGBUS);
+    for (;;)
+        eg_sys1(SYS_exit_group, 128 + SIGBUS);
+}
+
+void eg_warn_once(enum eg_warning bit, const char *what, const char *name)
+{
+    if (!(__atomic_fetch_or(&eg_rt.pool->warned, bit, __ATOMIC_RELAXED) & bit))
+        say(what, name, 0);
+}
+
+int eg_fd_high(int fd)
+{
+    /* Above the soft limit where the hard one allows it: the program's own numbers stay all its own. */
+    struct rlimit lim, up;
+    long n;
+    if (fd < 0)
+        return fd;
+    eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &lim);
+    up = lim;
+    if (eg_rt.fd_floor == 0) {
+        uint64_t soft = lim.rlim_cur < 1u << 20 ? lim.rlim_cur : 1u << 20;
+        eg_rt.fd_floor = lim.rlim_max >= soft + 64 ? (int)soft : (int)soft - 64;
+        if (eg_rt.fd_floor < 3)
+            eg_rt.fd_floor = 3;
+    }
+    if (up.rlim_cur < (uint64_t)eg_rt.fd_floor + 64) {
+        up.rlim_cur = up.rlim_max;
+        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0);
+    }
+    n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, eg_rt.fd_floor);
+    if (up.rlim_cur != lim.rlim_cur)
+        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &lim, 0);
+    if (eg_sys_failed(n))
+        n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+    if (eg_sys_failed(n))
+        return fd;
+    eg_sys1(SYS_close, fd);
+    return (int)n;
+}
+
+/* --- completions ------------------------------------------------------------------------------------------------------ */
+
+void eg_pager_poll(void)
+{
+    static uint64_t last_progress_ns, last_check_ns;
+    static uint32_t idle_polls;
+    struct eg_io_queue done = {NULL, NULL};
+    struct eg_io *io;
+    int progress = 0;
+    if (!eg_rt.outstanding) {
+        last_progress_ns = 0;
+        return;
+    }
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        struct eg_server *s = &eg_rt.server[i];
+        if (!s->link.outstanding)
+            continue;
+        int rc = s->link.ops->poll(&s->link, &done);
+        if (rc < 0)
+            eg_session_lost(s, rc);
+    }
+    while ((io = eg_io_pop(&done))) {
+        progress = 1;
+        if (io->waiter)
+            *io->waiter = 1;
+        else if (io->op == EG_IO_READ)
+            eg_fetch_done((struct eg_fetch *)io);
+        else if (io->result == 0)
+            eg_evict_write_done((struct eg_write *)io);
+        else
+            eg_session_lost(&eg_rt.server[((struct eg_write *)io)->block->server], io->result);
+    }
+    if (progress) {
+        last_progress_ns = 0;
+        idle_polls = 0;
+        return;
+    }
+    if (++idle_polls % 64)
+        return;
+    uint64_t now = eg_sys_now_ns();
+    if (!last_progress_ns)
+        last_progress_ns = now;
+    if (now - last_progress_ns > STALL_NS)
+        for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+            if (eg_rt.server[i].link.outstanding)
+                eg_session_lost(&eg_rt.server[i], -ETIMEDOUT);
+    if (now - last_check_ns > CHECK_NS) {
+        last_check_ns = now;
+        eg_session_check();
+    }
+    eg_sys0(SYS_sched_yield);
+}
+
+void eg_pager_quiesce(uint64_t start, uint64_t end)
+{
+    if (!eg_rt.outstanding)
+        return;
+    uint64_t first = start >> EG_BLOCK_SHIFT, last = (end - 1) >> EG_BLOCK_SHIFT;
+    /* Only what is under way matters, and that is little: look at the operations, not at the blocks. */
+    for (;;) {
+        int busy = 0;
+        for (uint32_t i = 0; i < EG_N_FETCHES && !busy; i++)
+            busy = eg_rt.fetch[i].busy && eg_rt.fetch[i].block->index >= first && eg_rt.fetch[i].block->index <= last;
+        for (uint32_t i = 0; i < EG_N_WRITES && !busy; i++)
+            busy = eg_rt.write[i].busy && eg_rt.write[i].block->index >= first && eg_rt.write[i].block->index <= last;
+        if (!busy)
+            return;
+        eg_pager_poll();
+    }
+}
+
+/* --- faults ----------------------------------------------------------------------------------------------------------- */
+
+/* The first touch of a block in which nothing is: the kernel may fill it as it likes, huge pages and all. */
+static int admit(struct eg_block *b)
+{
+    struct eg_range part;
+    uint64_t start = eg_block_addr(b), end = start + EG_BLOCK_BYTES;
+    if (b->n_resident || b->n_copied || b->n_busy || b->n_fresh < ADMIT_MIN_PAGES || eg_rt.budget < 4 * EG_BLOCK_PAGES)
+        return 0;
+    eg_evict_room(b->n_fresh);
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+        if (eg_uffd_unregister(part.start, part.end))
+            return 0; /* still armed: right, only slower */
+    eg_block_set_armed(b->index, 0);
+    eg_account_sync();
+    EG_COUNT(blocks_admitted, 1);
+    return 1;
+}
+
+static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
+{
+    uint64_t addr = eg_block_addr(b) + (uint64_t)i * EG_PAGE_BYTES;
+    int32_t stride;
+    uint32_t hits, n = 1;
+    if (admit(b))
+        return;
+    uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, addr >> EG_PAGE_SHIFT, tid, ++eg_rt.clock, ZERO_AHEAD_MAX,
+                                     &stride, &hits);
+    while (stride == 1 && n <= ahead && i + n < EG_BLOCK_PAGES && eg_page_state(b, i + n) == EG_P_FRESH)
+        n++;
+    eg_evict_room(n);
+    EG_COUNT(faults_zero, 1);
+    for (uint32_t k = 0; k < n; k++) {
+        int rc = k == 0 && write ? eg_uffd_copy(addr, eg_rt.zero, EG_PAGE_BYTES, 0)
+                                 : eg_uffd_zero_check(addr + (uint64_t)k * EG_PAGE_BYTES);
+        if (rc < 0 && rc != -ENOENT && k == 0)
+            eg_die("cannot give the program a fresh page", NULL, rc);
+        if (rc < 0)
+            break;
+        eg_page_set(b, i + k, EG_P_DIRTY);
+        b->page[i + k] &= (uint8_t)~EG_P_REFS;
+        eg_queue_push(b, i + k);
+    }
+}
+
+static void fault(const struct uffd_msg *m, uint64_t now)
+{
+    uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), end = addr + EG_PAGE_BYTES;
+    int wp = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+    int write = wp || (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
+    uint32_t tid = m->arg.pagefault.feat.ptid;
+    struct eg_block *b = eg_block_get(addr >> EG_BLOCK_SHIFT);
+    uint32_t i = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
+    EG_COUNT(faults, 1);
+    if (!b)
+        eg_die("no memory for the pager's own tables", NULL, 0);
+    if (!eg_block_armed(b->index)) {
+        eg_uffd_unregister(addr, end); /* disarmed after the fault was raised, or an expanded mapping's inheritance */
+        eg_uffd_wake(addr, end);
+        return;
+    }
+    switch (eg_page_state(b, i)) {
+    case EG_P_NONE:
+        eg_uffd_unregister(addr, end); /* unmapped meanwhile, or never ours: the kernel decides */
+        eg_uffd_wake(addr, end);
+        return;
+    case EG_P_RESERVED:
+        eg_page_set(b, i, EG_P_FRESH); /* accessible by a way that the gate did not see */
+        fault_zero(b, i, write, tid);
+        break;
+    case EG_P_FRESH: fault_zero(b, i, write, tid); break;
+    case EG_P_CLEAN:
+    case EG_P_DIRTY:
+        if (wp) {
+            EG_COUNT(faults_write_protect, 1);
+            eg_page_set(b, i, EG_P_DIRTY);
+            b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
+            eg_uffd_protect(addr, end, 0);
+        } else if (eg_rt.lazy_free_seen && eg_uffd_zero_check(addr) == 1) {
+            eg_page_set(b, i, EG_P_DIRTY); /* MADV_FREE: the kernel took it, zeros are what it holds now */
+        } else {
+            eg_uffd_wake(addr, end); /* two threads met at one page */
+        }
+        break;
+    case EG_P_REMOTE: eg_fetch_fault(b, i, write, tid, now); return;
+    case EG_P_FETCHING: return; /* its arrival wakes everybody */
+    case EG_P_INFLIGHT: {
+        int slot = eg_slot_find(addr >> EG_PAGE_SHIFT);
+        if (slot < 0)
+            eg_die("internal error: a page on its way out is in no slot", NULL, 0);
+        eg_evict_room(1);
+        if (eg_page_state(b, i) != EG_P_INFLIGHT) { /* the wait for room saw its write acknowledged */
+            eg_fetch_fault(b, i, write, tid, now);
+            return;
+        }
+        if (eg_uffd_copy(addr, eg_slot_buf((uint32_t)slot), EG_PAGE_BYTES, 0))
+            eg_die("cannot put a page back into the program's memory", NULL, 0);
+        eg_rt.slot_page[slot] = ~0ull; /* held until the write is acknowledged */
+        eg_page_set(b, i, EG_P_DIRTY);
+        b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
+        eg_queue_push(b, i);
+        break;
+    }
+    }
+    eg_account_fault_time(eg_sys_now_ns() - now);
+}
+
+/* --- the thread -------------------------------------------------------------------------------------------------------- */
+
+static int over(void)
+{
+    return eg_account_total() > (eg_rt.evicting ? eg_rt.low : eg_rt.high);
+}
+
+/* Eviction while nobody waits. Returns: 1 when it did something. */
+static int background(void)
+{
+    uint64_t asked = __atomic_load_n(&eg_rt.row->want_evict_pages, __ATOMIC_RELAXED);
+    if (asked) {
+        uint64_t got = eg_evict(asked < SLICE_PAGES ? asked : SLICE_PAGES);
+        if (got >= asked || !got)
+            __atomic_store_n(&eg_rt.row->want_evict_pages, 0, __ATOMIC_RELAXED);
+        else
+            __atomic_sub_fetch(&eg_rt.row->want_evict_pages, got, __ATOMIC_RELAXED);
+        return 1;
+    }
+    eg_rt.evicting = (uint8_t)over();
+    if (!eg_rt.evicting || eg_account_ask_others(SLICE_PAGES))
+        return 0;
+    return eg_evict(SLICE_PAGES) != 0;
+}
+
+static int pager_sleep(void)
+{
+    struct pollfd p[2 + 2 * EG_POOL_SERVERS];
+    uint32_t n = 0;
+    p[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
+    p[n++] = (struct pollfd){.fd = eg_rt.wake_fd, .events = POLLIN};
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        struct eg_server *s = &eg_rt.server[i];
+        if (s->dead || s->control_fd < 0)
+            continue;
+        p[n++] = (struct pollfd){.fd = s->control_fd, .events = POLLIN};
+        if (s->link.ops == &eg_transport_tcp)
+            p[n++] = (struct pollfd){.fd = s->link.fd, .events = (short)(POLLIN | (s->link.want_write ? POLLOUT : 0))};
+    }
+    struct timespec limit = {.tv_sec = eg_rt.outstanding ? 1 : 3600};
+    eg_sys5(SYS_ppoll, p, n, &limit, 0, 8);
+    char drain[16];
+    if (p[1].revents)
+        while (eg_sys3(SYS_read, eg_rt.wake_fd, drain, sizeof drain) > 0)
+            ;
+    return p[1].revents != 0;
+}
+
+static void pager_main(void)
+{
+    struct uffd_msg m[EVENTS];
+    uint64_t last = eg_sys_now_ns(), gap = SPIN_NS, check = last;
+    for (;;) {
+        __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
+        int uffd = __atomic_load_n(&eg_rt.uffd, __ATOMIC_RELAXED);
+        long got = eg_sys3(SYS_read, uffd, m, sizeof m);
+        int work = got > 0;
+        /* Outstanding transfers and a budget that is overrun are looked at without the lock: a stale answer costs a turn. */
+        int more = eg_rt.outstanding || over() ||
+                   __atomic_load_n(&eg_rt.row->want_evict_pages, __ATOMIC_RELAXED);
+        if (work || more) {
+            while (__atomic_load_n(&eg_rt.lock.waiters, __ATOMIC_RELAXED) && !work)
+                eg_sys0(SYS_sched_yield);
+            eg_lock_take(&eg_rt.lock);
+            uint64_t now = eg_sys_now_ns();
+            for (long k = 0; k < got / (long)sizeof *m; k++)
+                if (m[k].event == UFFD_EVENT_PAGEFAULT)
+                    fault(&m[k], now);
+            eg_pager_poll();
+            if (!work || over())
+                more = background();
+            eg_account_sync();
+            eg_lock_give(&eg_rt.lock);
+        }
+        if (!work && !more && !eg_rt.outstanding) {
+            uint64_t now = eg_sys_now_ns();
+            if (now - last < SPIN_NS && gap < SPIN_MAX_GAP_NS) {
+                eg_sys0(SYS_sched_yield);
+                continue;
+            }
+            if (now - check > CHECK_NS) {
+                check = now;
+                eg_lock_take(&eg_rt.lock);
+                eg_session_check();
+                eg_lock_give(&eg_rt.lock);
+            }
+            pager_sleep();
+        }
+        if (work) {
+            uint64_t now = eg_sys_now_ns();
+            gap = gap - gap / 8 + (now - last) / 8;
+            last = now;
+        }
+    }
+}
+
+static int setup_memory(void)
+{
+    struct eg_rt *rt = &eg_rt;
+    uint64_t slots = (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES;
+    if (!rt->ring && !(rt->ring = eg_sys_map(slots)))
+        return -ENOMEM;
+    if (!rt->stage && !(rt->stage = eg_sys_map(slots)))
+        return -ENOMEM;
+    if (!rt->fetch_buf && !(rt->fetch_buf = eg_sys_map((uint64_t)EG_N_FETCHES * EG_FETCH_PAGES * EG_PAGE_BYTES)))
+        return -ENOMEM;
+    if (!rt->zero && !(rt->zero = eg_sys_map(EG_PAGE_BYTES)))
+        return -ENOMEM;
+    if (!rt->armed && !(rt->armed = eg_sys_map(EG_N_BLOCKS / 8)))
+        return -ENOMEM;
+    if (!rt->pager_stack && !(rt->pager_stack = eg_sys_map(STACK_BYTES)))
+        return -ENOMEM;
+    memset(rt->zero, 0, EG_PAGE_BYTES);
+    return 0;
+}
+
+/* The new thread: no TLS, all signals blocked (inherited from the gate), its own descriptors shared with the program's. */
+static long thread_start(void *stack_top, void (*fn)(void))
+{
+    long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    long ret;
+    register long r10 __asm__("r10") = 0;
+    register long r8 __asm__("r8") = 0;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "call *%[fn]\n\t"
+                     "ud2\n\t"
+                     "1:"
+                     : "=a"(ret)
+                     : "a"(SYS_clone), "D"(flags), "S"(stack_top), "d"(0), "r"(r10), "r"(r8), [fn] "r"(fn)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+
+int eg_pager_activate(void)
+{
+    struct eg_rt *rt = &eg_rt;
+    uint64_t all = ~0ull, old;
+    if (rt->active)
+        return 0;
+    int rc = setup_memory();
+    if (!rc)
+        rc = eg_uffd_open();
+    if (rc)
+        return rc;
+    if (rt->move && eg_uffd_register((uint64_t)rt->ring, (uint64_t)rt->ring + (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES))
+        rt->move = 0;
+    if (rt->pagemap_fd < 0)
+        rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+    if (rt->mem_fd < 0)
+        rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0));
+    rc = eg_account_listen();
+    if (rc)
+        return rc;
+    eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, "handler");
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    /* The top of a page-aligned stack, less one word: the ABI's alignment at a call. */
+    long tid = thread_start((char *)rt->pager_stack + STACK_BYTES, pager_main);
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
+    if (eg_sys_failed(tid))
+        return (int)tid;
+    rt->pager_tid = (int)tid;
+    rt->active = 1;
+    return 0;
+}
+
+void eg_pager_kick(void)
+{
+    /* The pager may sleep with work to do that no descriptor announces: make it look. */
+    struct {
+        uint16_t family;
+        char name[110];
+    } self;
+    uint32_t len = sizeof self;
+    if (eg_sys3(SYS_getsockname, eg_rt.wake_fd, &self, &len) == 0 && len > 2)
+        eg_sys6(SYS_sendto, eg_rt.wake_fd, "", 1, 0x40 /* MSG_DONTWAIT */, &self, len);
+}

@@ -1,0 +1,141 @@
+#include "client/pager/eg_uffd.h"
+
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#define WANTED (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE)
+
+static long uffd_ioctl(unsigned long request, void *arg)
+{
+    return eg_sys3(SYS_ioctl, eg_rt.uffd, request, arg);
+}
+
+static long open_any(void)
+{
+    long fd = eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (fd == -EPERM) {
+        long dev = eg_sys4(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+        if (eg_sys_failed(dev))
+            return fd;
+        fd = eg_sys3(SYS_ioctl, dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+        eg_sys1(SYS_close, dev);
+    }
+    return fd;
+}
+
+/* The features that the kernel does not know make UFFDIO_API fail and spoil the descriptor: ask first, then enable. */
+int eg_uffd_open(void)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    long fd = open_any();
+    if (eg_sys_failed(fd))
+        return (int)fd;
+    long rc = eg_sys3(SYS_ioctl, fd, UFFDIO_API, &api);
+    eg_sys1(SYS_close, fd);
+    if (eg_sys_failed(rc))
+        return (int)rc;
+    if (!(api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP))
+        return -EOPNOTSUPP;
+    fd = open_any();
+    if (eg_sys_failed(fd))
+        return (int)fd;
+    api = (struct uffdio_api){.api = UFFD_API, .features = api.features & WANTED};
+    rc = eg_sys3(SYS_ioctl, fd, UFFDIO_API, &api);
+    if (eg_sys_failed(rc)) {
+        eg_sys1(SYS_close, fd);
+        return (int)rc;
+    }
+    eg_rt.features = api.features & WANTED;
+    eg_rt.move = (api.features & UFFD_FEATURE_MOVE) != 0;
+    eg_rt.uffd = eg_fd_high((int)fd);
+    return 0;
+}
+
+int eg_uffd_register(uint64_t start, uint64_t end)
+{
+    struct uffdio_register r = {
+        .range = {start, end - start},
+        .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP,
+    };
+    return (int)uffd_ioctl(UFFDIO_REGISTER, &r);
+}
+
+int eg_uffd_unregister(uint64_t start, uint64_t end)
+{
+    struct uffdio_range r = {start, end - start};
+    return (int)uffd_ioctl(UFFDIO_UNREGISTER, &r);
+}
+
+void eg_uffd_wake(uint64_t start, uint64_t end)
+{
+    struct uffdio_range r = {start, end - start};
+    uffd_ioctl(UFFDIO_WAKE, &r);
+}
+
+int eg_uffd_protect(uint64_t start, uint64_t end, int on)
+{
+    struct uffdio_writeprotect w = {
+        .range = {start, end - start},
+        .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+    };
+    long rc;
+    do
+        rc = uffd_ioctl(UFFDIO_WRITEPROTECT, &w);
+    while (rc == -EAGAIN);
+    return (int)rc;
+}
+
+int eg_uffd_copy(uint64_t dst, const void *src, uint64_t bytes, int write_protect)
+{
+    uint64_t at = 0;
+    int tries = 0;
+    while (at < bytes) {
+        struct uffdio_copy c = {
+            .dst = dst + at,
+            .src = (uint64_t)src + at,
+            .len = bytes - at,
+            .mode = write_protect ? UFFDIO_COPY_MODE_WP : 0,
+        };
+        long rc = uffd_ioctl(UFFDIO_COPY, &c);
+        if (rc == 0)
+            break;
+        if (c.copy > 0) {
+            at += (uint64_t)c.copy;
+            continue;
+        }
+        if (rc == -EEXIST) {
+            eg_uffd_wake(dst + at, dst + at + EG_PAGE_BYTES);
+            at += EG_PAGE_BYTES;
+        } else if (rc == -ENOMEM && ++tries < 1000) {
+            eg_sys0(SYS_sched_yield);
+        } else if (rc != -EAGAIN) {
+            return (int)rc;
+        }
+    }
+    return 0;
+}
+
+int eg_uffd_zero_check(uint64_t addr)
+{
+    struct uffdio_zeropage z = {.range = {addr, EG_PAGE_BYTES}};
+    long rc;
+    do
+        rc = uffd_ioctl(UFFDIO_ZEROPAGE, &z);
+    while (rc == -EAGAIN);
+    return rc == 0 ? 1 : rc == -EEXIST ? 0 : (int)rc;
+}
+
+long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes)
+{
+    struct uffdio_move m = {.dst = dst, .src = src, .len = bytes, .mode = UFFDIO_MOVE_MODE_DONTWAKE};
+    long rc;
+    do {
+        m.move = 0;
+        rc = uffd_ioctl(UFFDIO_MOVE, &m);
+    } while (rc == -EAGAIN && m.move <= 0);
+    if (rc == 0)
+        return (long)bytes;
+    return m.move > 0 ? (long)m.move : rc;
+}

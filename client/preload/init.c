@@ -1,0 +1,189 @@
+/* init.c - the start: reads what `endgame run` left in the pool file, patches the gate in, captures what is there already. */
+#include "client/preload/endgame.h"
+
+#include "client/gate/eg_gate.h"
+#include "client/pager/eg_pager.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PUBLIC __attribute__((visibility("default")))
+#define ADOPT_MIN_BYTES (64u << 10)
+#define EXIT_ENDGAME 125
+
+static __attribute__((noreturn)) void refuse(const char *why)
+{
+    char line[256];
+    size_t n = eg_str_put(line, sizeof line, 0, "endgame: ");
+    n = eg_str_put(line, sizeof line, n, why);
+    n = eg_str_put(line, sizeof line, n, "\n");
+    if (write(2, line, n) < 0)
+        _exit(EXIT_ENDGAME);
+    _exit(EXIT_ENDGAME);
+}
+
+/* The kernel's clock without libc: libc's own wrapper may look at TLS, which the pager's thread has not. */
+static int (*vdso_clock(void))(int, void *)
+{
+    const uint8_t *base = (const uint8_t *)getauxval(AT_SYSINFO_EHDR);
+    if (!base)
+        return NULL;
+    const Elf64_Ehdr *eh = (const Elf64_Ehdr *)base;
+    const Elf64_Phdr *ph = (const Elf64_Phdr *)(base + eh->e_phoff);
+    const Elf64_Dyn *dyn = NULL;
+    uint64_t load = 0;
+    for (int i = 0; i < eh->e_phnum; i++) {
+        if (ph[i].p_type == PT_LOAD && !load)
+            load = (uint64_t)base + ph[i].p_offset - ph[i].p_vaddr;
+        if (ph[i].p_type == PT_DYNAMIC)
+            dyn = (const Elf64_Dyn *)(base + ph[i].p_offset);
+    }
+    const Elf64_Sym *sym = NULL;
+    const char *str = NULL;
+    uint64_t str_bytes = 0;
+    for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
+        if (dyn->d_tag == DT_SYMTAB)
+            sym = (const Elf64_Sym *)(load + dyn->d_un.d_ptr);
+        if (dyn->d_tag == DT_STRTAB)
+            str = (const char *)(load + dyn->d_un.d_ptr);
+        if (dyn->d_tag == DT_STRSZ)
+            str_bytes = dyn->d_un.d_val;
+    }
+    if (!sym || !str || (const char *)sym >= str)
+        return NULL;
+    /* The string table follows the symbols in every vDSO so far; the name's offset is checked all the same. */
+    for (sym++; (const char *)(sym + 1) <= str; sym++) {
+        if (sym->st_name >= str_bytes)
+            break;
+        if (strcmp(str + sym->st_name, "__vdso_clock_gettime") == 0)
+            return (int (*)(int, void *))(load + sym->st_value);
+    }
+    return NULL;
+}
+
+static int file_is(const char *path, const char *name)
+{
+    const char *slash = strrchr(path, '/');
+    return strncmp(slash ? slash + 1 : path, name, strlen(name)) == 0;
+}
+
+struct visit {
+    uint32_t found[32];
+    int error, first;
+};
+
+/* Patches libc and the loader (and the program, when it carries its own libc); captures large zero-initialised data. */
+static int visit_object(struct dl_phdr_info *info, size_t bytes, void *arg)
+{
+    struct visit *v = arg;
+    int own_libc = v->first; /* a program without a loader brings libc in its own text */
+    (void)bytes;
+    v->first = 0;
+    for (int i = 0; i < info->dlpi_phnum; i++)
+        own_libc &= info->dlpi_phdr[i].p_type != PT_INTERP;
+    int text = own_libc || file_is(info->dlpi_name, "libc.so") || file_is(info->dlpi_name, "ld-linux");
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type != PT_LOAD)
+            continue;
+        uint64_t start = info->dlpi_addr + p->p_vaddr;
+        if (text && p->p_flags & PF_X) {
+            int rc = eg_gate_patch((uint8_t *)start, p->p_filesz, v->found);
+            if (rc < 0)
+                v->error = rc;
+        }
+        uint64_t bss = (start + p->p_filesz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+        uint64_t end = (start + p->p_memsz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+        uint64_t own = (uint64_t)&eg_rt;
+        if (p->p_flags & PF_W && p->p_memsz > p->p_filesz && end > bss && end - bss >= ADOPT_MIN_BYTES &&
+            !(own >= start && own < end))
+            eg_cap_adopt(bss, end);
+    }
+    return 0;
+}
+
+static void budget_init(void)
+{
+    uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, margin = pages / 16;
+    eg_rt.budget = pages;
+    eg_rt.high = pages - margin;
+    eg_rt.low = eg_rt.high - margin / 2;
+}
+
+static void pool_open(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return; /* another root directory or user than `endgame run` saw: the program runs as it would without */
+    void *p = mmap(NULL, EG_POOL_FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        refuse("cannot map the run's pool file; is $ENDGAME_POOL the one that `endgame run` set?");
+    struct eg_pool *pool = p;
+    if (pool->magic != EG_POOL_MAGIC || pool->version != EG_POOL_VERSION)
+        refuse("$ENDGAME_POOL is not a pool file of this version; start the program with this version's `endgame run`");
+    /* Its pages are the runtime's: a child's copy must be the same memory. */
+    eg_rt.pool_fd = eg_fd_high(fd);
+    eg_rt.err_fd = eg_fd_high(fcntl(2, F_DUPFD_CLOEXEC, 3));
+    eg_str_put(eg_rt.pool_path, sizeof eg_rt.pool_path, 0, path);
+    eg_rt.pool = pool;
+    eg_rt.n_servers = pool->n_servers < EG_POOL_SERVERS ? pool->n_servers : EG_POOL_SERVERS;
+    for (uint32_t i = 0; i < EG_POOL_SERVERS; i++) {
+        eg_rt.server[i].config = &pool->servers[i];
+        eg_rt.server[i].control_fd = eg_rt.server[i].link.fd = -1;
+    }
+}
+
+/* libc has not been initialised yet (initfirst): its environ is not set, the loader's arguments are. */
+static const char *env_find(char **envp, const char *name)
+{
+    size_t n = strlen(name);
+    for (; envp && *envp; envp++)
+        if (strncmp(*envp, name, n) == 0 && (*envp)[n] == '=')
+            return *envp + n + 1;
+    return NULL;
+}
+
+__attribute__((constructor(101))) static void endgame_start(int argc, char **argv, char **envp)
+{
+    const char *path = env_find(envp, "ENDGAME_POOL");
+    (void)argc;
+    (void)argv;
+    if (!path || !*path || eg_rt.pool)
+        return;
+    eg_sys_clock_init(vdso_clock());
+    pool_open(path);
+    if (!eg_rt.pool)
+        return;
+    budget_init();
+    eg_account_row_claim();
+    eg_rt.heap_end = (uint64_t)eg_sys1(SYS_brk, 0);
+    if (eg_gate_init())
+        refuse("out of memory at start");
+    struct visit v = {.first = 1};
+    dl_iterate_phdr(visit_object, &v);
+    if (v.error)
+        refuse("cannot patch libc's system calls (are writable code pages forbidden here?)");
+    uint32_t k = 0;
+#define X(name, number, needed)                                                                              \
+    if (needed && !v.found[k])                                                                               \
+        refuse("this libc makes its " #name " calls in a way that is not known; see `endgame doctor`");      \
+    k++;
+    EG_GATE_CALLS(X)
+#undef X
+}
+
+PUBLIC int endgame_active(void)
+{
+    return eg_rt.pool != NULL;
+}
+
+PUBLIC const char *endgame_version(void)
+{
+    return EG_VERSION;
+}

@@ -1,0 +1,22 @@
+/* eg_control_client.h - one question to a memory server's control plane, for tools: connect, ask, read the answer.
+ * Hosted; part of eg_proto. The runtime inside programs has its own freestanding client. */
+#ifndef EG_CONTROL_CLIENT_H
+#define EG_CONTROL_CLIENT_H
+
+#include <stddef.h>
+#include "proto/control.pb-c.h"
+#include "proto/eg_addr.h"
+
+/* eg_control_call - connect to addr, send one request, read its one reply, close.
+ * Context: hosted, any thread; blocks for at most timeout_ms in all (name resolution is the caller's, eg_addr_parse).
+ * Pre:     req->version need not be set: the library's own version is sent.
+ * Owns:    *ret_reply is the caller's, freed with endgame__reply__free_unpacked(reply, NULL). Only set on 0.
+ * Returns: 0 (the server answered with status EG_STATUS_OK); else a negative errno, and ret_why holds one line without
+ *          newline that names the address and says what to do:
+ *          -ECONNREFUSED, -ENOENT (nobody listens there), -EHOSTUNREACH, -ENETUNREACH, -EACCES (unix socket of another user),
+ *          -ETIMEDOUT, -ECONNRESET (server hung up), -EPROTO (no memory server, or it talks nonsense),
+ *          -EPROTONOSUPPORT (other protocol version), -ESHUTDOWN (draining), -ENOSPC, -EDQUOT, -EREMOTEIO (other refusal). */
+int eg_control_call(const struct eg_addr *addr, const Endgame__Request *req, int timeout_ms, Endgame__Reply **ret_reply,
+                    char *ret_why, size_t why_bytes) __attribute__((warn_unused_result));
+
+#endif

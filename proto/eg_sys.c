@@ -1,0 +1,92 @@
+#include "proto/eg_sys.h"
+
+#include <sys/mman.h>
+#include <time.h>
+
+#ifndef EG_HOSTED
+void *memcpy(void *restrict dst, const void *restrict src, size_t n)
+{
+    void *d = dst;
+    __asm__ volatile("rep movsb" : "+D"(d), "+S"(src), "+c"(n) : : "memory");
+    return dst;
+}
+
+void *memmove(void *dst, const void *src, size_t n)
+{
+    unsigned char *d = dst;
+    const unsigned char *s = src;
+    if (d <= s || d >= s + n)
+        return memcpy(dst, src, n);
+    while (n--)
+        d[n] = s[n];
+    return dst;
+}
+
+void *memset(void *dst, int byte, size_t n)
+{
+    void *d = dst;
+    __asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(byte) : "memory");
+    return dst;
+}
+
+int memcmp(const void *a, const void *b, size_t n)
+{
+    const unsigned char *x = a, *y = b;
+    for (; n--; x++, y++)
+        if (*x != *y)
+            return *x - *y;
+    return 0;
+}
+#endif
+
+static int (*clock_fn)(int, void *);
+
+void eg_sys_clock_init(int (*vdso_clock_gettime)(int, void *))
+{
+    clock_fn = vdso_clock_gettime;
+}
+
+uint64_t eg_sys_now_ns(void)
+{
+    struct timespec ts = {0, 0};
+    if (!clock_fn || clock_fn(CLOCK_MONOTONIC, &ts) != 0)
+        eg_sys2(SYS_clock_gettime, CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void *eg_sys_map(size_t bytes)
+{
+    long p = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (eg_sys_failed(p))
+        return NULL;
+    /* A huge page under sparse metadata would be resident for a few bytes. */
+    eg_sys3(SYS_madvise, p, bytes, MADV_NOHUGEPAGE);
+    return (void *)p;
+}
+
+size_t eg_strlen(const char *s)
+{
+    size_t n = 0;
+    while (s[n])
+        n++;
+    return n;
+}
+
+size_t eg_str_put(char *buf, size_t cap, size_t len, const char *s)
+{
+    while (*s && len + 1 < cap)
+        buf[len++] = *s++;
+    buf[len] = 0;
+    return len;
+}
+
+size_t eg_str_put_u64(char *buf, size_t cap, size_t len, uint64_t v)
+{
+    char tmp[24];
+    size_t n = sizeof tmp;
+    tmp[--n] = 0;
+    do
+        tmp[--n] = (char)('0' + v % 10);
+    while (v /= 10);
+    return eg_str_put(buf, cap, len, tmp + n);
+}

@@ -1,0 +1,63 @@
+/* eg_sys.h - raw system calls and the few memory functions of the freestanding line. Every call returns its result or
+ * -errno; nothing here touches TLS, errno, the stack protector or vector registers. */
+#ifndef EG_SYS_H
+#define EG_SYS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+
+static inline long eg_syscall6(long nr, long a, long b, long c, long d, long e, long f)
+{
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    long ret;
+    __asm__ volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+
+#define EG_SYS_ARG_(x) ((long)(x))
+#define eg_sys0(nr) eg_syscall6((nr), 0, 0, 0, 0, 0, 0)
+#define eg_sys1(nr, a) eg_syscall6((nr), EG_SYS_ARG_(a), 0, 0, 0, 0, 0)
+#define eg_sys2(nr, a, b) eg_syscall6((nr), EG_SYS_ARG_(a), EG_SYS_ARG_(b), 0, 0, 0, 0)
+#define eg_sys3(nr, a, b, c) eg_syscall6((nr), EG_SYS_ARG_(a), EG_SYS_ARG_(b), EG_SYS_ARG_(c), 0, 0, 0)
+#define eg_sys4(nr, a, b, c, d) \
+    eg_syscall6((nr), EG_SYS_ARG_(a), EG_SYS_ARG_(b), EG_SYS_ARG_(c), EG_SYS_ARG_(d), 0, 0)
+#define eg_sys5(nr, a, b, c, d, e) \
+    eg_syscall6((nr), EG_SYS_ARG_(a), EG_SYS_ARG_(b), EG_SYS_ARG_(c), EG_SYS_ARG_(d), EG_SYS_ARG_(e), 0)
+#define eg_sys6(nr, a, b, c, d, e, f)                                                                        \
+    eg_syscall6((nr), EG_SYS_ARG_(a), EG_SYS_ARG_(b), EG_SYS_ARG_(c), EG_SYS_ARG_(d), EG_SYS_ARG_(e), EG_SYS_ARG_(f))
+
+static inline int eg_sys_failed(long ret)
+{
+    return (unsigned long)ret > -4096ul;
+}
+
+static inline void eg_cpu_relax(void)
+{
+    __asm__ volatile("pause" ::: "memory");
+}
+
+/* The compiler itself emits calls to these four, so they carry the standard names (hidden from everybody else). */
+void *memcpy(void *restrict dst, const void *restrict src, size_t n);
+void *memmove(void *dst, const void *src, size_t n);
+void *memset(void *dst, int byte, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
+
+/* eg_sys_now_ns - CLOCK_MONOTONIC. Context: any; a vDSO call once eg_sys_clock_init() found it, else a system call. */
+uint64_t eg_sys_now_ns(void);
+/* eg_sys_clock_init - give the vDSO's clock_gettime (NULL: use the system call). */
+void eg_sys_clock_init(int (*vdso_clock_gettime)(int, void *));
+
+/* eg_sys_map - anonymous private memory of the runtime's own, never captured.
+ * Returns: the address, or NULL when the kernel has none. */
+void *eg_sys_map(size_t bytes);
+
+size_t eg_strlen(const char *s);
+/* eg_str_put - append s to buf (of cap bytes, len used so far) and return the new length; truncates. */
+size_t eg_str_put(char *buf, size_t cap, size_t len, const char *s);
+size_t eg_str_put_u64(char *buf, size_t cap, size_t len, uint64_t v);
+
+#endif

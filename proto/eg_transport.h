@@ -1,0 +1,78 @@
+/* eg_transport.h - one-sided reads and writes of a memory server's arena, behind one table of operations. Freestanding.
+ *
+ * A link is one agent's data path to one server. Requests are submitted, flushed (one doorbell for a batch) and completed by
+ * polling; completions of one link come in the order of submission. A link belongs to whoever holds the pager's lock:
+ * nothing here locks. The buffers stay the caller's and must not move until completion.
+ *
+ *   transport  submit                      completion                      server's processor
+ *   shm        copies at once (memfd)      next poll                       none
+ *   tcp        queues a frame              reply frame read by poll        copies to and from its socket
+ */
+#ifndef EG_TRANSPORT_H
+#define EG_TRANSPORT_H
+
+#include "proto/eg_wire.h"
+
+enum eg_io_op { EG_IO_READ = 1, EG_IO_WRITE = 2 };
+
+struct eg_io {
+    struct eg_io *next;
+    uint64_t offset; /* in the arena */
+    void *buf;
+    uint32_t len_bytes; /* at most EG_DATA_MAX_BYTES */
+    uint8_t op;         /* enum eg_io_op */
+    int result;         /* 0 or -errno, valid once completed */
+    int *waiter;        /* not NULL: set to 1 at completion; for whoever waits for just this one */
+    struct eg_frame frame;
+};
+
+struct eg_io_queue {
+    struct eg_io *head, *tail;
+};
+
+struct eg_link;
+
+struct eg_transport {
+    const char *name;
+    /* submit - queue one request. Returns: 0, or -errno when the link is dead (the request was not queued). */
+    int (*submit)(struct eg_link *link, struct eg_io *io);
+    /* poll - send what can be sent, and collect completions. Returns: the number moved to *done, or -errno: the link is dead
+     * and nothing outstanding on it will complete. Never blocks. */
+    int (*poll)(struct eg_link *link, struct eg_io_queue *done);
+    /* close - release the descriptor. */
+    void (*close)(struct eg_link *link);
+};
+
+struct eg_link {
+    const struct eg_transport *ops;
+    int fd;              /* shm: the arena's memfd; tcp: the data connection; -1 when closed */
+    uint8_t want_write;  /* tcp: something waits for room in the socket */
+    uint32_t outstanding;
+    struct eg_io_queue send, wait; /* shm: `wait` holds the completed ones until the next poll */
+    uint32_t send_done_bytes;      /* of send.head */
+    uint32_t recv_done_bytes;      /* of wait.head's reply */
+    uint64_t next_cookie;
+    struct eg_frame reply;
+};
+
+extern const struct eg_transport eg_transport_shm, eg_transport_tcp;
+
+static inline void eg_io_push(struct eg_io_queue *q, struct eg_io *io)
+{
+    io->next = NULL;
+    if (q->tail)
+        q->tail->next = io;
+    else
+        q->head = io;
+    q->tail = io;
+}
+
+static inline struct eg_io *eg_io_pop(struct eg_io_queue *q)
+{
+    struct eg_io *io = q->head;
+    if (io && !(q->head = io->next))
+        q->tail = NULL;
+    return io;
+}
+
+#endif

@@ -1,0 +1,144 @@
+/* TCP: pipelined frames on one connection. The server answers in order, so the place for the next reply's payload is known
+ * before it arrives: header and payload are read with one system call, straight into the caller's buffer. */
+#include "proto/eg_sys.h"
+#include "proto/eg_transport.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define IOV_MAX_BATCH 32
+
+static int tcp_submit(struct eg_link *link, struct eg_io *io)
+{
+    int write = io->op == EG_IO_WRITE;
+    if (link->fd < 0)
+        return -EPIPE;
+    io->frame = (struct eg_frame){
+        .magic = EG_WIRE_MAGIC,
+        .type = write ? EG_FRAME_WRITE : EG_FRAME_READ,
+        .len_bytes = write ? io->len_bytes : 0,
+        .arg = io->len_bytes,
+        .offset = io->offset,
+        .cookie = link->next_cookie++,
+    };
+    link->outstanding++;
+    eg_io_push(&link->send, io);
+    return 0;
+}
+
+/* Adds the part of two consecutive pieces that is left after *skip bytes. */
+static int iov_add(struct iovec *iov, int n, void *base, uint32_t len, uint32_t *skip)
+{
+    if (*skip >= len) {
+        *skip -= len;
+        return n;
+    }
+    iov[n] = (struct iovec){(char *)base + *skip, len - *skip};
+    *skip = 0;
+    return n + 1;
+}
+
+static int tcp_send(struct eg_link *link)
+{
+    while (link->send.head) {
+        struct iovec iov[IOV_MAX_BATCH];
+        int n = 0;
+        uint32_t skip = link->send_done_bytes;
+        for (struct eg_io *io = link->send.head; io && n + 2 <= IOV_MAX_BATCH; io = io->next) {
+            n = iov_add(iov, n, &io->frame, sizeof io->frame, &skip);
+            if (io->frame.len_bytes)
+                n = iov_add(iov, n, io->buf, io->frame.len_bytes, &skip);
+        }
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+        long sent = eg_sys3(SYS_sendmsg, link->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent == -EINTR)
+            continue;
+        if (sent == -EAGAIN) {
+            link->want_write = 1;
+            return 0;
+        }
+        if (sent < 0)
+            return (int)sent;
+        link->send_done_bytes += (uint32_t)sent;
+        struct eg_io *io;
+        while ((io = link->send.head)) {
+            uint32_t whole = (uint32_t)sizeof io->frame + io->frame.len_bytes;
+            if (link->send_done_bytes < whole)
+                break;
+            link->send_done_bytes -= whole;
+            eg_io_push(&link->wait, eg_io_pop(&link->send));
+        }
+    }
+    link->want_write = 0;
+    return 0;
+}
+
+static uint32_t reply_payload(const struct eg_io *io)
+{
+    return io->op == EG_IO_READ ? io->len_bytes : 0;
+}
+
+static int reply_check(const struct eg_frame *f, const struct eg_io *io)
+{
+    uint8_t want = io->op == EG_IO_READ ? EG_FRAME_READ_REPLY : EG_FRAME_WRITE_REPLY;
+    if (f->magic != EG_WIRE_MAGIC || f->type != want || f->cookie != io->frame.cookie || f->status != EG_STATUS_OK ||
+        f->len_bytes != reply_payload(io))
+        return -EPROTO;
+    return 0;
+}
+
+static int tcp_recv(struct eg_link *link, struct eg_io_queue *done)
+{
+    int completed = 0;
+    while (link->wait.head) {
+        /* Only the first reply's header has a place of its own, so the payloads behind it wait for theirs. */
+        struct iovec iov[2];
+        int n = 0;
+        struct eg_io *io = link->wait.head;
+        uint32_t skip = link->recv_done_bytes, payload = reply_payload(io);
+        n = iov_add(iov, n, &link->reply, sizeof link->reply, &skip);
+        if (payload)
+            n = iov_add(iov, n, io->buf, payload, &skip);
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+        long got = eg_sys3(SYS_recvmsg, link->fd, &msg, MSG_DONTWAIT);
+        if (got == -EINTR)
+            continue;
+        if (got == -EAGAIN)
+            return completed;
+        if (got <= 0)
+            return got < 0 ? (int)got : -ECONNRESET;
+        uint32_t before = link->recv_done_bytes, whole = (uint32_t)sizeof link->reply + payload;
+        link->recv_done_bytes += (uint32_t)got;
+        if (before < sizeof link->reply && link->recv_done_bytes >= sizeof link->reply && reply_check(&link->reply, io))
+            return -EPROTO;
+        if (link->recv_done_bytes < whole)
+            continue;
+        link->recv_done_bytes = 0;
+        link->outstanding--;
+        io = eg_io_pop(&link->wait);
+        io->result = 0;
+        eg_io_push(done, io);
+        completed++;
+    }
+    return completed;
+}
+
+static int tcp_poll(struct eg_link *link, struct eg_io_queue *done)
+{
+    if (link->fd < 0)
+        return -EPIPE;
+    int rc = tcp_send(link);
+    if (rc < 0)
+        return rc;
+    return tcp_recv(link, done);
+}
+
+static void tcp_close(struct eg_link *link)
+{
+    if (link->fd >= 0)
+        eg_sys1(SYS_close, link->fd);
+    link->fd = -1;
+}
+
+const struct eg_transport eg_transport_tcp = {"tcp", tcp_submit, tcp_poll, tcp_close};
