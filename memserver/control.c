@@ -162,7 +162,8 @@ static enum outcome do_open(struct egm_conn *conn, uint64_t cookie, const Endgam
     struct egm_agent *agent;
 
     if (conn->agent || open->token.len != EG_TOKEN_BYTES) {
-        refuse(conn, cookie, EG_STATUS_INVALID, "%s", conn->agent ? "this connection is open already" : "the token has a wrong length");
+        refuse(conn, cookie, EG_STATUS_INVALID, "%s",
+               conn->agent ? "this connection is open already" : "the token has a wrong length");
         return BAD;
     }
     enum eg_status status = egm_agent_open(&server->store, open->token.data, open->snapshot, !server->draining, &agent);
@@ -195,7 +196,8 @@ static enum outcome do_open(struct egm_conn *conn, uint64_t cookie, const Endgam
     return GO_ON;
 }
 
-static enum outcome do_attach(struct egm_conn *conn, uint64_t cookie, const Endgame__Attach *attach, struct egm_agent **ret_agent)
+static enum outcome do_attach(struct egm_conn *conn, uint64_t cookie, const Endgame__Attach *attach,
+                              struct egm_agent **ret_agent)
 {
     struct egm_server *server = conn->server;
 
@@ -231,8 +233,7 @@ static void do_stats(struct egm_conn *conn, uint64_t cookie)
     size_t n = 0, room = 0, bytes = 0;
 
     TAILQ_FOREACH (session, &store->sessions, link)
-        TAILQ_FOREACH (agent, &session->agents, link)
-            room++;
+        TAILQ_FOREACH (agent, &session->agents, link) room++;
     Endgame__AgentRow *rows = calloc(room + 1, sizeof *rows), **list = calloc(room + 1, sizeof *list);
     if (!rows || !list) {
         send_status(conn, cookie, EG_STATUS_INTERNAL);
@@ -359,7 +360,8 @@ static void do_break(struct egm_conn *conn, uint64_t cookie, const Endgame__Brea
     send_reply(conn, cookie, &reply);
 }
 
-static enum outcome handle(struct egm_conn *conn, uint64_t cookie, const Endgame__Request *req, struct egm_agent **ret_attach)
+static enum outcome handle(struct egm_conn *conn, uint64_t cookie, const Endgame__Request *req,
+                           struct egm_agent **ret_attach)
 {
     switch (req->body_case) {
     case ENDGAME__REQUEST__BODY_OPEN:
@@ -406,7 +408,8 @@ static enum outcome handle(struct egm_conn *conn, uint64_t cookie, const Endgame
     }
 }
 
-static enum outcome handle_frame(struct egm_conn *conn, const struct eg_frame *frame, const uint8_t *payload, struct egm_agent **ret_attach)
+static enum outcome handle_frame(struct egm_conn *conn, const struct eg_frame *frame, const uint8_t *payload,
+                                 struct egm_agent **ret_attach)
 {
     Endgame__Request *req = endgame__request__unpack(NULL, frame->len_bytes, payload);
     enum outcome outcome;
@@ -416,8 +419,8 @@ static enum outcome handle_frame(struct egm_conn *conn, const struct eg_frame *f
         return BAD;
     }
     if (req->version != EG_WIRE_VERSION) {
-        refuse(conn, frame->cookie, EG_STATUS_VERSION, "version %u here (endgame %s), version %u asked for", EG_WIRE_VERSION, EG_VERSION,
-               req->version);
+        refuse(conn, frame->cookie, EG_STATUS_VERSION, "version %u here (endgame %s), version %u asked for",
+               EG_WIRE_VERSION, EG_VERSION, req->version);
         outcome = CLOSE;
     } else {
         outcome = handle(conn, frame->cookie, req, ret_attach);
@@ -456,7 +459,8 @@ static bool process(struct egm_conn *conn)
         size_t have = evbuffer_get_length(conn->in);
         if (have < sizeof frame) break;
         evbuffer_copyout(conn->in, &frame, sizeof frame);
-        if (frame.magic != EG_WIRE_MAGIC || frame.type != EG_FRAME_CONTROL || frame.flags || frame.len_bytes > EG_CONTROL_MAX_BYTES) {
+        if (frame.magic != EG_WIRE_MAGIC || frame.type != EG_FRAME_CONTROL || frame.flags ||
+            frame.len_bytes > EG_CONTROL_MAX_BYTES) {
             count_bad(conn);
             (void)flush(conn);
             egm_conn_free(conn);

@@ -16,7 +16,10 @@
 #define EVENTS_BATCH 64
 #define SPIN_START_NS 50000u
 #define SPIN_MAX_NS 200000u
-#define SPIN_MIN_NS 12000u /* below this it is not worth the processor */
+#define SPIN_MIN_NS 12000u    /* below this it is not worth the processor */
+#define YIELD_SLOW_NS 100000u /* somebody else had the processor meanwhile */
+#define HOLD_MIN_NS 1000000u
+#define HOLD_MAX_NS 64000000u
 
 struct reply {
     struct eg_frame frame;
@@ -32,15 +35,15 @@ struct egm_data_conn {
     struct data_thread *thread;
     struct egm_agent *agent;
     int fd;
-    uint32_t events;   /* what epoll watches */
-    bool broken;       /* a reply cannot be sent any more */
-    bool drained;      /* the last read took all that the socket had */
+    uint32_t events; /* what epoll watches */
+    bool broken;     /* a reply cannot be sent any more */
+    bool drained;    /* the last read took all that the socket had */
     bool eof;
     uint32_t in_at, in_end;
-    struct eg_frame write;  /* under way while write_left */
+    struct eg_frame write; /* under way while write_left */
     uint32_t write_left;
-    uint16_t write_status;  /* not OK: the payload is dropped */
-    uint32_t head, tail;    /* replies [head, tail) wait, counted without wrapping */
+    uint16_t write_status; /* not OK: the payload is dropped */
+    uint32_t head, tail;   /* replies [head, tail) wait, counted without wrapping */
     uint64_t out_bytes;
     uint8_t in[EGM_DATA_IN_BYTES];
     struct reply replies[EGM_DATA_RING];
@@ -60,6 +63,7 @@ struct data_thread {
     LIST_HEAD(, egm_data_conn) conns;
     struct counters counters;
     uint64_t spin_ns;
+    uint64_t hold_ns, hold_until_ns; /* no spinning on a busy machine */
 };
 
 struct egm_data {
@@ -88,7 +92,8 @@ static bool out_full(const struct egm_data_conn *conn)
     return conn->tail - conn->head >= EGM_DATA_RING || conn->out_bytes >= EGM_DATA_OUT_MAX_BYTES;
 }
 
-static void push_reply(struct egm_data_conn *conn, const struct eg_frame *request, uint8_t type, enum eg_status status, uint32_t len_bytes)
+static void push_reply(struct egm_data_conn *conn, const struct eg_frame *request, uint8_t type, enum eg_status status,
+                       uint32_t len_bytes)
 {
     struct reply *reply = &conn->replies[conn->tail++ & (EGM_DATA_RING - 1)];
     reply->frame = (struct eg_frame){
@@ -182,9 +187,9 @@ static uint8_t *write_place(const struct egm_data_conn *conn)
 
 static void serve_read(struct egm_data_conn *conn, const struct eg_frame *frame)
 {
-    enum eg_status status = !frame->arg                                                     ? EG_STATUS_INVALID
+    enum eg_status status = !frame->arg                                                   ? EG_STATUS_INVALID
                             : !egm_agent_may_read(conn->agent, frame->offset, frame->arg) ? EG_STATUS_RANGE
-                                                                                            : EG_STATUS_OK;
+                                                                                          : EG_STATUS_OK;
     push_reply(conn, frame, EG_FRAME_READ_REPLY, status, status ? 0 : frame->arg);
     if (status) return;
     count(&conn_counters(conn)->reads, 1);
@@ -314,7 +319,8 @@ void egm_data_on_drop(struct egm_agent *agent)
     }
 }
 
-struct egm_data_conn *egm_data_conn_new(struct egm_data *data, struct egm_agent *agent, int fd, const void *early, size_t early_bytes)
+struct egm_data_conn *egm_data_conn_new(struct egm_data *data, struct egm_agent *agent, int fd, const void *early,
+                                        size_t early_bytes)
 {
     if (early_bytes > EGM_DATA_IN_BYTES) return NULL;
     struct egm_data_conn *conn = calloc(1, sizeof *conn);
@@ -397,6 +403,22 @@ static void spin_learn(struct data_thread *thread, uint64_t gap_ns)
     if (want < SPIN_START_NS) want = SPIN_START_NS;
     if (want > SPIN_MAX_NS) want = SPIN_MAX_NS;
     if (thread->spin_ns < want) thread->spin_ns = want;
+    if (thread->hold_ns > HOLD_MIN_NS) thread->hold_ns -= thread->hold_ns / 64;
+}
+
+/* One turn of waiting without sleep. Returns: false when it is time to sleep.
+ * With more work than processors a yield costs milliseconds, where a sleeper would be woken at once: then do not spin for a
+ * while, longer each time. */
+static bool spin_on(struct data_thread *thread, uint64_t last_ns)
+{
+    uint64_t now_ns = egm_now_ns();
+    if (!thread->spin_ns || now_ns - last_ns >= thread->spin_ns || now_ns < thread->hold_until_ns) return false;
+    sched_yield();
+    uint64_t back_ns = egm_now_ns();
+    if (back_ns - now_ns < YIELD_SLOW_NS) return true;
+    thread->hold_ns = thread->hold_ns < HOLD_MAX_NS ? 2 * thread->hold_ns : HOLD_MAX_NS;
+    thread->hold_until_ns = back_ns + thread->hold_ns;
+    return true; /* there may be something by now */
 }
 
 static void *thread_main(void *arg)
@@ -408,10 +430,7 @@ static void *thread_main(void *arg)
     for (;;) {
         int n = epoll_wait(thread->epoll, events, EVENTS_BATCH, 0);
         if (!n) {
-            if (thread->spin_ns && egm_now_ns() - last_ns < thread->spin_ns) {
-                sched_yield();
-                continue;
-            }
+            if (spin_on(thread, last_ns)) continue;
             n = epoll_wait(thread->epoll, events, EVENTS_BATCH, -1);
         }
         if (n < 0) continue; /* EINTR: nothing else can be */
@@ -435,6 +454,7 @@ static int thread_start(struct egm_data *data, struct data_thread *thread)
 
     thread->data = data;
     thread->spin_ns = SPIN_START_NS;
+    thread->hold_ns = HOLD_MIN_NS;
     LIST_INIT(&thread->arriving);
     LIST_INIT(&thread->conns);
     thread->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -457,7 +477,8 @@ static int thread_start(struct egm_data *data, struct data_thread *thread)
     return -error;
 }
 
-int egm_data_new(unsigned n_threads, _Atomic uint64_t *bad_frames, _Atomic uint32_t *n_conns, struct egm_data **ret_data)
+int egm_data_new(unsigned n_threads, _Atomic uint64_t *bad_frames, _Atomic uint32_t *n_conns,
+                 struct egm_data **ret_data)
 {
     struct egm_data *data = calloc(1, sizeof *data + n_threads * sizeof data->threads[0]);
     if (!data) return -ENOMEM;

@@ -11,9 +11,9 @@
 #include <stdint.h>
 #include "memserver/store.h"
 
-#define EGM_DATA_IN_BYTES (16u << 10)        /* read at once; what came behind an Attach fits too */
-#define EGM_DATA_OUT_MAX_BYTES (4u << 20)    /* queued replies of one connection before it is no longer read */
-#define EGM_DATA_RING 1024u                  /* likewise, in replies; a power of two */
+#define EGM_DATA_IN_BYTES (16u << 10)     /* read at once; what came behind an Attach fits too */
+#define EGM_DATA_OUT_MAX_BYTES (4u << 20) /* queued replies of one connection before it is no longer read */
+#define EGM_DATA_RING 1024u               /* likewise, in replies; a power of two */
 
 struct egm_data;
 
@@ -24,8 +24,8 @@ struct egm_data_stats {
 /* egm_data_new - start n_threads threads. bad_frames and n_conns are the server's counters: each connection that the data plane
  * drops for what it sent counts in the one, each that it closes is taken off the other.
  * Context: control thread. Returns: 0 or -errno. */
-int egm_data_new(unsigned n_threads, _Atomic uint64_t *bad_frames, _Atomic uint32_t *n_conns, struct egm_data **ret_data)
-    __attribute__((warn_unused_result));
+int egm_data_new(unsigned n_threads, _Atomic uint64_t *bad_frames, _Atomic uint32_t *n_conns,
+                 struct egm_data **ret_data) __attribute__((warn_unused_result));
 
 /* egm_data_free - stop the threads and close what they serve. NULL-safe. */
 void egm_data_free(struct egm_data *data);
@@ -44,7 +44,8 @@ void egm_data_stats(struct egm_data *data, struct egm_data_stats *ret_stats);
 
 /* For the fuzzer and unit tests, which have no threads: one connection, served by hand. */
 enum egm_serve { EGM_SERVE_IDLE, EGM_SERVE_BUSY, EGM_SERVE_CLOSE };
-struct egm_data_conn *egm_data_conn_new(struct egm_data *data, struct egm_agent *agent, int fd, const void *early, size_t early_bytes);
+struct egm_data_conn *egm_data_conn_new(struct egm_data *data, struct egm_agent *agent, int fd, const void *early,
+                                        size_t early_bytes);
 enum egm_serve egm_data_conn_serve(struct egm_data_conn *conn);
 void egm_data_conn_free(struct egm_data_conn *conn);
 

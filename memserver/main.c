@@ -69,8 +69,7 @@ static void show_help(void)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char left[40], letter[8] = "    ";
         if (rows[i].letter) snprintf(letter, sizeof letter, "-%c, ", rows[i].letter);
-        snprintf(left, sizeof left, "%s--%s%s%s", letter, rows[i].name, *rows[i].argument ? " " : "",
-                 rows[i].argument);
+        snprintf(left, sizeof left, "%s--%s%s%s", letter, rows[i].name, *rows[i].argument ? " " : "", rows[i].argument);
         printf("  %-24s %s\n", left, rows[i].text);
     }
     puts("\nOn standard output comes one line `endgame-memserver ready ADDR` per address once all serve.\n"
@@ -81,7 +80,8 @@ static uint64_t parse_size(const char *option, const char *text)
 {
     uint64_t bytes = 0;
     int r = eg_size_parse(text, &bytes);
-    if (r == -ERANGE || (!r && bytes > EGM_CAPACITY_MAX_BYTES)) usage_error("--%s %s: too large, at most 64T", option, text);
+    if (r == -ERANGE || (!r && bytes > EGM_CAPACITY_MAX_BYTES))
+        usage_error("--%s %s: too large, at most 64T", option, text);
     if (r) usage_error("--%s %s: not a size, write for example 64G", option, text);
     if (bytes < EG_SLAB_BYTES) usage_error("--%s %s: too small, at least 2M", option, text);
     return bytes;
@@ -100,10 +100,11 @@ static int parse_number(const char *option, const char *text, long least, long m
 static struct settings parse_options(int argc, char **argv)
 {
     static const struct option options[] = {
-#define EGM_X(id, letter, name, argument, text) { name, sizeof(argument) > 1 ? required_argument : no_argument, NULL, OPTION_##id },
+#define EGM_X(id, letter, name, argument, text)                                                                        \
+    { name, sizeof(argument) > 1 ? required_argument : no_argument, NULL, OPTION_##id },
         EGM_OPTIONS(EGM_X)
 #undef EGM_X
-        { 0 }
+            { 0 }
     };
     struct settings s = { .data_threads = 1, .end_with = -1 };
     int code, at = 1;
@@ -200,7 +201,9 @@ static void note_capacity(uint64_t capacity)
 {
     char size[32], total[32];
     if (capacity <= egm_meminfo_total()) return;
-    fprintf(stderr, "endgame-memserver: note: capacity %s is above this machine's %s of memory; what is not there is refused when asked for\n",
+    fprintf(stderr,
+            "endgame-memserver: note: capacity %s is above this machine's %s of memory; what is not there is refused "
+            "when asked for\n",
             eg_size_format(capacity, size, sizeof size), eg_size_format(egm_meminfo_total(), total, sizeof total));
 }
 
@@ -227,7 +230,8 @@ int main(int argc, char **argv)
     int r = egm_server_init(&server, s.capacity, s.quota, s.data_threads);
     if (r) fatal("cannot start: %s", strerror(-r));
     server.store.memory_left = egm_meminfo_available;
-    server.store.memory_reserve = egm_meminfo_total() / 50 < RESERVE_MAX_BYTES ? egm_meminfo_total() / 50 : RESERVE_MAX_BYTES;
+    server.store.memory_reserve =
+        egm_meminfo_total() / 50 < RESERVE_MAX_BYTES ? egm_meminfo_total() / 50 : RESERVE_MAX_BYTES;
 
     for (unsigned i = 0; i < 2; i++) {
         signals[i] = evsignal_new(server.base, signal_numbers[i], on_signal, &end);
@@ -253,8 +257,9 @@ int main(int argc, char **argv)
     event_base_dispatch(server.base);
 
     if (end.signal && server.store.n_sessions)
-        fprintf(stderr, "endgame-memserver: ended by %s, %llu program%s cut off\n", end.signal == SIGINT ? "SIGINT" : "SIGTERM",
-                (unsigned long long)server.store.n_sessions, server.store.n_sessions == 1 ? "" : "s");
+        fprintf(stderr, "endgame-memserver: ended by %s, %llu program%s cut off\n",
+                end.signal == SIGINT ? "SIGINT" : "SIGTERM", (unsigned long long)server.store.n_sessions,
+                server.store.n_sessions == 1 ? "" : "s");
     for (unsigned i = 0; i < 2; i++) event_free(signals[i]);
     if (end_with_event) event_free(end_with_event);
     egm_server_done(&server);

@@ -64,7 +64,4 @@ uint64_t egm_meminfo_available(void)
     return left;
 }
 
-uint64_t egm_meminfo_total(void)
-{
-    return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-}
+uint64_t egm_meminfo_total(void) { return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE); }

@@ -25,7 +25,10 @@ struct egm_listener {
     struct stat made;        /* unix: the socket file is ours as long as it is this one */
 };
 
-static struct timeval timeval_ms(unsigned ms) { return (struct timeval){ .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 }; }
+static struct timeval timeval_ms(unsigned ms)
+{
+    return (struct timeval){ .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
+}
 
 static void on_trim(evutil_socket_t fd, short what, void *arg)
 {
@@ -48,8 +51,7 @@ void egm_server_settle(struct egm_server *server)
         event_base_loopexit(server->base, NULL);
         return;
     }
-    TAILQ_FOREACH (session, &server->store.sessions, link)
-        idle |= session->idle_since_ns != 0;
+    TAILQ_FOREACH (session, &server->store.sessions, link) idle |= session->idle_since_ns != 0;
     if ((server->store.pooled || idle) && !evtimer_pending(server->trim, NULL)) {
         struct timeval tv = timeval_ms(TRIM_FIRST_MS);
         evtimer_add(server->trim, &tv);
@@ -118,13 +120,17 @@ void egm_server_done(struct egm_server *server)
 
 static bool is_loopback(const struct sockaddr *sa)
 {
-    if (sa->sa_family == AF_INET) return ntohl(((const struct sockaddr_in *)(const void *)sa)->sin_addr.s_addr) >> 24 == 127;
+    if (sa->sa_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)(const void *)sa)->sin_addr.s_addr) >> 24 == 127;
     if (sa->sa_family != AF_INET6) return false;
     const struct in6_addr *in6 = &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr;
     return IN6_IS_ADDR_LOOPBACK(in6) || (IN6_IS_ADDR_V4MAPPED(in6) && in6->s6_addr[12] == 127);
 }
 
-static void set_option(int fd, int level, int option, int value) { (void)setsockopt(fd, level, option, &value, sizeof value); }
+static void set_option(int fd, int level, int option, int value)
+{
+    (void)setsockopt(fd, level, option, &value, sizeof value);
+}
 
 /* Buffer sizes are left to the kernel: its own tuning goes beyond what SO_SNDBUF and SO_RCVBUF may ask for. */
 static void tune_tcp(int fd)
@@ -214,7 +220,8 @@ static int explain(const struct eg_addr *addr, int error, char *why, size_t why_
     case EACCES:
     case EPERM:
         snprintf(why, why_bytes, "%s: not permitted: %s", addr->text,
-                 addr->sa.ss_family == AF_UNIX ? "choose a directory that you may write to" : "choose a port from 1024 on");
+                 addr->sa.ss_family == AF_UNIX ? "choose a directory that you may write to"
+                                               : "choose a port from 1024 on");
         break;
     default:
         snprintf(why, why_bytes, "%s: cannot listen: %s", addr->text, strerror(error));
@@ -222,7 +229,8 @@ static int explain(const struct eg_addr *addr, int error, char *why, size_t why_
     return -error;
 }
 
-int egm_server_listen(struct egm_server *server, const struct eg_addr *addr, char *ret_text, size_t text_bytes, char *ret_why, size_t why_bytes)
+int egm_server_listen(struct egm_server *server, const struct eg_addr *addr, char *ret_text, size_t text_bytes,
+                      char *ret_why, size_t why_bytes)
 {
     const struct sockaddr *sa = (const struct sockaddr *)&addr->sa;
     struct egm_listener *listener = calloc(1, sizeof *listener);

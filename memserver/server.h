@@ -41,8 +41,8 @@ void egm_server_done(struct egm_server *server);
 
 /* egm_server_listen - ret_text gets the address with its real port. Removes a stale unix socket, never a live one.
  * Returns: 0, or -errno and ret_why holds one line that says what to do. */
-int egm_server_listen(struct egm_server *server, const struct eg_addr *addr, char *ret_text, size_t text_bytes, char *ret_why,
-                      size_t why_bytes) __attribute__((warn_unused_result));
+int egm_server_listen(struct egm_server *server, const struct eg_addr *addr, char *ret_text, size_t text_bytes,
+                      char *ret_why, size_t why_bytes) __attribute__((warn_unused_result));
 
 /* egm_server_settle - something was freed or ended: arm the trimmer, end the loop if it is time. Context: control thread. */
 void egm_server_settle(struct egm_server *server);

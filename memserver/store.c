@@ -35,19 +35,17 @@ static bool numbers_room(struct egm_numbers *numbers, size_t room)
     return true;
 }
 
-static void numbers_push(struct egm_numbers *numbers, uint32_t number)
-{
-    numbers->v[numbers->n++] = number;
-}
+static void numbers_push(struct egm_numbers *numbers, uint32_t number) { numbers->v[numbers->n++] = number; }
 
 static void bit_set(uint64_t *bits, uint32_t i) { bits[i / 64] |= 1ull << (i % 64); }
 static void bit_clear(uint64_t *bits, uint32_t i) { bits[i / 64] &= ~(1ull << (i % 64)); }
 static size_t bit_words(const struct egm_session *session) { return ((size_t)session->n_slabs + 63) / 64; }
 
 /* For each set bit of `bits`, of which only those below next_fresh can be set. */
-#define FOR_EACH_SLAB(session, bits, i)                                                                                          \
-    for (uint32_t w_ = 0, i = 0; w_ < ((session)->next_fresh + 63) / 64; w_++)                                                   \
-        for (uint64_t left_ = (bits)[w_]; left_ && (i = w_ * 64 + (uint32_t)__builtin_ctzll(left_), 1); left_ &= left_ - 1)
+#define FOR_EACH_SLAB(session, bits, i)                                                                                \
+    for (uint32_t w_ = 0, i = 0; w_ < ((session)->next_fresh + 63) / 64; w_++)                                         \
+        for (uint64_t left_ = (bits)[w_]; left_ && (i = w_ * 64 + (uint32_t)__builtin_ctzll(left_), 1);                \
+             left_ &= left_ - 1)
 
 /* ---- the account ---- */
 
@@ -114,7 +112,9 @@ static size_t pool_punch(struct egm_session *session, size_t count)
     size_t n = 0;
     for (; n < count && n < session->pool.n; n++) {
         uint32_t slab = session->pool.v[n];
-        if (fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES)) break;
+        if (fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES,
+                      EG_SLAB_BYTES))
+            break;
         numbers_push(&session->unused, slab);
     }
     if (!n) return 0;
@@ -188,14 +188,16 @@ static int memory_take(struct egm_session *session, uint32_t *ret_slab)
     while (r && errno == EINTR);
     if (r) {
         r = -errno;
-        (void)!fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES);
+        (void)!fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES,
+                         EG_SLAB_BYTES);
         return r == -EFBIG ? -ENOSPC : r;
     }
     if (fresh) session->next_fresh++;
     else session->unused.n--;
 #ifdef MADV_POPULATE_WRITE
     /* Saves a data thread 512 page faults. */
-    if (session->arena) (void)!madvise(session->arena + (uint64_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES, MADV_POPULATE_WRITE);
+    if (session->arena)
+        (void)!madvise(session->arena + (uint64_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES, MADV_POPULATE_WRITE);
 #endif
     *ret_slab = slab;
     return 0;
@@ -320,7 +322,8 @@ static void *reaper_main(void *arg)
         /* A client may still have the memfd open: closing ours would not free the memory. At the server's own end it may live
          * on in the client: the data is right. */
         if (!session->keep_memory)
-            (void)!fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)session->arena_bytes);
+            (void)!fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                             (off_t)session->arena_bytes);
         session_free(session);
         pthread_mutex_lock(&reaper->lock);
         reaper->dying_slabs -= slabs;
@@ -333,7 +336,8 @@ static void *reaper_main(void *arg)
 int egm_session_map(struct egm_session *session)
 {
     if (session->arena) return 0;
-    void *arena = mmap(NULL, session->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, session->memfd, 0);
+    void *arena =
+        mmap(NULL, session->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, session->memfd, 0);
     if (arena == MAP_FAILED) return -errno;
     (void)!madvise(arena, session->arena_bytes, MADV_DONTDUMP);
     session->arena = arena;
@@ -521,7 +525,8 @@ static void agent_lose_locked(struct egm_agent *agent, uint32_t number)
         uint64_t before = agent_outstanding(agent);
         set_owner(slab, find_heir(agent, number));
         /* The slab lives on, so there may be no room for the promise that it filled. */
-        if (agent_outstanding(agent) > before && account_fits(session)) account_agent(agent, agent->reserved - 1, agent->owned);
+        if (agent_outstanding(agent) > before && account_fits(session))
+            account_agent(agent, agent->reserved - 1, agent->owned);
     }
 }
 
@@ -541,8 +546,7 @@ void egm_agent_close(struct egm_agent *agent)
     pthread_rwlock_wrlock(&agent->data_lock);
     agent->gone = true;
     account_agent(agent, 0, agent->owned);
-    FOR_EACH_SLAB (session, agent->held, i)
-        agent_lose_locked(agent, i);
+    FOR_EACH_SLAB (session, agent->held, i) agent_lose_locked(agent, i);
     if (store->on_drop) store->on_drop(agent);
     agent->session = NULL;
     pthread_rwlock_unlock(&agent->data_lock);
@@ -653,8 +657,7 @@ enum eg_status egm_agent_snapshot(struct egm_agent *agent, uint64_t *ret_snapsho
     memcpy(snapshot->held, agent->held, bit_words(session) * sizeof *snapshot->held);
     /* From here on a write on the data plane to any of these is refused. */
     pthread_rwlock_wrlock(&agent->data_lock);
-    FOR_EACH_SLAB (session, agent->held, i)
-        atomic_fetch_add_explicit(&session->slabs[i].refs, 1, memory_order_acq_rel);
+    FOR_EACH_SLAB (session, agent->held, i) atomic_fetch_add_explicit(&session->slabs[i].refs, 1, memory_order_acq_rel);
     pthread_rwlock_unlock(&agent->data_lock);
     snapshot->id = ++session->store->next_id;
     TAILQ_INSERT_TAIL(&session->snapshots, snapshot, link);
@@ -762,14 +765,13 @@ const char *egm_store_check(const struct egm_store *store)
         }
         for (uint32_t i = 0; i < session->next_fresh; i++) {
             uint32_t refs = 0, by_agents = 0;
-            TAILQ_FOREACH (agent, &session->agents, link)
-                by_agents += egm_bit(agent->held, i);
-            TAILQ_FOREACH (snapshot, &session->snapshots, link)
-                refs += egm_bit(snapshot->held, i);
+            TAILQ_FOREACH (agent, &session->agents, link) by_agents += egm_bit(agent->held, i);
+            TAILQ_FOREACH (snapshot, &session->snapshots, link) refs += egm_bit(snapshot->held, i);
             refs += by_agents;
             if (refs != session->slabs[i].refs) return "a slab's references";
             if (!by_agents != !session->slabs[i].owner) return "a slab's owner";
-            if (session->slabs[i].owner && !egm_bit(session->slabs[i].owner->held, i)) return "a slab owned by a stranger";
+            if (session->slabs[i].owner && !egm_bit(session->slabs[i].owner->held, i))
+                return "a slab owned by a stranger";
             if (session->slabs[i].mark) return "a mark left behind";
             here += refs != 0;
         }
@@ -781,7 +783,8 @@ const char *egm_store_check(const struct egm_store *store)
         outstanding += promised;
         pooled += session->pool.n;
     }
-    if (physical != store->physical || outstanding != store->outstanding || pooled != store->pooled) return "the store's totals";
+    if (physical != store->physical || outstanding != store->outstanding || pooled != store->pooled)
+        return "the store's totals";
     if (physical + pooled > store->capacity) return "more memory in use than the capacity";
     if (sessions != store->n_sessions) return "the number of sessions";
     return NULL;

@@ -27,8 +27,8 @@
 #define EGM_LEASE_MAX 64u                    /* slabs by one request: keeps the loop responsive */
 #define EGM_BREAK_MAX 256u
 #define EGM_SNAPSHOTS_MAX 1024u
-#define EGM_POOL_SLABS 32u       /* returned slabs that a session may keep for a while */
-#define EGM_SNAPSHOT_GRACE_S 5   /* a session without agents lives on so long for a snapshot's opener */
+#define EGM_POOL_SLABS 32u     /* returned slabs that a session may keep for a while */
+#define EGM_SNAPSHOT_GRACE_S 5 /* a session without agents lives on so long for a snapshot's opener */
 #define EGM_PROGRAM_BYTES 64
 
 struct egm_data_conn;
@@ -46,10 +46,10 @@ struct egm_agent {
     struct egm_session *session;
     uint64_t id, secret;
     uint64_t reserved, owned, held_count;
-    uint64_t *held;           /* a bit per slab of the arena */
+    uint64_t *held; /* a bit per slab of the arena */
     pthread_rwlock_t data_lock;
-    bool gone;                /* the control connection is closed: no slab is left */
-    _Atomic uint32_t refs;    /* the control thread's and one per data connection */
+    bool gone;                             /* the control connection is closed: no slab is left */
+    _Atomic uint32_t refs;                 /* the control thread's and one per data connection */
     LIST_HEAD(, egm_data_conn) data_conns; /* under data_lock */
     char program[EGM_PROGRAM_BYTES];
     char transport[8];
@@ -71,20 +71,20 @@ struct egm_session {
     uint8_t token[EG_TOKEN_BYTES];
     int memfd;
     uint64_t arena_bytes;
-    uint32_t n_slabs;          /* of the arena */
-    uint8_t *arena;            /* NULL until somebody needs the mapping */
-    struct egm_slab *slabs;    /* n_slabs, address space only until used */
+    uint32_t n_slabs;       /* of the arena */
+    uint8_t *arena;         /* NULL until somebody needs the mapping */
+    struct egm_slab *slabs; /* n_slabs, address space only until used */
     uint64_t physical, outstanding;
-    uint32_t next_fresh;       /* slabs from here on were never used */
+    uint32_t next_fresh; /* slabs from here on were never used */
     struct egm_numbers {
         uint32_t *v;
         size_t n, room;
-    } unused, pool;            /* numbers without memory; numbers with memory, oldest first */
-    size_t pool_low;           /* smallest pool since trimmed_ns: nobody needed those */
+    } unused, pool;  /* numbers without memory; numbers with memory, oldest first */
+    size_t pool_low; /* smallest pool since trimmed_ns: nobody needed those */
     uint64_t trimmed_ns;
-    uint64_t idle_since_ns;    /* no agents, only snapshots; 0: in use */
+    uint64_t idle_since_ns; /* no agents, only snapshots; 0: in use */
     uint32_t n_snapshots;
-    bool keep_memory;          /* ended by the server's own end */
+    bool keep_memory; /* ended by the server's own end */
     TAILQ_HEAD(, egm_agent) agents;
     TAILQ_HEAD(, egm_snapshot) snapshots;
 };
@@ -117,7 +117,8 @@ struct egm_store {
 
 /* egm_store_init - an empty store; capacity and quota in bytes, rounded down to slabs (quota 0: none).
  * Returns: 0 or -errno. */
-int egm_store_init(struct egm_store *store, uint64_t capacity_bytes, uint64_t quota_bytes) __attribute__((warn_unused_result));
+int egm_store_init(struct egm_store *store, uint64_t capacity_bytes, uint64_t quota_bytes)
+    __attribute__((warn_unused_result));
 void egm_store_done(struct egm_store *store);
 
 /* egm_store_trim - give memory that nobody reused back to the kernel, a bounded amount, and end sessions whose grace is over.
@@ -142,7 +143,8 @@ enum eg_status egm_agent_reserve(struct egm_agent *agent, uint64_t slabs) __attr
 /* egm_agent_lease - ret_slabs has room for min(count, EGM_LEASE_MAX); *ret_count is at least 1 on success. */
 enum eg_status egm_agent_lease(struct egm_agent *agent, uint32_t count, uint32_t *ret_slabs, uint32_t *ret_count)
     __attribute__((warn_unused_result));
-enum eg_status egm_agent_return(struct egm_agent *agent, const uint32_t *slabs, size_t count) __attribute__((warn_unused_result));
+enum eg_status egm_agent_return(struct egm_agent *agent, const uint32_t *slabs, size_t count)
+    __attribute__((warn_unused_result));
 enum eg_status egm_agent_snapshot(struct egm_agent *agent, uint64_t *ret_snapshot) __attribute__((warn_unused_result));
 enum eg_status egm_agent_drop_snapshot(struct egm_agent *agent, uint64_t snapshot) __attribute__((warn_unused_result));
 /* egm_agent_break - ret_slabs[i] is to be used instead of slabs[i]: itself if nobody else holds it, else a copy. */

@@ -17,7 +17,9 @@
 /* The values of enum eg_addr_kind (client/pager/eg_pool.h): proto is a leaf and cannot include it. A unit test compares. */
 enum { KIND_UNIX = 1, KIND_TCP = 2 };
 
-__attribute__((format(printf, 4, 5))) static int refuse(int error, char *ret_why, size_t why_bytes, const char *format, ...) {
+__attribute__((format(printf, 4, 5))) static int refuse(int error, char *ret_why, size_t why_bytes, const char *format,
+                                                        ...)
+{
     va_list ap;
     va_start(ap, format);
     if (why_bytes) vsnprintf(ret_why, why_bytes, format, ap);
@@ -25,7 +27,8 @@ __attribute__((format(printf, 4, 5))) static int refuse(int error, char *ret_why
     return error;
 }
 
-static int parse_unix(const char *text, const char *path, struct eg_addr *addr, char *why, size_t why_bytes) {
+static int parse_unix(const char *text, const char *path, struct eg_addr *addr, char *why, size_t why_bytes)
+{
     struct sockaddr_un *un = (struct sockaddr_un *)&addr->sa;
     char cwd[sizeof un->sun_path] = "";
 
@@ -33,18 +36,22 @@ static int parse_unix(const char *text, const char *path, struct eg_addr *addr, 
     /* Whoever connects may have changed directory since. */
     if (*path != '/' && !getcwd(cwd, sizeof cwd)) cwd[0] = 0;
     if (*path != '/' && !cwd[0])
-        return refuse(-ENAMETOOLONG, why, why_bytes, "%s: the path is too long for a socket, use a shorter absolute one", text);
-    int n = snprintf(un->sun_path, sizeof un->sun_path, "%s%s%s", strcmp(cwd, "/") ? cwd : "", *path == '/' ? "" : "/", path);
+        return refuse(-ENAMETOOLONG, why, why_bytes,
+                      "%s: the path is too long for a socket, use a shorter absolute one", text);
+    int n = snprintf(un->sun_path, sizeof un->sun_path, "%s%s%s", strcmp(cwd, "/") ? cwd : "", *path == '/' ? "" : "/",
+                     path);
     if (n < 0 || (size_t)n >= sizeof un->sun_path)
-        return refuse(-ENAMETOOLONG, why, why_bytes, "%.60s...: the path is too long for a socket (at most %zu characters)",
-                      text, sizeof un->sun_path - 1);
+        return refuse(-ENAMETOOLONG, why, why_bytes,
+                      "%.60s...: the path is too long for a socket (at most %zu characters)", text,
+                      sizeof un->sun_path - 1);
     un->sun_family = AF_UNIX;
     addr->kind = KIND_UNIX;
     addr->len_bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)n + 1);
     return 0;
 }
 
-static int parse_port(const char *text, bool for_listening, uint16_t *ret_port) {
+static int parse_port(const char *text, bool for_listening, uint16_t *ret_port)
+{
     char *end;
     if (!isdigit((unsigned char)*text)) return -EINVAL;
     errno = 0;
@@ -55,7 +62,8 @@ static int parse_port(const char *text, bool for_listening, uint16_t *ret_port) 
 }
 
 /* Any interface, both families where the machine has both. */
-static void fill_any(struct eg_addr *addr, uint16_t port) {
+static void fill_any(struct eg_addr *addr, uint16_t port)
+{
     int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (probe >= 0) {
         struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&addr->sa;
@@ -71,13 +79,17 @@ static void fill_any(struct eg_addr *addr, uint16_t port) {
     }
 }
 
-static bool is_loopback(const struct addrinfo *ai) {
+static bool is_loopback(const struct addrinfo *ai)
+{
     if (ai->ai_family == AF_INET)
         return (ntohl(((const struct sockaddr_in *)(const void *)ai->ai_addr)->sin_addr.s_addr) >> 24) == 127;
-    return ai->ai_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)ai->ai_addr)->sin6_addr);
+    return ai->ai_family == AF_INET6 &&
+           IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)ai->ai_addr)->sin6_addr);
 }
 
-static int parse_tcp(const char *text, const char *rest, bool for_listening, struct eg_addr *addr, char *why, size_t why_bytes) {
+static int parse_tcp(const char *text, const char *rest, bool for_listening, struct eg_addr *addr, char *why,
+                     size_t why_bytes)
+{
     static const char usage[] = "write tcp:HOST:PORT, an IPv6 address as tcp:[ADDRESS]:PORT";
     char host[128];
     uint16_t port;
@@ -104,8 +116,10 @@ static int parse_tcp(const char *text, const char *rest, bool for_listening, str
     if (strpbrk(name, "[]") || (!bracketed && strchr(name, ':')))
         return refuse(-EINVAL, why, why_bytes, "%s: not an address, %s", text, usage);
 
-    struct addrinfo hints = { .ai_family = bracketed ? AF_INET6 : AF_UNSPEC, .ai_socktype = SOCK_STREAM,
-                              .ai_flags = bracketed ? AI_NUMERICHOST : 0 }, *found = NULL;
+    struct addrinfo hints = { .ai_family = bracketed ? AF_INET6 : AF_UNSPEC,
+                              .ai_socktype = SOCK_STREAM,
+                              .ai_flags = bracketed ? AI_NUMERICHOST : 0 },
+                    *found = NULL;
     int error = getaddrinfo(name, NULL, &hints, &found);
     if (error || !found)
         return refuse(-ENOENT, why, why_bytes, "%s: cannot find host %s (%s): check the name", text, name,
@@ -125,14 +139,15 @@ static int parse_tcp(const char *text, const char *rest, bool for_listening, str
     return 0;
 }
 
-int eg_addr_parse(const char *text, int for_listening, struct eg_addr *ret_addr, char *ret_why, size_t why_bytes) {
+int eg_addr_parse(const char *text, int for_listening, struct eg_addr *ret_addr, char *ret_why, size_t why_bytes)
+{
     struct eg_addr addr;
     int r;
 
     memset(&addr, 0, sizeof addr);
     if (strlen(text) >= sizeof addr.text)
-        return refuse(-ENAMETOOLONG, ret_why, why_bytes, "%.60s...: the address is too long (at most %zu characters)", text,
-                      sizeof addr.text - 1);
+        return refuse(-ENAMETOOLONG, ret_why, why_bytes, "%.60s...: the address is too long (at most %zu characters)",
+                      text, sizeof addr.text - 1);
     for (const char *p = text; *p; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7f)
             return refuse(-EINVAL, ret_why, why_bytes, "the address holds a control character");
@@ -147,12 +162,14 @@ int eg_addr_parse(const char *text, int for_listening, struct eg_addr *ret_addr,
     return 0;
 }
 
-char *eg_addr_format(uint32_t kind, const struct sockaddr *sa, socklen_t len_bytes, char *ret_text, size_t text_bytes) {
+char *eg_addr_format(uint32_t kind, const struct sockaddr *sa, socklen_t len_bytes, char *ret_text, size_t text_bytes)
+{
     char host[INET6_ADDRSTRLEN] = "?";
 
     if (kind == KIND_UNIX || sa->sa_family == AF_UNIX) {
         const struct sockaddr_un *un = (const struct sockaddr_un *)(const void *)sa;
-        size_t n = len_bytes > offsetof(struct sockaddr_un, sun_path) ? len_bytes - offsetof(struct sockaddr_un, sun_path) : 0;
+        size_t n =
+            len_bytes > offsetof(struct sockaddr_un, sun_path) ? len_bytes - offsetof(struct sockaddr_un, sun_path) : 0;
         snprintf(ret_text, text_bytes, "unix:%.*s", (int)strnlen(un->sun_path, n), un->sun_path);
     } else if (sa->sa_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
@@ -170,7 +187,8 @@ char *eg_addr_format(uint32_t kind, const struct sockaddr *sa, socklen_t len_byt
 
 static const char size_units[] = "KMGTPE";
 
-int eg_size_parse(const char *text, uint64_t *ret_bytes) {
+int eg_size_parse(const char *text, uint64_t *ret_bytes)
+{
     const char *p = text;
     __uint128_t whole = 0, fraction = 0, scale = 1, bytes;
     int shift = 0;
@@ -207,7 +225,8 @@ int eg_size_parse(const char *text, uint64_t *ret_bytes) {
     return 0;
 }
 
-char *eg_size_format(uint64_t bytes, char *ret_text, size_t text_bytes) {
+char *eg_size_format(uint64_t bytes, char *ret_text, size_t text_bytes)
+{
     int unit = 0;
     double value = (double)bytes;
 

@@ -18,13 +18,15 @@ struct call {
     size_t why_bytes;
 };
 
-static int64_t now_ms(void) {
+static int64_t now_ms(void)
+{
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-__attribute__((format(printf, 3, 4))) static int fail(const struct call *call, int error, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static int fail(const struct call *call, int error, const char *format, ...)
+{
     va_list ap;
     if (!call->why_bytes) return error;
     int n = snprintf(call->why, call->why_bytes, "%s: ", call->addr->text);
@@ -35,23 +37,29 @@ __attribute__((format(printf, 3, 4))) static int fail(const struct call *call, i
     return error;
 }
 
-static int fail_timeout(const struct call *call) {
-    return fail(call, -ETIMEDOUT, "no answer in %d ms: check the address, the network and a firewall in between", call->timeout_ms);
+static int fail_timeout(const struct call *call)
+{
+    return fail(call, -ETIMEDOUT, "no answer in %d ms: check the address, the network and a firewall in between",
+                call->timeout_ms);
 }
 
-static int fail_hangup(const struct call *call) {
+static int fail_hangup(const struct call *call)
+{
     return fail(call, -ECONNRESET, "the server hung up: check that this is an endgame-memserver, and its messages");
 }
 
-static int fail_errno(const struct call *call, int error) {
+static int fail_errno(const struct call *call, int error)
+{
     switch (error) {
     case ECONNREFUSED:
     case ENOENT:
-        return fail(call, -error, "no memory server listens there: start endgame-memserver --listen %s, or check the address",
+        return fail(call, -error,
+                    "no memory server listens there: start endgame-memserver --listen %s, or check the address",
                     call->addr->text);
     case EACCES:
     case EPERM:
-        return fail(call, -EACCES, "the socket belongs to another user: run as that user or start a server of your own");
+        return fail(call, -EACCES,
+                    "the socket belongs to another user: run as that user or start a server of your own");
     case ETIMEDOUT:
         return fail_timeout(call);
     case EPIPE:
@@ -63,7 +71,8 @@ static int fail_errno(const struct call *call, int error) {
 }
 
 /* Returns: 0 when fd is ready; -ETIMEDOUT. */
-static int wait_for(const struct call *call, int fd, short events) {
+static int wait_for(const struct call *call, int fd, short events)
+{
     for (;;) {
         int64_t left = call->deadline_ms - now_ms();
         struct pollfd p = { .fd = fd, .events = events };
@@ -74,7 +83,8 @@ static int wait_for(const struct call *call, int fd, short events) {
     }
 }
 
-static int open_connection(const struct call *call, int *ret_fd) {
+static int open_connection(const struct call *call, int *ret_fd)
+{
     const struct sockaddr *sa = (const struct sockaddr *)&call->addr->sa;
     int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return -errno;
@@ -106,7 +116,8 @@ static int open_connection(const struct call *call, int *ret_fd) {
     return 0;
 }
 
-static int send_all(const struct call *call, int fd, const uint8_t *bytes, size_t n) {
+static int send_all(const struct call *call, int fd, const uint8_t *bytes, size_t n)
+{
     while (n) {
         ssize_t got = send(fd, bytes, n, MSG_NOSIGNAL);
         if (got >= 0) {
@@ -122,7 +133,8 @@ static int send_all(const struct call *call, int fd, const uint8_t *bytes, size_
     return 0;
 }
 
-static int recv_all(const struct call *call, int fd, uint8_t *bytes, size_t n) {
+static int recv_all(const struct call *call, int fd, uint8_t *bytes, size_t n)
+{
     while (n) {
         ssize_t got = recv(fd, bytes, n, 0);
         if (got > 0) {
@@ -141,17 +153,20 @@ static int recv_all(const struct call *call, int fd, uint8_t *bytes, size_t n) {
 }
 
 /* The reply's message goes to a terminal: nothing but printable text. */
-static const char *printable(char *text) {
+static const char *printable(char *text)
+{
     for (char *p = text; *p; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
     return text;
 }
 
-static int refused(const struct call *call, Endgame__Reply *reply) {
+static int refused(const struct call *call, Endgame__Reply *reply)
+{
     const char *said = printable(reply->message);
     switch (reply->status) {
     case EG_STATUS_VERSION:
-        return fail(call, -EPROTONOSUPPORT, "the server speaks another protocol version (%s): install the same endgame on both sides", said);
+        return fail(call, -EPROTONOSUPPORT,
+                    "the server speaks another protocol version (%s): install the same endgame on both sides", said);
     case EG_STATUS_DRAINING:
         return fail(call, -ESHUTDOWN, "the server is draining and takes no new programs: use another one");
     case EG_STATUS_NOSPACE:
@@ -163,7 +178,8 @@ static int refused(const struct call *call, Endgame__Reply *reply) {
     }
 }
 
-static int converse(const struct call *call, int fd, const Endgame__Request *req, Endgame__Reply **ret_reply) {
+static int converse(const struct call *call, int fd, const Endgame__Request *req, Endgame__Reply **ret_reply)
+{
     static const uint64_t cookie = 0x656e6467616d6531;
     Endgame__Request versioned = *req;
     struct eg_frame head = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .cookie = cookie };
@@ -184,7 +200,8 @@ static int converse(const struct call *call, int fd, const Endgame__Request *req
         r = r == -ETIMEDOUT ? fail_timeout(call) : fail_errno(call, -r);
         goto out;
     }
-    if (head.magic != EG_WIRE_MAGIC || head.type != EG_FRAME_CONTROL || head.len_bytes > EG_CONTROL_MAX_BYTES || head.cookie != cookie) {
+    if (head.magic != EG_WIRE_MAGIC || head.type != EG_FRAME_CONTROL || head.len_bytes > EG_CONTROL_MAX_BYTES ||
+        head.cookie != cookie) {
         r = fail(call, -EPROTO, "what answers there is not an endgame-memserver: check the address");
         goto out;
     }
@@ -210,8 +227,13 @@ out:
 }
 
 int eg_control_call(const struct eg_addr *addr, const Endgame__Request *req, int timeout_ms, Endgame__Reply **ret_reply,
-                    char *ret_why, size_t why_bytes) {
-    struct call call = { .addr = addr, .deadline_ms = now_ms() + timeout_ms, .timeout_ms = timeout_ms, .why = ret_why, .why_bytes = why_bytes };
+                    char *ret_why, size_t why_bytes)
+{
+    struct call call = { .addr = addr,
+                         .deadline_ms = now_ms() + timeout_ms,
+                         .timeout_ms = timeout_ms,
+                         .why = ret_why,
+                         .why_bytes = why_bytes };
     int fd = -1, r = open_connection(&call, &fd);
 
     if (r == -ETIMEDOUT) return fail_timeout(&call);

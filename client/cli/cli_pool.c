@@ -8,25 +8,62 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#define DIR_PREFIX "endgame-"
+
+/* Removes what runs left whose keeper was killed with them: a pool that neither run nor keeper holds (flock), nor any process
+ * of the program. */
+static void sweep(const char *parent)
+{
+    DIR *dir = opendir(parent);
+    if (!dir)
+        return;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        struct cli_pool pool = {.fd = -1};
+        struct stat st;
+        uint64_t magic = 0;
+        if (strncmp(entry->d_name, DIR_PREFIX, sizeof DIR_PREFIX - 1) != 0 ||
+            (size_t)snprintf(pool.dir, sizeof pool.dir, "%s/%s", parent, entry->d_name) >= sizeof pool.dir)
+            continue;
+        snprintf(pool.path, sizeof pool.path, "%s/pool", pool.dir);
+        pool.fd = open(pool.path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (pool.fd < 0)
+            continue;
+        /* The magic is written after the lock is taken: a run that is just starting is safe. */
+        if (fstat(pool.fd, &st) == 0 && st.st_uid == geteuid() && st.st_size == EG_POOL_FILE_BYTES &&
+            pread(pool.fd, &magic, sizeof magic, 0) == sizeof magic && magic == EG_POOL_MAGIC &&
+            flock(pool.fd, LOCK_EX | LOCK_NB) == 0 && !cli_pool_in_use(&pool))
+            cli_pool_remove(&pool);
+        cli_pool_close(&pool);
+    }
+    closedir(dir);
+}
+
 /* Makes directory and file below `parent`. Returns 0 or -errno, and nothing is left then. */
 static int create_below(const char *parent, struct cli_pool *pool)
 {
-    int len = snprintf(pool->dir, sizeof pool->dir, "%s/endgame-XXXXXX", parent);
+    int len = snprintf(pool->dir, sizeof pool->dir, "%s/" DIR_PREFIX "XXXXXX", parent);
     /* The socket's name must fit an address; LD_PRELOAD knows no quoting, should the library be linked from here. */
     if (len < 0 || (size_t)len + sizeof "/" CLI_POOL_SOCKET > sizeof(((struct sockaddr_un *)0)->sun_path) ||
         (size_t)len >= sizeof pool->dir || parent[0] != '/' || strpbrk(parent, " :\n"))
         return -EINVAL;
+    sweep(parent);
     if (!mkdtemp(pool->dir))
         return -errno;
     snprintf(pool->path, sizeof pool->path, "%s/pool", pool->dir);
     snprintf(pool->socket, sizeof pool->socket, "%s/" CLI_POOL_SOCKET, pool->dir);
     pool->fd = open(pool->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    /* Held by this process and the keeper, which inherits it, until both have ended. */
+    if (pool->fd >= 0 && flock(pool->fd, LOCK_SH) != 0) {
+        close(pool->fd);
+        pool->fd = -1;
+    }
     int error = pool->fd < 0 ? errno : posix_fallocate(pool->fd, 0, EG_POOL_FILE_BYTES);
     if (error == 0) {
         void *map = mmap(NULL, EG_POOL_FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, pool->fd, 0);

@@ -524,17 +524,29 @@ static int block_wholly_inside(uint64_t index, uint64_t start, uint64_t end)
            !eg_ranges_overlap(&eg_rt.ranges, end < b1 ? end : b1, b1);
 }
 
-/* A place for `bytes` at the same offset within a block as `like`, so that whole blocks can move. */
+/* A place for `bytes` at the same offset within a block as `like`, in blocks of which nothing else is used, so that whole
+ * blocks can move. */
 static long congruent_place(uint64_t like, uint64_t bytes)
 {
-    long hole = eg_sys6(SYS_mmap, 0, bytes + EG_BLOCK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t offset = like & (EG_BLOCK_BYTES - 1), size = bytes + 3 * EG_BLOCK_BYTES;
+    long hole = eg_sys6(SYS_mmap, 0, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (eg_sys_failed(hole))
         return hole;
-    uint64_t at = (uint64_t)hole + ((like - (uint64_t)hole) & (EG_BLOCK_BYTES - 1));
+    uint64_t at = (((uint64_t)hole + EG_BLOCK_BYTES - 1) & ~(EG_BLOCK_BYTES - 1)) + offset;
     if (at > (uint64_t)hole)
         eg_sys2(SYS_munmap, hole, at - (uint64_t)hole);
-    eg_sys2(SYS_munmap, at + bytes, (uint64_t)hole + bytes + EG_BLOCK_BYTES - (at + bytes));
+    eg_sys2(SYS_munmap, at + bytes, (uint64_t)hole + size - (at + bytes));
     return (long)at;
+}
+
+/* Can the block go as a whole, or do its pages move one by one? The answer is the same before and after the kernel's move. */
+static int moves_whole(uint64_t index, uint64_t old, uint64_t kept, uint64_t delta)
+{
+    uint64_t first = old >> EG_BLOCK_SHIFT, last = (old + kept - 1) >> EG_BLOCK_SHIFT;
+    uint64_t to = ((index << EG_BLOCK_SHIFT) + delta) >> EG_BLOCK_SHIFT, to_first = (old + delta) >> EG_BLOCK_SHIFT;
+    uint64_t to_last = (old + delta + kept - 1) >> EG_BLOCK_SHIFT;
+    return delta % EG_BLOCK_BYTES == 0 && (to_last < first || last < to_first) &&
+           block_wholly_inside(index, old, old + kept) && block_wholly_inside(to, old + delta, old + delta + kept);
 }
 
 /* Arms the blocks of [old, end) whose pages have to move one by one, and gives the target blocks what that needs. */
@@ -545,7 +557,7 @@ static int move_prepare(uint64_t old, uint64_t end, uint64_t delta)
         if (hi > end)
             hi = end;
         struct eg_block *b;
-        if (delta % EG_BLOCK_BYTES || !block_wholly_inside(index, old, end)) {
+        if (!moves_whole(index, old, end - old, delta)) {
             if (eg_evict_arm(index) || !(b = eg_block_find(index)))
                 return -ENOMEM;
             for (uint64_t q = p + delta; q < hi + delta; q = ((q >> EG_BLOCK_SHIFT) + 1) << EG_BLOCK_SHIFT) {
@@ -627,8 +639,8 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
             uint64_t index = p >> EG_BLOCK_SHIFT, hi = (index + 1) << EG_BLOCK_SHIFT;
             if (hi > old + kept)
                 hi = old + kept;
-            if (delta % EG_BLOCK_BYTES == 0 && block_wholly_inside(index, old, old + kept))
-                move_block(index, index + delta / EG_BLOCK_BYTES);
+            if (moves_whole(index, old, kept, delta))
+                move_block(index, ((index << EG_BLOCK_SHIFT) + delta) >> EG_BLOCK_SHIFT);
             else
                 move_pages(p, hi, delta);
             p = hi;

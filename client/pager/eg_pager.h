@@ -242,7 +242,7 @@ int eg_uffd_register(uint64_t start, uint64_t end);
 int eg_uffd_unregister(uint64_t start, uint64_t end);
 void eg_uffd_wake(uint64_t start, uint64_t end);
 int eg_uffd_protect(uint64_t start, uint64_t end, int on);
-/* eg_uffd_copy - install pages; those that are there already stay as they are. Returns: 0, -ENOENT (unmapped), -errno. */
+/* eg_uffd_copy - install pages where none are. Returns: 0, -EEXIST (one is there already), -ENOENT (unmapped), -errno. */
 int eg_uffd_copy(uint64_t dst, const void *src, uint64_t bytes, int write_protect);
 /* eg_uffd_zero_check - map zeros where nothing is. Returns: 1 it was empty, 0 something is there, -errno. */
 int eg_uffd_zero_check(uint64_t addr);

@@ -253,8 +253,8 @@ static enum taken take_one(uint64_t addr, uint32_t slot)
             eg_rt.slot_moved[slot] = 1;
             return TAKEN;
         }
-        if (rc == -ENOENT)
-            return TAKEN_NOTHING;
+        if (rc == -ENOENT && !(pagemap_one(addr) & (PM_PRESENT | PM_SWAPPED)))
+            return TAKEN_NOTHING; /* given back in a way that the gate does not see: zeros by the kernel's own rules */
         if (rc != -EBUSY)
             break;
         /* Exclusive and still busy: a device may be writing into it (O_DIRECT), a copy would lose that. */

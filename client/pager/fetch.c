@@ -114,11 +114,10 @@ void eg_fetch_done(struct eg_fetch *f)
             eg_die("a page came back damaged from memory server ", eg_rt.server[b->server].config->text, 0);
     }
     uint64_t addr = eg_block_addr(b) + (uint64_t)f->first * EG_PAGE_BYTES;
-    int rc = eg_uffd_copy(addr, f->io.buf, (uint64_t)f->n * EG_PAGE_BYTES, !f->write);
-    if (rc && rc != -ENOENT)
-        eg_die("cannot put a page back into the program's memory", NULL, rc);
+    if (eg_uffd_copy(addr, f->io.buf, (uint64_t)f->n * EG_PAGE_BYTES, !f->write))
+        eg_die("internal error: cannot put a page back into the program's memory", NULL, 0);
     for (uint32_t i = 0; i < f->n; i++) {
-        eg_page_set(b, f->first + i, rc ? EG_P_FRESH : f->write ? EG_P_DIRTY : EG_P_CLEAN);
+        eg_page_set(b, f->first + i, f->write ? EG_P_DIRTY : EG_P_CLEAN);
         b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
         eg_queue_push(b, f->first + i);
     }

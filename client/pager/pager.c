@@ -203,6 +203,10 @@ static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
     for (uint32_t k = 0; k < n; k++) {
         int rc = k == 0 && write ? eg_uffd_copy(addr, eg_rt.zero, EG_PAGE_BYTES, 0)
                                  : eg_uffd_zero_check(addr + (uint64_t)k * EG_PAGE_BYTES);
+        if (rc == -EEXIST) {
+            eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+            rc = 0;
+        }
         if (rc < 0 && rc != -ENOENT && k == 0)
             eg_die("cannot give the program a fresh page", NULL, rc);
         if (rc < 0)

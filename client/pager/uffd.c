@@ -89,25 +89,22 @@ int eg_uffd_protect(uint64_t start, uint64_t end, int on)
 
 int eg_uffd_copy(uint64_t dst, const void *src, uint64_t bytes, int write_protect)
 {
-    uint64_t at = 0;
+    uint64_t at = 0, piece = bytes;
     int tries = 0;
     while (at < bytes) {
         struct uffdio_copy c = {
             .dst = dst + at,
             .src = (uint64_t)src + at,
-            .len = bytes - at,
+            .len = bytes - at < piece ? bytes - at : piece,
             .mode = write_protect ? UFFDIO_COPY_MODE_WP : 0,
         };
         long rc = uffd_ioctl(UFFDIO_COPY, &c);
-        if (rc == 0)
-            break;
-        if (c.copy > 0) {
+        if (rc == 0 || c.copy > 0) {
             at += (uint64_t)c.copy;
             continue;
         }
-        if (rc == -EEXIST) {
-            eg_uffd_wake(dst + at, dst + at + EG_PAGE_BYTES);
-            at += EG_PAGE_BYTES;
+        if (rc == -ENOENT && piece > EG_PAGE_BYTES) {
+            piece = EG_PAGE_BYTES; /* the kernel wants one mapping at a time, and here two meet */
         } else if (rc == -ENOMEM && ++tries < 1000) {
             eg_sys0(SYS_sched_yield);
         } else if (rc != -EAGAIN) {

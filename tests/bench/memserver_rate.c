@@ -15,7 +15,7 @@
 #include "proto/eg_wire.h"
 
 #define SLABS 32u
-#define SECONDS 2
+#define SECONDS 1
 
 static uint64_t now_ns(void)
 {
@@ -96,7 +96,12 @@ static void run(int fd, const char *name, uint8_t type, uint32_t len, unsigned i
     do {
         size_t n = 0;
         while (sent - got < in_flight && n < batch * (sizeof(struct eg_frame) + out_payload)) {
-            struct eg_frame frame = { .magic = EG_WIRE_MAGIC, .type = type, .len_bytes = out_payload, .arg = len, .offset = random_page(), .cookie = sent++ };
+            struct eg_frame frame = { .magic = EG_WIRE_MAGIC,
+                                      .type = type,
+                                      .len_bytes = out_payload,
+                                      .arg = len,
+                                      .offset = random_page(),
+                                      .cookie = sent++ };
             if (len > EG_PAGE_BYTES) frame.offset &= ~(uint64_t)(EG_SLAB_BYTES - 1);
             memcpy(buffer + n, &frame, sizeof frame);
             n += sizeof frame + out_payload;
@@ -114,8 +119,8 @@ static void run(int fd, const char *name, uint8_t type, uint32_t len, unsigned i
     }
     end = now_ns();
     double s = (double)(end - start) / 1e9;
-    printf("%-8s %7u bytes %4u in flight  %9.0f /s  %7.2f us each  %8.0f MB/s\n", name, len, in_flight, (double)got / s, 1e6 * s / (double)got,
-           (double)got * len / s / 1e6);
+    printf("%-8s %7u bytes %4u in flight  %9.0f /s  %7.2f us each  %8.0f MB/s\n", name, len, in_flight, (double)got / s,
+           1e6 * s / (double)got, (double)got * len / s / 1e6);
 }
 
 static int by_value(const void *a, const void *b)
@@ -129,7 +134,9 @@ static void latency(int fd, const char *name, unsigned pause_us, unsigned n)
     static uint64_t ns[20000];
     uint8_t reply[sizeof(struct eg_frame) + EG_PAGE_BYTES];
     for (unsigned i = 0; i < n; i++) {
-        struct eg_frame frame = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = EG_PAGE_BYTES, .offset = random_page() };
+        struct eg_frame frame = {
+            .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = EG_PAGE_BYTES, .offset = random_page()
+        };
         if (pause_us) usleep(pause_us);
         uint64_t start = now_ns();
         send_all(fd, &frame, sizeof frame);
@@ -137,8 +144,8 @@ static void latency(int fd, const char *name, unsigned pause_us, unsigned n)
         ns[i] = now_ns() - start;
     }
     qsort(ns, n, sizeof *ns, by_value);
-    printf("latency of a 4 KiB read, %-22s p50 %6.1f us  p90 %6.1f us  p99 %6.1f us\n", name, (double)ns[n / 2] / 1e3, (double)ns[n * 9 / 10] / 1e3,
-           (double)ns[n * 99 / 100] / 1e3);
+    printf("latency of a 4 KiB read, %-22s p50 %6.1f us  p90 %6.1f us  p99 %6.1f us\n", name, (double)ns[n / 2] / 1e3,
+           (double)ns[n * 9 / 10] / 1e3, (double)ns[n * 99 / 100] / 1e3);
 }
 
 int main(int argc, char **argv)

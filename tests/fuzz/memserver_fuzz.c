@@ -63,7 +63,9 @@ void fuzz_read_replies(int fd, struct fuzz_reader *reader)
             if (reader->head_bytes < sizeof reader->head) continue;
             struct eg_frame frame;
             memcpy(&frame, reader->head, sizeof frame);
-            if (frame.magic != EG_WIRE_MAGIC || frame.flags || frame.status > EG_STATUS_INTERNAL || frame.len_bytes > EG_DATA_MAX_BYTES) abort();
+            if (frame.magic != EG_WIRE_MAGIC || frame.flags || frame.status > EG_STATUS_INTERNAL ||
+                frame.len_bytes > EG_DATA_MAX_BYTES)
+                abort();
             reader->head_bytes = 0;
             reader->payload_left = frame.len_bytes;
         }

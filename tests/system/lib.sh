@@ -31,9 +31,10 @@ skip() { note "SKIP: $*"; exit 77; }
 fail() {
     note "FAIL ($TRANSPORT): $*"
     if [ -n "$WORK" ]; then
-        for file in "$WORK"/far.err "$WORK"/memserver.err "$WORK"/stats.json; do
+        for file in "$WORK"/far.err "$WORK"/memserver.err; do
             [ -s "$file" ] && { echo "--- $(basename "$file")"; tail -c 2000 "$file"; echo; }
         done
+        [ -s "$WORK/stats.json" ] && { echo "--- stats"; stats_line; }
         [ -n "$CG" ] && { echo "--- cgroup"; cgroup_report; }
     fi
     exit 1
@@ -295,7 +296,7 @@ stats_line() {
     [ -s "$WORK/stats.json" ] && $PYTHON -c 'import json, sys
 d = json.load(open(sys.argv[1]))
 print(" ".join("%s=%s" % (k, d.get(k)) for k in ("faults", "pages_fetched", "pages_prefetched", "prefetch_hits",
-      "pages_evicted", "pages_dropped_clean", "resident_bytes_peak", "fault_ns_p50", "fault_ns_p99", "forks")))' "$WORK/stats.json"
+      "pages_evicted", "pages_dropped_clean", "pages_kept_local", "captured_bytes_peak", "resident_bytes_peak", "fault_ns_p50", "fault_ns_p99", "forks")))' "$WORK/stats.json"
 }
 same() { # FILE FILE
     cmp -s "$1" "$2" || {

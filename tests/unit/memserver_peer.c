@@ -90,7 +90,8 @@ int peer_connect(const struct eg_addr *addr)
 {
     int fd = socket(addr->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     ck_assert_int_ge(fd, 0);
-    ck_assert_msg(!connect(fd, (const struct sockaddr *)&addr->sa, addr->len_bytes), "%s: %s", addr->text, strerror(errno));
+    ck_assert_msg(!connect(fd, (const struct sockaddr *)&addr->sa, addr->len_bytes), "%s: %s", addr->text,
+                  strerror(errno));
     return fd;
 }
 
@@ -113,7 +114,9 @@ static bool receive(int fd, void *bytes, size_t n, int *ret_fd)
     while (n) {
         char control[CMSG_SPACE(sizeof(int))];
         struct iovec iov = { at, n };
-        struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+        struct msghdr msg = {
+            .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+        };
         struct pollfd p = { .fd = fd, .events = POLLIN };
         ck_assert_msg(poll(&p, 1, START_MS) == 1, "the server does not answer");
         ssize_t got = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
@@ -170,15 +173,18 @@ static Endgame__Reply *ask(int fd, uint64_t cookie, const Endgame__Request *requ
     return reply;
 }
 
-Endgame__Reply *peer_ask(int fd, uint64_t cookie, const Endgame__Request *request) { return ask(fd, cookie, request, NULL); }
+Endgame__Reply *peer_ask(int fd, uint64_t cookie, const Endgame__Request *request)
+{
+    return ask(fd, cookie, request, NULL);
+}
 
 static void forget(Endgame__Reply *reply) { endgame__reply__free_unpacked(reply, NULL); }
 
-#define REQUEST(name, upper, Type, TYPE)                                                                                         \
-    Endgame__Request request = ENDGAME__REQUEST__INIT;                                                                           \
-    Endgame__##Type body = ENDGAME__##TYPE##__INIT;                                                                              \
-    request.version = EG_WIRE_VERSION;                                                                                           \
-    request.body_case = ENDGAME__REQUEST__BODY_##upper;                                                                          \
+#define REQUEST(name, upper, Type, TYPE)                                                                               \
+    Endgame__Request request = ENDGAME__REQUEST__INIT;                                                                 \
+    Endgame__##Type body = ENDGAME__##TYPE##__INIT;                                                                    \
+    request.version = EG_WIRE_VERSION;                                                                                 \
+    request.body_case = ENDGAME__REQUEST__BODY_##upper;                                                                \
     request.name = &body
 
 static uint32_t try_open(struct peer *peer, const struct eg_addr *addr, uint8_t token, uint64_t snapshot)
@@ -340,13 +346,19 @@ void peer_attach(struct peer *peer, const struct eg_addr *addr)
 
 void peer_send_read(struct peer *peer, uint64_t offset, uint32_t len_bytes)
 {
-    struct eg_frame frame = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = len_bytes, .offset = offset, .cookie = offset ^ len_bytes };
+    struct eg_frame frame = {
+        .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = len_bytes, .offset = offset, .cookie = offset ^ len_bytes
+    };
     peer_send_all(peer->data, &frame, sizeof frame);
 }
 
 void peer_send_write(struct peer *peer, uint64_t offset, const void *bytes, uint32_t len_bytes)
 {
-    struct eg_frame frame = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_WRITE, .len_bytes = len_bytes, .arg = len_bytes, .offset = offset,
+    struct eg_frame frame = { .magic = EG_WIRE_MAGIC,
+                              .type = EG_FRAME_WRITE,
+                              .len_bytes = len_bytes,
+                              .arg = len_bytes,
+                              .offset = offset,
                               .cookie = offset ^ len_bytes };
     peer_send_all(peer->data, &frame, sizeof frame);
     peer_send_all(peer->data, bytes, len_bytes);

@@ -142,7 +142,11 @@ START_TEST(requests_sent_behind_attach_are_served)
     struct eg_frame attach = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL };
     attach.len_bytes = (uint32_t)endgame__request__pack(&request, frames + sizeof attach);
     memcpy(frames, &attach, sizeof attach);
-    struct eg_frame read = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = 64, .offset = slabs[0] * SLAB, .cookie = (slabs[0] * SLAB) ^ 64 };
+    struct eg_frame read = { .magic = EG_WIRE_MAGIC,
+                             .type = EG_FRAME_READ,
+                             .arg = 64,
+                             .offset = slabs[0] * SLAB,
+                             .cookie = (slabs[0] * SLAB) ^ 64 };
     memcpy(frames + sizeof attach + attach.len_bytes, &read, sizeof read);
     a.data = peer_connect(&d.tcp_addr);
     peer_send_all(a.data, frames, sizeof attach + attach.len_bytes + sizeof read - 3);
@@ -375,7 +379,8 @@ START_TEST(slow_reader_gets_what_it_asked_for)
     ck_assert_uint_eq(peer_lease(&a, 4, slabs, NULL), 4);
     for (uint32_t i = 0; i < 4; i++) {
         pattern_fill(large, sizeof large, i);
-        for (uint32_t k = 0; k < 8; k++) ck_assert_uint_eq(peer_write(&a, slabs[i] * SLAB + k * sizeof large, large, sizeof large), 0);
+        for (uint32_t k = 0; k < 8; k++)
+            ck_assert_uint_eq(peer_write(&a, slabs[i] * SLAB + k * sizeof large, large, sizeof large), 0);
     }
     for (n = 0; n < ASKED; n++) peer_send_read(&a, slabs[n % 4] * SLAB + (n / 4 % 8) * sizeof large, sizeof large);
     usleep(200000);
@@ -387,7 +392,8 @@ START_TEST(slow_reader_gets_what_it_asked_for)
     ck_assert_uint_eq(got, 8);
     memset(large, 0xee, sizeof large);
     for (uint32_t i = 0; i < got; i++)
-        for (uint32_t k = 0; k < 8; k++) ck_assert_uint_eq(peer_write(&b, again[i] * SLAB + k * sizeof large, large, sizeof large), 0);
+        for (uint32_t k = 0; k < 8; k++)
+            ck_assert_uint_eq(peer_write(&b, again[i] * SLAB + k * sizeof large, large, sizeof large), 0);
     uint32_t served = 0;
     for (n = 0; n < ASKED; n++) {
         uint32_t len, status = peer_reply(&a, back, &len);
@@ -416,18 +422,42 @@ struct bad {
 static const struct bad bad_peers[] = {
     { "wrong magic", false, { .magic = 0x20544547, .type = EG_FRAME_CONTROL }, 100, false },
     { "unknown type", false, { .magic = EG_WIRE_MAGIC, .type = 77 }, 0, false },
-    { "data frame on a control connection", false, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = 4096 }, 0, false },
+    { "data frame on a control connection",
+      false,
+      { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = 4096 },
+      0,
+      false },
     { "flags", false, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .flags = 1 }, 0, false },
-    { "oversize", false, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = EG_CONTROL_MAX_BYTES + 1 }, 0, false },
+    { "oversize",
+      false,
+      { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = EG_CONTROL_MAX_BYTES + 1 },
+      0,
+      false },
     { "huge", false, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = UINT32_MAX }, 4096, false },
-    { "rubbish for a message", false, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = 4096 }, 4096, false },
+    { "rubbish for a message",
+      false,
+      { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = 4096 },
+      4096,
+      false },
     { "truncated", false, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = 1000 }, 100, true },
     { "wrong magic", true, { .magic = 1, .type = EG_FRAME_READ, .arg = 4096 }, 0, false },
     { "control frame on a data connection", true, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL }, 0, false },
     { "reply frame", true, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ_REPLY }, 0, false },
-    { "oversize read", true, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = EG_DATA_MAX_BYTES + 1 }, 0, false },
-    { "read with payload", true, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = 1, .len_bytes = 1 }, 1, false },
-    { "oversize write", true, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_WRITE, .len_bytes = EG_DATA_MAX_BYTES + 1 }, 5000, false },
+    { "oversize read",
+      true,
+      { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = EG_DATA_MAX_BYTES + 1 },
+      0,
+      false },
+    { "read with payload",
+      true,
+      { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = 1, .len_bytes = 1 },
+      1,
+      false },
+    { "oversize write",
+      true,
+      { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_WRITE, .len_bytes = EG_DATA_MAX_BYTES + 1 },
+      5000,
+      false },
     { "truncated write", true, { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_WRITE, .len_bytes = 4096 }, 100, true },
 };
 
@@ -632,9 +662,11 @@ START_TEST(stale_socket_is_replaced_live_one_is_an_error)
 {
     char text[1024], path[128], listen_text[160];
     daemon_start(&d, OPTIONS("--capacity", "16M"));
-    ck_assert_int_eq(run(OPTIONS("endgame-memserver", "--listen", d.unix_text, "--capacity", "16M"), text, sizeof text), 1);
+    ck_assert_int_eq(run(OPTIONS("endgame-memserver", "--listen", d.unix_text, "--capacity", "16M"), text, sizeof text),
+                     1);
     ck_assert_ptr_nonnull(strstr(text, "another server listens there"));
-    ck_assert_int_eq(run(OPTIONS("endgame-memserver", "--listen", d.tcp_text, "--capacity", "16M"), text, sizeof text), 1);
+    ck_assert_int_eq(run(OPTIONS("endgame-memserver", "--listen", d.tcp_text, "--capacity", "16M"), text, sizeof text),
+                     1);
     ck_assert_ptr_nonnull(strstr(text, "another server listens there"));
     ck_assert_uint_eq(peer_stats(&d.unix_addr).bad_frames, 0);
     struct stat st;
@@ -643,7 +675,8 @@ START_TEST(stale_socket_is_replaced_live_one_is_an_error)
     /* Not a socket. */
     snprintf(path, sizeof path, "%s/errors", d.dir);
     snprintf(listen_text, sizeof listen_text, "unix:%s", path);
-    ck_assert_int_eq(run(OPTIONS("endgame-memserver", "--listen", listen_text, "--capacity", "16M"), text, sizeof text), 1);
+    ck_assert_int_eq(run(OPTIONS("endgame-memserver", "--listen", listen_text, "--capacity", "16M"), text, sizeof text),
+                     1);
     ck_assert_int_eq(access(path, F_OK), 0);
     /* Killed without a chance to clean up. */
     kill(d.pid, SIGKILL);
@@ -668,18 +701,26 @@ static const struct {
     { { "endgame-memserver" }, 2, "endgame-memserver: no --listen ADDR (see --help)\n" },
     { { "endgame-memserver", "--bogus" }, 2, "endgame-memserver: --bogus: unknown option (see --help)\n" },
     { { "endgame-memserver", "--listen" }, 2, "endgame-memserver: --listen: an argument is missing (see --help)\n" },
-    { { "endgame-memserver", "--listen", "udp:1" }, 2,
+    { { "endgame-memserver", "--listen", "udp:1" },
+      2,
       "endgame-memserver: --listen udp:1: not an address, write tcp:HOST:PORT or unix:PATH (see --help)\n" },
-    { { "endgame-memserver", "--listen", "unix:/tmp/x", "--capacity", "lots" }, 2,
+    { { "endgame-memserver", "--listen", "unix:/tmp/x", "--capacity", "lots" },
+      2,
       "endgame-memserver: --capacity lots: not a size, write for example 64G (see --help)\n" },
-    { { "endgame-memserver", "--listen", "unix:/tmp/x", "--capacity", "1M" }, 2,
+    { { "endgame-memserver", "--listen", "unix:/tmp/x", "--capacity", "1M" },
+      2,
       "endgame-memserver: --capacity 1M: too small, at least 2M (see --help)\n" },
-    { { "endgame-memserver", "--listen", "unix:/tmp/x", "--quota", "900P" }, 2,
+    { { "endgame-memserver", "--listen", "unix:/tmp/x", "--quota", "900P" },
+      2,
       "endgame-memserver: --quota 900P: too large, at most 64T (see --help)\n" },
-    { { "endgame-memserver", "--listen", "unix:/tmp/x", "extra" }, 2, "endgame-memserver: extra: not an option (see --help)\n" },
-    { { "endgame-memserver", "--listen", "unix:/nonexistent/x", "--capacity", "2M" }, 1,
+    { { "endgame-memserver", "--listen", "unix:/tmp/x", "extra" },
+      2,
+      "endgame-memserver: extra: not an option (see --help)\n" },
+    { { "endgame-memserver", "--listen", "unix:/nonexistent/x", "--capacity", "2M" },
+      1,
       "endgame-memserver: unix:/nonexistent/x: no such directory: make it first\n" },
-    { { "endgame-memserver", "--listen", "tcp:192.0.2.1:9", "--capacity", "2M" }, 1,
+    { { "endgame-memserver", "--listen", "tcp:192.0.2.1:9", "--capacity", "2M" },
+      1,
       "endgame-memserver: tcp:192.0.2.1:9: this machine does not have that address: see ip addr\n" },
 };
 
@@ -744,7 +785,8 @@ START_TEST(one_question_says_what_is_wrong)
             if (recv(peer, sink, sizeof sink, 0) < 0) _exit(1);
             if (!i) peer_send_all(peer, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", 47);
             shutdown(peer, SHUT_WR);
-            while (recv(peer, sink, sizeof sink, 0) > 0) {}
+            while (recv(peer, sink, sizeof sink, 0) > 0) {
+            }
             _exit(0);
         }
         ck_assert_int_eq(eg_control_call(&addr, &request, 5000, &reply, why, sizeof why), i ? -ECONNRESET : -EPROTO);

@@ -37,9 +37,12 @@ static const struct {
     { "", 0, -EINVAL, "write tcp:HOST:PORT or unix:PATH" },
     { "127.0.0.1:80", 0, -EINVAL, "write tcp:HOST:PORT or unix:PATH" },
     { "unix:/a\nb", 0, -EINVAL, "control character" },
-    { "unix:/012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890", 0, -ENAMETOOLONG,
-      "too long" },
-    { "unix:/01234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567",
+    { "unix:/"
+      "012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890",
+      0, -ENAMETOOLONG, "too long" },
+    { "unix:/"
+      "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901"
+      "2345678901234567",
       0, -ENAMETOOLONG, "too long" },
 };
 
@@ -56,7 +59,8 @@ START_TEST(address_is_read_or_refused)
     }
     ck_assert_str_eq(addr.text, addresses[_i].text);
     ck_assert_uint_eq(addr.kind, addresses[_i].text[0] == 't' ? EG_ADDR_TCP : EG_ADDR_UNIX);
-    ck_assert_str_eq(eg_addr_format(addr.kind, (struct sockaddr *)&addr.sa, addr.len_bytes, text, sizeof text), addresses[_i].formatted);
+    ck_assert_str_eq(eg_addr_format(addr.kind, (struct sockaddr *)&addr.sa, addr.len_bytes, text, sizeof text),
+                     addresses[_i].formatted);
 }
 END_TEST
 
@@ -140,8 +144,16 @@ START_TEST(size_is_shown_with_three_digits)
     static const struct {
         uint64_t bytes;
         const char *text;
-    } rows[] = { { 0, "0" },           { 1000, "1000" },       { 1024, "1K" },         { 64ull << 20, "64M" },       { 3ull << 29, "1.5G" },
-                 { 1023, "1023" },     { 1048575, "1M" },      { 25165824000, "23.4G" }, { 123ull << 30, "123G" },   { 1000ull << 20, "1000M" },
+    } rows[] = { { 0, "0" },
+                 { 1000, "1000" },
+                 { 1024, "1K" },
+                 { 64ull << 20, "64M" },
+                 { 3ull << 29, "1.5G" },
+                 { 1023, "1023" },
+                 { 1048575, "1M" },
+                 { 25165824000, "23.4G" },
+                 { 123ull << 30, "123G" },
+                 { 1000ull << 20, "1000M" },
                  { UINT64_MAX, "16E" } };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char text[16];
