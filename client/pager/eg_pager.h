@@ -43,6 +43,7 @@ enum eg_page_state {
     EG_P_INFLIGHT = 7  /* taken out of the program's memory, its write to the server is not acknowledged yet */
 };
 #define EG_P_STATE 0x07u
+#define EG_P_WRITTEN 0x08u /* dirty when it last left: likely to be written again */
 #define EG_P_REFS 0x30u /* turns that the page is spared at eviction */
 #define EG_P_REF1 0x10u
 #define EG_P_QUEUED 0x80u /* it has an entry in the eviction queue */
@@ -89,7 +90,7 @@ struct eg_fetch {
     struct eg_io io; /* first member */
     struct eg_block *block;
     uint16_t first, n;
-    uint8_t write; /* install writable */
+    uint8_t write; /* install writable, as dirty */
     uint8_t demand; /* the first page is being waited for */
     uint8_t busy;
     uint64_t start_ns;
@@ -134,7 +135,7 @@ struct eg_rt {
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
     uint8_t lazy_free_seen;  /* MADV_FREE reached the kernel: it may drop pages by itself */
-    uint8_t fork_child;
+    uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */
     int pager_tid;
     uint32_t pid;
     void *pager_stack;

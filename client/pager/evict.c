@@ -305,6 +305,7 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
                 run = 0;
             }
             eg_page_set(b, p, EG_P_INFLIGHT);
+            b->page[p] |= EG_P_WRITTEN;
             eg_rt.slot_page[slot + i] = page_number(b, p);
             run++;
             continue;
@@ -336,6 +337,7 @@ static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
             spare(b, first + i); /* locked by mlock */
         else
             eg_page_set(b, first + i, EG_P_REMOTE);
+        b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
     }
     if (eg_sys_failed(rc))
         return 0;

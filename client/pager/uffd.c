@@ -38,6 +38,8 @@ int eg_uffd_open(void)
         return (int)rc;
     if (!(api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP))
         return -EOPNOTSUPP;
+    if (eg_rt.old_kernel)
+        api.features &= ~(uint64_t)UFFD_FEATURE_MOVE;
     fd = open_any();
     if (eg_sys_failed(fd))
         return (int)fd;

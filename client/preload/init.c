@@ -161,6 +161,8 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (!eg_rt.pool)
         return;
     budget_init();
+    const char *kernel = env_find(envp, "ENDGAME_KERNEL");
+    eg_rt.old_kernel = kernel && strcmp(kernel, "6.1") == 0;
     eg_account_row_claim();
     eg_rt.heap_end = (uint64_t)eg_sys1(SYS_brk, 0);
     if (eg_gate_init())
