@@ -54,14 +54,55 @@ uint64_t eg_sys_now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* One reservation made at the start: memory taken later from wherever the kernel likes could land in a hole that the program
+ * has just made and is about to fill again with MAP_FIXED. */
+static struct {
+    uint64_t at, open, end; /* next free byte; [start, open) is accessible */
+} arena;
+
+#define ARENA_STEP (1ul << 20)
+
+static void *map_plain(size_t bytes, int prot)
+{
+    long p = eg_sys6(SYS_mmap, 0, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return eg_sys_failed(p) ? NULL : (void *)p;
+}
+
+int eg_sys_reserve(size_t bytes)
+{
+    void *p = map_plain(bytes, PROT_NONE);
+    if (!p)
+        return -1;
+    /* A huge page under sparse tables would be resident for a few bytes. */
+    eg_sys3(SYS_madvise, p, bytes, MADV_NOHUGEPAGE);
+    arena.at = arena.open = (uint64_t)p;
+    arena.end = arena.at + bytes;
+    return 0;
+}
+
 void *eg_sys_map(size_t bytes)
 {
-    long p = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (eg_sys_failed(p))
-        return NULL;
-    /* A huge page under sparse metadata would be resident for a few bytes. */
-    eg_sys3(SYS_madvise, p, bytes, MADV_NOHUGEPAGE);
-    return (void *)p;
+    uint64_t size = (bytes + 63) & ~63ul, at = arena.at;
+    if (bytes >= 4096)
+        at = (at + 4095) & ~4095ul;
+    if (at + size > arena.end)
+        return map_plain(bytes, PROT_READ | PROT_WRITE);
+    uint64_t open = (at + size + ARENA_STEP - 1) & ~(ARENA_STEP - 1);
+    if (open > arena.end)
+        open = arena.end;
+    if (open > arena.open) {
+        if (eg_sys_failed(eg_sys3(SYS_mprotect, arena.open, open - arena.open, PROT_READ | PROT_WRITE)))
+            return NULL;
+        arena.open = open;
+    }
+    arena.at = at + size;
+    return (void *)at;
+}
+
+void eg_sys_unmap(void *p, size_t bytes)
+{
+    /* The addresses stay the runtime's; only the pages go back. */
+    eg_sys3(SYS_madvise, p, bytes & ~4095ul, MADV_DONTNEED);
 }
 
 size_t eg_strlen(const char *s)

@@ -51,9 +51,13 @@ uint64_t eg_sys_now_ns(void);
 /* eg_sys_clock_init - give the vDSO's clock_gettime (NULL: use the system call). */
 void eg_sys_clock_init(int (*vdso_clock_gettime)(int, void *));
 
-/* eg_sys_map - anonymous private memory of the runtime's own, never captured.
- * Returns: the address, or NULL when the kernel has none. */
+/* eg_sys_reserve - set addresses aside for eg_sys_map. Context: start-up. Returns: 0, -1 (eg_sys_map then asks the kernel). */
+int eg_sys_reserve(size_t bytes);
+/* eg_sys_map - zeroed memory of the runtime's own, never captured; page-aligned from a page upwards.
+ * Context: start-up, or the pager's lock held. Returns: the address, or NULL when the kernel has none. */
 void *eg_sys_map(size_t bytes);
+/* eg_sys_unmap - the pages of an eg_sys_map go back to the kernel, the addresses do not. */
+void eg_sys_unmap(void *p, size_t bytes);
 
 size_t eg_strlen(const char *s);
 /* eg_str_put - append s to buf (of cap bytes, len used so far) and return the new length; truncates. */

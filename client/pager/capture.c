@@ -403,6 +403,132 @@ long eg_cap_madvise(long addr, long len, long advice)
 
 /* --- mremap ---------------------------------------------------------------------------------------------------------------- */
 
+/* The kernel's mremap wants one mapping (VMA), and arming cuts what the program sees as one into several. */
+
+struct maps {
+    uint64_t *start; /* starts of the pieces; room for `cap` */
+    uint32_t n, cap;
+};
+static struct maps maps; /* the lock is held */
+
+static int maps_push(uint64_t start)
+{
+    if (maps.n == maps.cap) {
+        uint32_t cap = maps.cap ? maps.cap * 2 : 512;
+        uint64_t *v = eg_sys_map(cap * sizeof *v);
+        if (!v)
+            return -ENOMEM;
+        if (maps.start) {
+            memcpy(v, maps.start, maps.n * sizeof *v);
+            eg_sys_unmap(maps.start, maps.cap * sizeof *v);
+        }
+        maps.start = v;
+        maps.cap = cap;
+    }
+    maps.start[maps.n++] = start;
+    return 0;
+}
+
+/* One line of /proc/self/maps: "start-end perms offset dev inode path". */
+static const char *hex_read(const char *p, uint64_t *ret)
+{
+    uint64_t v = 0;
+    for (;; p++) {
+        if (*p >= '0' && *p <= '9')
+            v = v << 4 | (uint64_t)(*p - '0');
+        else if (*p >= 'a' && *p <= 'f')
+            v = v << 4 | (uint64_t)(*p - 'a' + 10);
+        else
+            break;
+    }
+    *ret = v;
+    return p;
+}
+
+/* Finds the kernel's pieces of [start, end). Returns: 0, or -EFAULT when natively it would not be one mapping either. */
+static int maps_read(uint64_t start, uint64_t end)
+{
+    static char buf[8192 + 1];
+    uint64_t at = start, perms = 0, lo, hi;
+    long n, have = 0;
+    long fd = eg_sys4(SYS_openat, -100, "/proc/self/maps", 02000000 /* O_RDONLY | O_CLOEXEC */, 0);
+    if (eg_sys_failed(fd))
+        return (int)fd;
+    maps.n = 0;
+    int rc = -EFAULT;
+    while (at < end && (n = eg_sys3(SYS_read, fd, buf + have, 8192 - have)) > 0) {
+        long line = 0, stop = have + n;
+        buf[stop] = 0;
+        for (long k = 0; k < stop && at < end; k++) {
+            if (buf[k] != '\n')
+                continue;
+            const char *p = hex_read(buf + line, &lo);
+            p = hex_read(p + 1, &hi);
+            line = k + 1;
+            if (hi <= start)
+                continue;
+            uint64_t these;
+            memcpy(&these, p, sizeof these); /* " rw-p 00", the start of the offset included */
+            these &= 0xffffffffffull;
+            if (lo > at || (at != start && these != perms)) {
+                at = 0;
+                goto out;
+            }
+            perms = these;
+            if (maps_push(at == start ? start : lo)) {
+                rc = -ENOMEM;
+                at = 0;
+                goto out;
+            }
+            at = hi;
+        }
+        have = stop - line;
+        memmove(buf, buf + line, (size_t)have);
+    }
+out:
+    eg_sys1(SYS_close, fd);
+    return at >= end ? 0 : rc;
+}
+
+/* mremap(2) of [old, old+old_len), all of it captured, whatever pieces it is in. to: 0: stay in place. */
+static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
+{
+    long ret = eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
+    if (ret != -EFAULT || maps_read(old, old + old_len))
+        return ret;
+    uint64_t end = old + old_len;
+    if (!to && new_len <= old_len) {
+        ret = new_len < old_len ? eg_sys2(SYS_munmap, old + new_len, old_len - new_len) : 0;
+        return ret ? ret : (long)old;
+    }
+    uint64_t last = maps.start[maps.n - 1];
+    if (!to) {
+        ret = eg_sys5(SYS_mremap, last, end - last, end - last + (new_len - old_len), 0, 0);
+        return eg_sys_failed(ret) ? ret : (long)old;
+    }
+    if (new_len < old_len)
+        end = old + new_len;
+    for (uint32_t k = 0; k < maps.n && maps.start[k] < end; k++) {
+        uint64_t a = maps.start[k], b = k + 1 < maps.n ? maps.start[k + 1] : end;
+        uint64_t bytes = (b < end ? b : end) - a, grown = bytes;
+        if (a + bytes == end && new_len > old_len)
+            grown += new_len - old_len;
+        ret = eg_sys5(SYS_mremap, a, bytes, grown, flags, to + (a - old));
+        if (eg_sys_failed(ret)) {
+            /* All or nothing: what has moved goes back. */
+            for (uint32_t q = 0; q < k; q++) {
+                uint64_t c = maps.start[q], d = maps.start[q + 1];
+                if (eg_sys_failed(eg_sys5(SYS_mremap, to + (c - old), d - c, d - c, MREMAP_MAYMOVE | MREMAP_FIXED, c)))
+                    eg_die("internal error: mremap stopped half-way", NULL, 0);
+            }
+            return ret;
+        }
+    }
+    if (end < old + old_len)
+        eg_sys2(SYS_munmap, end, old + old_len - end);
+    return (long)to;
+}
+
 /* Copies pages that only the servers have from one block's slab to another's. Both slabs are there. */
 static void copy_remote(struct eg_block *from, uint32_t i, struct eg_block *to, uint32_t k, uint32_t n)
 {
@@ -612,7 +738,7 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
         goto undo;
     }
     eg_pager_quiesce(old, end);
-    ret = eg_sys5(SYS_mremap, old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start);
+    ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start);
     if (eg_sys_failed(ret))
         goto undo;
     /* The ranges first (blocks made from here on come from them), without opening: the pages' own states move below. */
@@ -694,7 +820,7 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
     }
     eg_pager_quiesce(old, end);
     if (new_len <= old_len && !fixed && !dontunmap) {
-        ret = eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, flags, 0);
+        ret = remap(old, old_len, new_len, flags, 0);
         if (!eg_sys_failed(ret))
             cap_remove(old + new_len, end);
         return leave(ret);
@@ -705,7 +831,7 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
         if (!(rf & EG_RANGE_RESERVED) &&
             commit((new_len - old_len) >> EG_PAGE_SHIFT, (rf & EG_RANGE_NORESERVE) != 0, &arm))
             return leave(-ENOMEM);
-        ret = eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, 0, 0);
+        ret = remap(old, old_len, new_len, 0, 0);
         if (!eg_sys_failed(ret)) {
             if (eg_rt.active)
                 eg_uffd_unregister(end, old + new_len);
@@ -866,12 +992,10 @@ void eg_cap_fd_move_away(long fd)
     for (uint32_t k = 0; (own = own_fd(k)); k++) {
         if (*own != (int)fd)
             continue;
-        long to = eg_sys3(SYS_fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, eg_rt.fd_floor);
-        if (eg_sys_failed(to))
-            to = eg_sys3(SYS_fcntl, fd, 1030, 3);
-        if (eg_sys_failed(to))
+        int to = eg_fd_dup_high((int)fd);
+        if (to < 0)
             break;
-        __atomic_store_n(own, (int)to, __ATOMIC_SEQ_CST);
+        __atomic_store_n(own, to, __ATOMIC_SEQ_CST);
         uint32_t turns = __atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST);
         int active = eg_rt.active;
         leave(0);

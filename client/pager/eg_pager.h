@@ -296,6 +296,8 @@ enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
 /* eg_fd_high - move a descriptor up to where the program does not look, close-on-exec. Returns: the new one. */
 int eg_fd_high(int fd);
+/* eg_fd_dup_high - the same, leaving the old one open. Returns: the new one, -errno. */
+int eg_fd_dup_high(int fd);
 
 /* --- capture.c: what the gate calls (system calls of the program, lock taken inside) -------------------------------- */
 

@@ -29,7 +29,7 @@ static int grow(struct eg_ranges *r)
         return -ENOMEM;
     if (r->v) {
         memcpy(v, r->v, r->n * sizeof *v);
-        eg_sys2(SYS_munmap, r->v, r->cap * sizeof *v);
+        eg_sys_unmap(r->v, r->cap * sizeof *v);
     }
     r->v = v;
     r->cap = cap;

@@ -55,7 +55,7 @@ static int queue_grow(struct eg_queue *q)
     for (uint64_t at = q->head; at != q->tail; at++)
         v[at & (cap - 1)] = q->v[at & (q->cap - 1)];
     if (q->v)
-        eg_sys2(SYS_munmap, q->v, q->cap * sizeof *v);
+        eg_sys_unmap(q->v, q->cap * sizeof *v);
     q->v = v;
     q->cap = cap;
     return 0;

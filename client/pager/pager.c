@@ -67,34 +67,41 @@ void eg_warn_once(enum eg_warning bit, const char *what, const char *name)
         say(what, name, 0);
 }
 
+/* Above the soft limit where the hard one allows it: the program's own numbers stay all its own. */
+static int fd_floor_find(const struct rlimit *lim)
+{
+    uint64_t soft = lim->rlim_cur < 1u << 20 ? lim->rlim_cur : 1u << 20;
+    uint64_t floor = lim->rlim_max >= soft + 64 ? soft : soft > 67 ? soft - 64 : 3;
+    return (int)floor;
+}
+
+int eg_fd_dup_high(int fd)
+{
+    struct rlimit lim = {1024, 1024}, up;
+    eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &lim);
+    if (eg_rt.fd_floor == 0)
+        eg_rt.fd_floor = fd_floor_find(&lim);
+    up = lim;
+    up.rlim_cur = up.rlim_max;
+    if (lim.rlim_cur < up.rlim_cur)
+        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0);
+    long n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, eg_rt.fd_floor);
+    for (uint64_t from = lim.rlim_cur / 2; eg_sys_failed(n) && from >= 3; from /= 2)
+        n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
+    if (lim.rlim_cur < up.rlim_cur)
+        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &lim, 0);
+    if (!eg_sys_failed(n) && n < eg_rt.fd_floor)
+        eg_rt.fd_floor = (int)n;
+    return (int)n;
+}
+
 int eg_fd_high(int fd)
 {
-    /* Above the soft limit where the hard one allows it: the program's own numbers stay all its own. */
-    struct rlimit lim, up;
-    long n;
-    if (fd < 0)
-        return fd;
-    eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &lim);
-    up = lim;
-    if (eg_rt.fd_floor == 0) {
-        uint64_t soft = lim.rlim_cur < 1u << 20 ? lim.rlim_cur : 1u << 20;
-        eg_rt.fd_floor = lim.rlim_max >= soft + 64 ? (int)soft : (int)soft - 64;
-        if (eg_rt.fd_floor < 3)
-            eg_rt.fd_floor = 3;
-    }
-    if (up.rlim_cur < (uint64_t)eg_rt.fd_floor + 64) {
-        up.rlim_cur = up.rlim_max;
-        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0);
-    }
-    n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, eg_rt.fd_floor);
-    if (up.rlim_cur != lim.rlim_cur)
-        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &lim, 0);
-    if (eg_sys_failed(n))
-        n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
-    if (eg_sys_failed(n))
+    int n = fd < 0 ? fd : eg_fd_dup_high(fd);
+    if (n < 0)
         return fd;
     eg_sys1(SYS_close, fd);
-    return (int)n;
+    return n;
 }
 
 /* --- completions ------------------------------------------------------------------------------------------------------ */

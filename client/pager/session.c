@@ -398,6 +398,8 @@ int eg_slab_writable(struct eg_block *b)
     if (!b->shared)
         return 0;
     struct eg_server *s = &eg_rt.server[b->server];
+    if (b->n_busy) /* a read under way would meet a slab that is no longer ours */
+        eg_pager_quiesce(eg_block_addr(b), eg_block_addr(b) + EG_BLOCK_BYTES);
     uint8_t buf[16];
     uint32_t slab;
     size_t n = 0;

@@ -16,6 +16,8 @@
 #define PUBLIC __attribute__((visibility("default")))
 #define ADOPT_MIN_BYTES (64u << 10)
 #define EXIT_ENDGAME 125
+#define RESERVE_BYTES (4ul << 30)       /* the tables of 2 TiB of captured memory */
+#define RESERVE_SMALL_BYTES (32ul << 20)
 
 static __attribute__((noreturn)) void refuse(const char *why)
 {
@@ -160,6 +162,8 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     pool_open(path);
     if (!eg_rt.pool)
         return;
+    if (eg_sys_reserve(RESERVE_BYTES))
+        eg_sys_reserve(RESERVE_SMALL_BYTES); /* under `ulimit -v` */
     budget_init();
     const char *kernel = env_find(envp, "ENDGAME_KERNEL");
     eg_rt.old_kernel = kernel && strcmp(kernel, "6.1") == 0;

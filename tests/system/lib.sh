@@ -220,6 +220,7 @@ for_each_transport() { # FUNCTION [CAPACITY]
     for transport in $EG_TRANSPORTS; do
         start=$SECONDS
         memserver_start "$transport" "${2:-4G}"
+        OOM_BEFORE=$(cgroup_oom_kills) # not in far, which may run in a subshell
         "$1" || fail "$1"
         memserver_stop
         note "$transport: passed in $((SECONDS - start)) s: $(stats_line)"
@@ -243,7 +244,6 @@ far() {
         timeout -k 5 "$FAR_TIMEOUT_S" "${FAR[@]}" 2> >(tee "$WORK/far.err" >&2)
         return
     fi
-    OOM_BEFORE=$(cgroup_oom_kills)
     (in_cgroup timeout -k 5 "$FAR_TIMEOUT_S" "${FAR[@]}") 2>"$WORK/far.err"
     rc=$?
     [ $rc -ne 124 ] && [ $rc -ne 137 ] || note "no end within $FAR_TIMEOUT_S s, or killed (status $rc)"
@@ -256,7 +256,6 @@ far_start() {
     if [ "$EG_NATIVE" = 1 ]; then
         "${FAR[@]}" </dev/null 2>"$WORK/far.err" &
     else
-        OOM_BEFORE=$(cgroup_oom_kills)
         (in_cgroup "${FAR[@]}") </dev/null 2>"$WORK/far.err" &
     fi
     FAR_PID=$!
@@ -281,7 +280,7 @@ native_dies() { # CMD...
     local before rc
     [ "$EG_NATIVE" = 1 ] && return 0
     before=$(cgroup_oom_kills)
-    (in_cgroup timeout -k 5 "$FAR_TIMEOUT_S" "$@") >/dev/null 2>&1 </dev/null
+    { (in_cgroup timeout -k 5 "$FAR_TIMEOUT_S" "$@") >/dev/null </dev/null; } 2>/dev/null # the shell's own "Killed", too
     rc=$?
     cgroup_kill_rest
     [ "$(cgroup_oom_kills)" -gt "$before" ] ||
