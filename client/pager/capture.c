@@ -651,16 +651,16 @@ static int block_wholly_inside(uint64_t index, uint64_t start, uint64_t end)
 }
 
 /* A place for `bytes` at the same offset within a block as `like`, in blocks of which nothing else is used, so that whole
- * blocks can move. */
+ * blocks can move. It touches no other mapping: the kernel would merge the two and then drop the registration of both
+ * (mremap_userfaultfd_prep on the merged VMA). */
 static long congruent_place(uint64_t like, uint64_t bytes)
 {
-    uint64_t offset = like & (EG_BLOCK_BYTES - 1), size = bytes + 3 * EG_BLOCK_BYTES;
+    uint64_t offset = like & (EG_BLOCK_BYTES - 1), size = bytes + 4 * EG_BLOCK_BYTES;
     long hole = eg_sys6(SYS_mmap, 0, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (eg_sys_failed(hole))
         return hole;
-    uint64_t at = (((uint64_t)hole + EG_BLOCK_BYTES - 1) & ~(EG_BLOCK_BYTES - 1)) + offset;
-    if (at > (uint64_t)hole)
-        eg_sys2(SYS_munmap, hole, at - (uint64_t)hole);
+    uint64_t at = (((uint64_t)hole + EG_BLOCK_BYTES) & ~(EG_BLOCK_BYTES - 1)) + offset;
+    eg_sys2(SYS_munmap, hole, at - (uint64_t)hole);
     eg_sys2(SYS_munmap, at + bytes, (uint64_t)hole + size - (at + bytes));
     return (long)at;
 }
@@ -738,9 +738,15 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
         goto undo;
     }
     eg_pager_quiesce(old, end);
+    /* The program's own place may touch another mapping (see congruent_place): then nothing must be registered that merges. */
+    if (armed && flags & MREMAP_FIXED)
+        eg_uffd_unregister(old, end);
     ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start);
-    if (eg_sys_failed(ret))
+    if (eg_sys_failed(ret)) {
+        if (armed && flags & MREMAP_FIXED)
+            rearm(old, end);
         goto undo;
+    }
     /* The ranges first (blocks made from here on come from them), without opening: the pages' own states move below. */
     struct eg_range old_part[64];
     for (uint64_t at = old; at < old + kept;) {

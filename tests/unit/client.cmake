@@ -1,0 +1,20 @@
+# The runtime's sources built hosted: what eg_core is made of, without the freestanding flags, so that the sanitizers see it.
+# EG_HOSTED leaves memcpy and its like to libc. eg_runtime_test(NAME SOURCES... LIBRARIES...): as eg_unit_test.
+set(EG_PROTO ${CMAKE_SOURCE_DIR}/proto)
+set(EG_PAGER ${CMAKE_SOURCE_DIR}/client/pager)
+set(EG_GATE ${CMAKE_SOURCE_DIR}/client/gate)
+function(eg_runtime_test name)
+  eg_unit_test(${name} ${ARGN})
+  target_sources(unit_${name} PRIVATE ${EG_PROTO}/eg_sys.c)
+  target_compile_definitions(unit_${name} PRIVATE EG_HOSTED)
+endfunction()
+
+eg_runtime_test(client_range SOURCES client_range.c ${EG_PAGER}/eg_range.c)
+target_link_options(unit_client_range PRIVATE -Wl,--wrap=eg_sys_map)
+eg_runtime_test(client_block SOURCES client_block.c ${EG_PAGER}/block.c ${EG_PAGER}/eg_range.c)
+target_link_options(unit_client_block PRIVATE -Wl,--wrap=eg_sys_map)
+eg_runtime_test(client_sum SOURCES client_sum.c ${EG_PAGER}/sum.c)
+# Only the pure part of fetch.c is under test: the linker drops the rest, and with it what the rest would need.
+eg_runtime_test(client_stream SOURCES client_stream.c ${EG_PAGER}/fetch.c)
+target_compile_options(unit_client_stream PRIVATE -ffunction-sections)
+target_link_options(unit_client_stream PRIVATE -Wl,--gc-sections)
