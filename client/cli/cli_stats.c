@@ -159,6 +159,8 @@ static void print_all(FILE *to, const struct cli_pool *pool, const char *program
     /* Rows are the programs' to write: what is read from them is only ever counted or quoted. */
     for (uint32_t i = 0; i < EG_POOL_ROWS; i++) {
         const struct eg_pool_row *row = cli_pool_row(pool, i);
+        if (i == 0)
+            add_row(&sum, row); /* dead processes whose rows were used again */
         if (row->pid == 0)
             continue;
         n_rows++;

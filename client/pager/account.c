@@ -114,17 +114,47 @@ static void row_fill(struct eg_pool_row *r)
     }
 }
 
+/* A row whose process is gone, its counters added to row 0. Returns: NULL when all 1023 processes live. */
+static struct eg_pool_row *row_reuse(void)
+{
+    struct flock f;
+    uint32_t n = eg_rt.pool->n_rows, from = eg_rt.pid % n;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = (from + k) % n;
+        if (i == 0 || row_lock(F_OFD_SETLK, i, &f) != 0)
+            continue;
+        struct eg_pool_row *r = row_at(i), *ended = row_at(0);
+        row_bury(r);
+#define X(name, text) __atomic_add_fetch(&ended->name, r->name, __ATOMIC_RELAXED);
+        EG_COUNTERS(X)
+#undef X
+        for (uint32_t b = 0; b < EG_HIST_BUCKETS; b++)
+            __atomic_add_fetch(&ended->fault_hist[b], r->fault_hist[b], __ATOMIC_RELAXED);
+        *r = (struct eg_pool_row){0};
+        return r;
+    }
+    return NULL;
+}
+
 void eg_account_row_claim(void)
 {
     struct flock f;
     eg_rt.pid = (uint32_t)eg_sys0(SYS_getpid);
     eg_rt.charged_published = eg_rt.captured_published = 0;
-    uint32_t i = __atomic_fetch_add(&eg_rt.pool->rows_used, 1, __ATOMIC_RELAXED);
-    if (i < eg_rt.pool->n_rows && row_lock(F_OFD_SETLK, i, &f) == 0) {
-        eg_rt.row = row_at(i);
+    bury_the_dead();
+    uint32_t i;
+    do
+        i = __atomic_fetch_add(&eg_rt.pool->rows_used, 1, __ATOMIC_RELAXED);
+    while (i == 0); /* row 0 is the sum of those whose rows were used again */
+    eg_rt.row = NULL;
+    if (i < eg_rt.pool->n_rows) {
+        if (row_lock(F_OFD_SETLK, i, &f) == 0)
+            eg_rt.row = row_at(i);
     } else {
-        if (i >= eg_rt.pool->n_rows)
-            __atomic_store_n(&eg_rt.pool->rows_used, eg_rt.pool->n_rows, __ATOMIC_RELAXED);
+        __atomic_store_n(&eg_rt.pool->rows_used, eg_rt.pool->n_rows, __ATOMIC_RELAXED);
+        eg_rt.row = row_reuse();
+    }
+    if (!eg_rt.row) {
         __atomic_add_fetch(&eg_rt.pool->rows_lost, 1, __ATOMIC_RELAXED);
         eg_rt.own_row = (struct eg_pool_row){0};
         eg_rt.row = &eg_rt.own_row;
@@ -166,7 +196,7 @@ uint64_t eg_account_ask_others(uint64_t n)
 {
     uint64_t now = eg_sys_now_ns(), total = 0, asked = 0;
     uint32_t used = rows_used(), live = 0;
-    if (used <= 1)
+    if (used <= 2)
         return 0;
     if (now - eg_rt.last_reap_ns > REAP_INTERVAL_NS) {
         eg_rt.last_reap_ns = now;
@@ -200,11 +230,6 @@ uint64_t eg_account_ask_others(uint64_t n)
         eg_sys6(SYS_sendto, eg_rt.wake_fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, &sa, len);
     }
     return asked;
-}
-
-int eg_account_alone(void)
-{
-    return rows_used() <= 1;
 }
 
 void eg_account_fault_time(uint64_t ns)

@@ -171,6 +171,7 @@ struct eg_rt {
     uint32_t outstanding;            /* fetches and writes */
     struct eg_stream stream[EG_N_STREAMS];
     uint64_t clock;
+    uint32_t ahead_read, ahead_used; /* lately: is reading ahead worth it for this program? */
     uint8_t *zero;                   /* a page of zeros */
     uint64_t last_poke_ns, last_reap_ns;
 };
@@ -192,8 +193,6 @@ int eg_account_listen(void);
 /* eg_account_ask_others - find processes that should give way by n pages in all, ask them; forget the dead.
  * Context: lock held. Returns: the pages asked for (0: this process is the one to give way). */
 uint64_t eg_account_ask_others(uint64_t n);
-/* eg_account_alone - no other process of the tree has captured memory worth the name. */
-int eg_account_alone(void);
 void eg_account_fault_time(uint64_t ns);
 
 /* --- block.c ------------------------------------------------------------------------------------------------------- */
@@ -256,9 +255,10 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
 void eg_fetch_done(struct eg_fetch *f);
 /* eg_fetch_range - bring everything in [start, end) home and wait for it. Context: lock held. Returns: 0, -ENOMEM. */
 int eg_fetch_range(uint64_t start, uint64_t end);
-/* eg_stream_fault - record a fault and say what to read ahead. Returns: pages ahead; *ret_stride in pages. */
+/* eg_stream_fault - record a fault and say what to read ahead. eager: two neighbours are enough to begin.
+ * Returns: pages ahead; *ret_stride in pages; *ret_hits: pages read ahead earlier that are now known to have been used. */
 uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
-                         int32_t *ret_stride, uint32_t *ret_hits);
+                         int eager, int32_t *ret_stride, uint32_t *ret_hits);
 
 /* --- evict.c ------------------------------------------------------------------------------------------------------- */
 

@@ -3,7 +3,8 @@
  * `endgame run` makes it, reads it at exit for --stats and removes it.
  *
  * A row belongs to a live process exactly as long as that process holds an OFD write lock (F_OFD_SETLK) on the row's
- * first byte in the file: exit, kill and exec give it up without any code of ours. */
+ * first byte in the file: exit, kill and exec give it up without any code of ours. Row 0 belongs to nobody: it has the sum of
+ * the counters of dead processes whose rows were needed again. */
 #ifndef EG_POOL_H
 #define EG_POOL_H
 

@@ -28,7 +28,7 @@ static struct eg_stream *stream_match(struct eg_stream *v, uint32_t n, uint64_t 
 
 /* Source: the idea of windows that grow with hits is the kernel's read-ahead; strides by majority are Leap's (ATC'20). */
 uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
-                         int32_t *ret_stride, uint32_t *ret_hits)
+                         int eager, int32_t *ret_stride, uint32_t *ret_hits)
 {
     struct eg_stream *s = stream_match(v, n, page, tid);
     *ret_hits = 0;
@@ -56,7 +56,7 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
     } else {
         s->stride = (int32_t)d;
         s->hits = 0;
-        s->window = d == 1 ? STREAM_FIRST : 0;
+        s->window = d == 1 && eager ? STREAM_FIRST : 0;
     }
     s->last = page;
     s->ahead = s->window;
@@ -173,10 +173,17 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     eg_evict_room(1);
     fetch_submit(b, i, 1, write, start_ns);
     eg_pager_poll();
-    uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max, &stride, &hits);
+    uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max,
+                                     eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
     EG_COUNT(prefetch_hits, hits);
+    eg_rt.ahead_used += hits;
     if (!ahead)
         return;
+    eg_rt.ahead_read += ahead;
+    if (eg_rt.ahead_read > 1024) {
+        eg_rt.ahead_read /= 2;
+        eg_rt.ahead_used /= 2;
+    }
     if (eg_account_total() + ahead > eg_rt.budget)
         eg_evict_room(ahead);
     if (eg_account_total() + ahead <= eg_rt.budget)

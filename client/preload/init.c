@@ -80,8 +80,8 @@ struct visit {
     int error, first;
 };
 
-/* Patches libc and the loader (and the program, when it carries its own libc); captures large zero-initialised data. */
-static int visit_object(struct dl_phdr_info *info, size_t bytes, void *arg)
+/* Patches libc and the loader (and the program, when it carries its own libc). */
+static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
 {
     struct visit *v = arg;
     int own_libc = v->first; /* a program without a loader brings libc in its own text */
@@ -89,22 +89,31 @@ static int visit_object(struct dl_phdr_info *info, size_t bytes, void *arg)
     v->first = 0;
     for (int i = 0; i < info->dlpi_phnum; i++)
         own_libc &= info->dlpi_phdr[i].p_type != PT_INTERP;
-    int text = own_libc || file_is(info->dlpi_name, "libc.so") || file_is(info->dlpi_name, "ld-linux");
+    if (!own_libc && !file_is(info->dlpi_name, "libc.so") && !file_is(info->dlpi_name, "ld-linux"))
+        return 0;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
-        if (p->p_type != PT_LOAD)
+        if (p->p_type != PT_LOAD || !(p->p_flags & PF_X))
             continue;
-        uint64_t start = info->dlpi_addr + p->p_vaddr;
-        if (text && p->p_flags & PF_X) {
-            int rc = eg_gate_patch((uint8_t *)start, p->p_filesz, v->found);
-            if (rc < 0)
-                v->error = rc;
-        }
+        int rc = eg_gate_patch((uint8_t *)(info->dlpi_addr + p->p_vaddr), p->p_filesz, v->found);
+        if (rc < 0)
+            v->error = rc;
+    }
+    return 0;
+}
+
+/* Captures large zero-initialised data, which is there before the gate. */
+static int adopt_object(struct dl_phdr_info *info, size_t bytes, void *arg)
+{
+    (void)bytes;
+    (void)arg;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        uint64_t start = info->dlpi_addr + p->p_vaddr, own = (uint64_t)&eg_rt;
         uint64_t bss = (start + p->p_filesz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
         uint64_t end = (start + p->p_memsz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
-        uint64_t own = (uint64_t)&eg_rt;
-        if (p->p_flags & PF_W && p->p_memsz > p->p_filesz && end > bss && end - bss >= ADOPT_MIN_BYTES &&
-            !(own >= start && own < end))
+        if (p->p_type == PT_LOAD && p->p_flags & PF_W && p->p_memsz > p->p_filesz && end > bss &&
+            end - bss >= ADOPT_MIN_BYTES && !(own >= start && own < end))
             eg_cap_adopt(bss, end);
     }
     return 0;
@@ -162,8 +171,6 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     pool_open(path);
     if (!eg_rt.pool)
         return;
-    if (eg_sys_reserve(RESERVE_BYTES))
-        eg_sys_reserve(RESERVE_SMALL_BYTES); /* under `ulimit -v` */
     budget_init();
     const char *kernel = env_find(envp, "ENDGAME_KERNEL");
     eg_rt.old_kernel = kernel && strcmp(kernel, "6.1") == 0;
@@ -172,7 +179,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (eg_gate_init())
         refuse("out of memory at start");
     struct visit v = {.first = 1};
-    dl_iterate_phdr(visit_object, &v);
+    dl_iterate_phdr(patch_object, &v);
     if (v.error)
         refuse("cannot patch libc's system calls (are writable code pages forbidden here?)");
     uint32_t k = 0;
@@ -182,6 +189,10 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     k++;
     EG_GATE_CALLS(X)
 #undef X
+    /* After the trampolines, which need room near the text. */
+    if (eg_sys_reserve(RESERVE_BYTES))
+        eg_sys_reserve(RESERVE_SMALL_BYTES); /* under `ulimit -v` */
+    dl_iterate_phdr(adopt_object, NULL);
 }
 
 PUBLIC int endgame_active(void)

@@ -18,3 +18,13 @@ eg_runtime_test(client_sum SOURCES client_sum.c ${EG_PAGER}/sum.c)
 eg_runtime_test(client_stream SOURCES client_stream.c ${EG_PAGER}/fetch.c)
 target_compile_options(unit_client_stream PRIVATE -ffunction-sections)
 target_link_options(unit_client_stream PRIVATE -Wl,--gc-sections)
+eg_runtime_test(proto_pb SOURCES proto_pb.c ${EG_PROTO}/eg_pb.c LIBRARIES eg_proto)
+eg_runtime_test(proto_tcp SOURCES proto_tcp.c ${EG_PROTO}/eg_transport_tcp.c ${EG_PROTO}/eg_transport_shm.c)
+eg_runtime_test(gate_patch SOURCES gate_patch.c gate_patch_run.S ${EG_GATE}/patch.c ${EG_GATE}/gate.S)
+
+add_test(NAME unit.runtime_exports
+  COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/runtime_exports.test $<TARGET_FILE:libendgame> ${CMAKE_SOURCE_DIR}/client/preload/endgame.map ${CMAKE_NM})
+add_test(NAME unit.runtime_freestanding
+  COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/runtime_freestanding.test ${CMAKE_SOURCE_DIR}/scripts/check-freestanding
+    $<TARGET_FILE:eg_core> ${CMAKE_C_COMPILER} ${CMAKE_LINKER} ${CMAKE_NM})
+set_tests_properties(unit.runtime_exports unit.runtime_freestanding PROPERTIES TIMEOUT 60 LABELS "unit;freestanding")

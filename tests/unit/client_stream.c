@@ -25,7 +25,7 @@ static void start(void)
 
 static uint32_t fault(uint64_t page, uint32_t tid, uint32_t max, int32_t *ret_stride, uint32_t *ret_hits)
 {
-    return eg_stream_fault(streams, EG_N_STREAMS, page, tid, ++ticks, max, ret_stride, ret_hits);
+    return eg_stream_fault(streams, EG_N_STREAMS, page, tid, ++ticks, max, 1, ret_stride, ret_hits);
 }
 
 /* A walk of n pages in steps of stride, reading ahead whatever is proposed. */

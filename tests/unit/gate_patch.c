@@ -1,0 +1,472 @@
+/* The patcher and gate.S on text made by hand: what is patched, what is not, and that a patched site does to the registers, the
+ * red zone and the result what the system call did. */
+#include "client/gate/eg_gate.h"
+#include "tests/unit/client_random.h"
+
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE 4096u
+#define TEXT_BYTES (8 * PAGE)
+#define SITE_BYTES 7u
+#define NOP 0x90
+
+enum { RAX, RBX, RCX, RDX, RSI, RDI, RBP, R8, R9, R10, R11, R12, R13, R14, R15, N_REGS };
+
+/* gate_patch_run.S knows the offsets. */
+struct run {
+    uint64_t in[N_REGS];
+    uint64_t sixth;
+    uint64_t red_zone[16];
+    uint64_t out[14]; /* rax to r14 */
+    const uint8_t *code;
+    uint64_t out_r15;
+    uint64_t rsp_moved;
+    uint64_t red_zone_out[16];
+};
+_Static_assert(offsetof(struct run, out) == 256 && offsetof(struct run, code) == 368 && offsetof(struct run, red_zone_out) == 392,
+               "gate_patch_run.S counts on these");
+void gate_patch_run(struct run *run);
+
+static const struct {
+    const char *name;
+    uint32_t nr;
+} calls[] = {
+#define X(name, number, needed) {#name, number},
+    EG_GATE_CALLS(X)
+#undef X
+};
+#define N_CALLS (sizeof calls / sizeof *calls)
+
+/* --- the gate's other side ---------------------------------------------------------------------------------------------- */
+
+static struct {
+    struct eg_gate_frame frame;
+    int calls, pass, misaligned;
+    long ret;
+} gate;
+
+/* As unkind as C may be: every register that a function may change, and a good piece of stack. */
+long eg_gate_dispatch(struct eg_gate_frame *frame)
+{
+    volatile uint8_t stack[1024];
+    for (size_t i = 0; i < sizeof stack; i++)
+        stack[i] = 0xdb;
+    gate.misaligned |= (uint64_t)__builtin_frame_address(0) % 16 != 0;
+    gate.frame = *frame;
+    gate.calls++;
+    frame->pass = gate.pass;
+    __asm__ volatile("mov $0x0badc0de, %%eax\n mov %%rax, %%rcx\n mov %%rax, %%rdx\n mov %%rax, %%rsi\n mov %%rax, %%rdi\n"
+                     "mov %%rax, %%r8\n mov %%rax, %%r9\n mov %%rax, %%r10\n mov %%rax, %%r11" ::
+                         : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11");
+    return gate.ret;
+}
+
+/* --- text ------------------------------------------------------------------------------------------------------------------ */
+
+static uint8_t *text;
+static uint32_t found[N_CALLS];
+
+static void start(void)
+{
+    text = mmap(NULL, TEXT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert_ptr_ne(text, MAP_FAILED);
+    memset(text, NOP, TEXT_BYTES);
+    memset(found, 0, sizeof found);
+    memset(&gate, 0, sizeof gate);
+}
+
+static void stop(void)
+{
+    munmap(text, TEXT_BYTES);
+}
+
+/* mov $nr,%eax; syscall; ret. */
+static uint8_t *put_site(uint8_t *at, uint32_t nr)
+{
+    *at = 0xb8;
+    memcpy(at + 1, &nr, 4);
+    memcpy(at + 5, "\x0f\x05\xc3", 3);
+    return at + 8;
+}
+
+/* The end of syscall(3): mov 8(%rsp),%r9; syscall; ret. */
+static uint8_t *put_generic(uint8_t *at)
+{
+    memcpy(at, "\x4c\x8b\x4c\x24\x08\x0f\x05\xc3", 8);
+    return at + 8;
+}
+
+static void executable(void)
+{
+    ck_assert_int_eq(mprotect(text, TEXT_BYTES, PROT_READ | PROT_EXEC), 0);
+}
+
+static uint8_t *jump_target(const uint8_t *site)
+{
+    int32_t rel;
+    ck_assert_uint_eq(site[0], 0xe9);
+    memcpy(&rel, site + 1, 4);
+    return (uint8_t *)site + 5 + rel;
+}
+
+static void check_permissions(const uint8_t *at, const char *expected)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512], perm[8] = "none";
+    ck_assert_ptr_nonnull(maps);
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long lo, hi;
+        char p[8];
+        if (sscanf(line, "%lx-%lx %7s", &lo, &hi, p) == 3 && (unsigned long)at >= lo && (unsigned long)at < hi)
+            memcpy(perm, p, sizeof perm);
+    }
+    fclose(maps);
+    ck_assert_str_eq(perm, expected);
+}
+
+/* --- running it -------------------------------------------------------------------------------------------------------------- */
+
+static struct run random_run(struct random_state *r, const uint8_t *code)
+{
+    struct run run = {.code = code, .sixth = random_u64(r)};
+    random_fill(r, run.in, sizeof run.in);
+    random_fill(r, run.red_zone, sizeof run.red_zone);
+    return run;
+}
+
+static void check_kept(const struct run *run, int generic)
+{
+    static const char *const name[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8",
+                                       "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    for (int i = 0; i < N_REGS; i++) {
+        uint64_t want = generic && i == R9 ? run->sixth : run->in[i], got = i == R15 ? run->out_r15 : run->out[i];
+        if (i != RAX && i != RCX && i != R11) /* these the kernel itself changes */
+            ck_assert_msg(got == want, "%s: %llx, was %llx", name[i], (unsigned long long)got, (unsigned long long)want);
+    }
+    ck_assert_uint_eq(run->rsp_moved, 0);
+    ck_assert_mem_eq(run->red_zone_out, run->red_zone, sizeof run->red_zone);
+}
+
+static void check_frame(const struct run *run, uint64_t nr, int generic)
+{
+    ck_assert_int_eq(gate.calls, 1);
+    ck_assert_int_eq(gate.misaligned, 0);
+    ck_assert_int_eq(gate.frame.pass, 0);
+    ck_assert_uint_eq((uint64_t)gate.frame.nr, nr);
+    ck_assert_uint_eq((uint64_t)gate.frame.arg[0], run->in[RDI]);
+    ck_assert_uint_eq((uint64_t)gate.frame.arg[1], run->in[RSI]);
+    ck_assert_uint_eq((uint64_t)gate.frame.arg[2], run->in[RDX]);
+    ck_assert_uint_eq((uint64_t)gate.frame.arg[3], run->in[R10]);
+    ck_assert_uint_eq((uint64_t)gate.frame.arg[4], run->in[R8]);
+    ck_assert_uint_eq((uint64_t)gate.frame.arg[5], generic ? run->sixth : run->in[R9]);
+}
+
+START_TEST(answered_call_returns_the_gates_value)
+{
+    struct random_state r = {11 + (uint64_t)_i};
+    struct run run;
+    start();
+    put_site(text + 64, calls[_i].nr);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    for (size_t k = 0; k < N_CALLS; k++)
+        ck_assert_uint_eq(found[k], k == (size_t)_i);
+    for (int turn = 0; turn < 20; turn++) {
+        gate.calls = 0;
+        gate.ret = turn == 0 ? 0 : turn == 1 ? -ENOMEM : (long)random_u64(&r);
+        run = random_run(&r, text + 64);
+        gate_patch_run(&run);
+        check_frame(&run, calls[_i].nr, 0);
+        ck_assert_int_eq((long)run.out[RAX], gate.ret);
+        check_kept(&run, 0);
+    }
+    stop();
+}
+END_TEST
+
+/* Calls that the kernel refuses, so that making them twice changes nothing; -1: the result is only compared. */
+static const struct {
+    uint32_t nr;
+    uint64_t a, b, c;
+    long expected;
+} refused[] = {
+    {SYS_mmap, 0, 0, 0, -EINVAL},          {SYS_mprotect, 1, 1, 0, -EINVAL},   {SYS_munmap, 1, 1, 0, -EINVAL},
+    {SYS_brk, 0, 0, 0, -1},                {SYS_mremap, 1, 1, 1, -EINVAL},     {SYS_madvise, 1, 1, 0, -EINVAL},
+    {SYS_clone, 0x10000, 0, 0, -EINVAL},   {SYS_clone3, 0, 0, 0, -EINVAL},     {SYS_pkey_mprotect, 1, 1, 0, -EINVAL},
+    {SYS_close, ~0ull, 0, 0, -EBADF},      {SYS_close_range, 5, 4, 0, -EINVAL}, {SYS_dup2, ~0ull, ~0ull, 0, -EBADF},
+    {SYS_dup3, 1, 1, 0, -EINVAL},
+};
+
+START_TEST(passed_call_is_made_in_place)
+{
+    struct random_state r = {500 + (uint64_t)_i};
+    start();
+    put_site(text + 64, refused[_i].nr);
+    executable();
+    struct run native = random_run(&r, text + 64), patched;
+    native.in[RDI] = refused[_i].a;
+    native.in[RSI] = refused[_i].b;
+    native.in[RDX] = refused[_i].c;
+    patched = native;
+    gate_patch_run(&native);
+    ck_assert_int_eq(gate.calls, 0);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    gate.pass = 1;
+    gate.ret = 4711;
+    gate_patch_run(&patched);
+    check_frame(&patched, refused[_i].nr, 0);
+    ck_assert_int_eq((long)patched.out[RAX], (long)native.out[RAX]);
+    if (refused[_i].expected != -1)
+        ck_assert_int_eq((long)patched.out[RAX], refused[_i].expected);
+    check_kept(&native, 0);
+    check_kept(&patched, 0);
+    ck_assert_uint_eq(patched.out[RCX], (uint64_t)(text + 64 + SITE_BYTES)); /* the kernel saw the call at its own place */
+    stop();
+}
+END_TEST
+
+START_TEST(generic_site_carries_any_call)
+{
+    struct random_state r = {81};
+    struct run run;
+    start();
+    put_generic(text + 64);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    for (size_t k = 0; k < N_CALLS; k++)
+        ck_assert_uint_eq(found[k], 0);
+    run = random_run(&r, text + 64);
+    gate.ret = 99;
+    gate_patch_run(&run);
+    check_frame(&run, run.in[RAX], 1);
+    ck_assert_int_eq((long)run.out[RAX], 99);
+    check_kept(&run, 1);
+
+    gate.calls = 0;
+    gate.pass = 1;
+    run = random_run(&r, text + 64);
+    run.in[RAX] = SYS_getpid;
+    gate_patch_run(&run);
+    check_frame(&run, SYS_getpid, 1);
+    ck_assert_int_eq((long)run.out[RAX], getpid());
+    check_kept(&run, 1);
+
+    /* The sixth argument comes from the stack: an offset that is no multiple of the page is refused, 0 is not. */
+    run = random_run(&r, text + 64);
+    run.in[RAX] = SYS_mmap;
+    run.in[RDI] = 0;
+    run.in[RSI] = PAGE;
+    run.in[RDX] = PROT_READ;
+    run.in[R10] = MAP_PRIVATE | MAP_ANONYMOUS;
+    run.in[R8] = ~0ull;
+    run.in[R9] = 1;
+    run.sixth = 1;
+    gate_patch_run(&run);
+    ck_assert_int_eq((long)run.out[RAX], -EINVAL);
+    run.sixth = 0;
+    gate_patch_run(&run);
+    ck_assert_uint_eq(run.out[RAX] % PAGE, 0);
+    ck_assert_int_eq(munmap((void *)run.out[RAX], PAGE), 0);
+    stop();
+}
+END_TEST
+
+START_TEST(site_may_lie_across_a_page_boundary)
+{
+    struct random_state r = {3 + (uint64_t)_i};
+    start();
+    uint8_t *site = text + 2 * PAGE - _i, before[TEXT_BYTES];
+    if (_i < 7)
+        put_site(site, SYS_munmap);
+    else
+        put_generic(site = text + 2 * PAGE - (_i - 6));
+    memcpy(before, text, TEXT_BYTES);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    memcpy(before + (site - text), site, 5);
+    ck_assert_mem_eq(text, before, TEXT_BYTES); /* nothing but the mov has changed */
+    check_permissions(site, "r-xp");
+    check_permissions(site + SITE_BYTES, "r-xp");
+    check_permissions(jump_target(site), "r-xp");
+    struct run run = random_run(&r, site);
+    gate.ret = 17;
+    gate_patch_run(&run);
+    ck_assert_int_eq(gate.calls, 1);
+    ck_assert_int_eq((long)run.out[RAX], 17);
+    check_kept(&run, _i >= 7);
+    stop();
+}
+END_TEST
+
+START_TEST(jump_onto_the_syscall_itself_still_works)
+{
+    struct random_state r = {21};
+    start();
+    put_site(text + 64, SYS_mmap);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    struct run run = random_run(&r, text + 64 + 5);
+    run.in[RAX] = SYS_getpid;
+    gate_patch_run(&run);
+    ck_assert_int_eq(gate.calls, 0);
+    ck_assert_int_eq((long)run.out[RAX], getpid());
+    check_kept(&run, 0);
+    stop();
+}
+END_TEST
+
+START_TEST(every_site_is_counted_and_patched)
+{
+    struct random_state r = {8};
+    uint8_t *site[100], *at;
+    uint32_t nr[100], want[N_CALLS] = {0};
+    int n = 0;
+    start();
+    at = put_site(text, calls[0].nr); /* at the very start */
+    site[n] = text;
+    nr[n++] = calls[0].nr;
+    want[0]++;
+    while (n < 99) {
+        at += random_below(&r, 300);
+        site[n] = at;
+        if (random_below(&r, 5) == 0) {
+            nr[n++] = 0;
+            at = put_generic(at);
+            continue;
+        }
+        uint32_t k = random_below(&r, N_CALLS);
+        want[k]++;
+        nr[n++] = calls[k].nr;
+        at = put_site(at, calls[k].nr);
+    }
+    site[n] = text + TEXT_BYTES - SITE_BYTES; /* and at the very end */
+    nr[n++] = SYS_brk;
+    for (size_t k = 0; k < N_CALLS; k++)
+        want[k] += calls[k].nr == SYS_brk;
+    memcpy(site[n - 1], (uint8_t[]){0xb8, SYS_brk, 0, 0, 0, 0x0f, 0x05}, SITE_BYTES);
+    ck_assert(at < site[n - 1]);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), n);
+    ck_assert_mem_eq(found, want, sizeof want);
+    for (int k = 0; k < n - 1; k++) {
+        struct run run = random_run(&r, site[k]);
+        gate.calls = 0;
+        gate.ret = k;
+        gate_patch_run(&run);
+        check_frame(&run, nr[k] ? nr[k] : run.in[RAX], !nr[k]);
+        ck_assert_int_eq((long)run.out[RAX], k);
+        check_kept(&run, !nr[k]);
+    }
+    jump_target(site[n - 1]);
+    /* Patched text has no site any more, and counts of another text add up. */
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 0);
+    ck_assert_mem_eq(found, want, sizeof want);
+    stop();
+    uint32_t before[N_CALLS];
+    memcpy(before, found, sizeof before);
+    start();
+    memcpy(found, before, sizeof before);
+    put_site(text + 64, calls[2].nr);
+    before[2]++;
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_mem_eq(found, before, sizeof before);
+    stop();
+}
+END_TEST
+
+static const struct {
+    const char *what;
+    uint8_t len;
+    uint8_t code[16];
+} others[] = {
+    {"mov $9,%r8d", 8, {0x41, 0xb8, 9, 0, 0, 0, 0x0f, 0x05}},
+    {"mov $9,%r8d with more prefix bits", 8, {0x45, 0xb8, 9, 0, 0, 0, 0x0f, 0x05}},
+    {"number that no table has", 7, {0xb8, SYS_getpid, 0, 0, 0, 0x0f, 0x05}},
+    {"number with a high bit", 7, {0xb8, 9, 0, 0, 1, 0x0f, 0x05}},
+    {"mov to another register", 7, {0xb9, 9, 0, 0, 0, 0x0f, 0x05}},
+    {"something between mov and syscall", 8, {0xb8, 9, 0, 0, 0, NOP, 0x0f, 0x05}},
+    {"xor %eax,%eax", 4, {0x31, 0xc0, 0x0f, 0x05}},
+    {"another instruction in the place of syscall", 7, {0xb8, 9, 0, 0, 0, 0x0f, 0x0b}},
+    {"sysenter", 7, {0xb8, 9, 0, 0, 0, 0x0f, 0x34}},
+    {"last argument from another place", 7, {0x4c, 0x8b, 0x4c, 0x24, 0x10, 0x0f, 0x05}},
+    {"other register's last argument", 7, {0x4c, 0x8b, 0x44, 0x24, 0x08, 0x0f, 0x05}},
+};
+
+START_TEST(other_code_is_left_alone)
+{
+    uint8_t before[TEXT_BYTES];
+    start();
+    memcpy(text + 64, others[_i].code, others[_i].len);
+    memcpy(before, text, TEXT_BYTES);
+    executable();
+    int n = eg_gate_patch(text, TEXT_BYTES, found);
+    ck_assert_msg(n == 0, "%s: %d", others[_i].what, n);
+    ck_assert_mem_eq(text, before, TEXT_BYTES);
+    for (size_t k = 0; k < N_CALLS; k++)
+        ck_assert_uint_eq(found[k], 0);
+    stop();
+}
+END_TEST
+
+START_TEST(text_that_ends_early_is_not_read_beyond)
+{
+    start();
+    put_site(text + 64, SYS_mmap);
+    executable();
+    for (size_t bytes = 0; bytes < 64 + SITE_BYTES; bytes++)
+        ck_assert_int_eq(eg_gate_patch(text, bytes, found), 0);
+    ck_assert_uint_eq(found[0], 0);
+    ck_assert_int_eq(eg_gate_patch(text, 64 + SITE_BYTES, found), 1);
+    stop();
+}
+END_TEST
+
+/* Nothing within a jump's reach: refused before anything is changed. */
+START_TEST(without_room_near_the_text_nothing_is_patched)
+{
+    const size_t wall = (1ul << 30) + (64ul << 20);
+    uint8_t *area = mmap(NULL, wall + TEXT_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t before[TEXT_BYTES];
+    ck_assert_ptr_ne(area, MAP_FAILED);
+    memset(found, 0, sizeof found);
+    text = area + wall;
+    ck_assert_int_eq(mprotect(text, TEXT_BYTES, PROT_READ | PROT_WRITE), 0);
+    memset(text, NOP, TEXT_BYTES);
+    put_site(text + 64, SYS_mmap);
+    memcpy(before, text, TEXT_BYTES);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), -ENOMEM);
+    ck_assert_mem_eq(text, before, TEXT_BYTES);
+    munmap(area, wall + TEXT_BYTES);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("gate_patch");
+    TCase *tc = tcase_create("patch");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, answered_call_returns_the_gates_value, 0, N_CALLS);
+    tcase_add_loop_test(tc, passed_call_is_made_in_place, 0, sizeof refused / sizeof *refused);
+    tcase_add_test(tc, generic_site_carries_any_call);
+    tcase_add_loop_test(tc, site_may_lie_across_a_page_boundary, 0, 13);
+    tcase_add_test(tc, jump_onto_the_syscall_itself_still_works);
+    tcase_add_test(tc, every_site_is_counted_and_patched);
+    tcase_add_loop_test(tc, other_code_is_left_alone, 0, sizeof others / sizeof *others);
+    tcase_add_test(tc, text_that_ends_early_is_not_read_beyond);
+    tcase_add_test(tc, without_room_near_the_text_nothing_is_patched);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
