@@ -189,6 +189,7 @@ static enum outcome do_open(struct egm_conn *conn, uint64_t cookie, const Endgam
     reply.body_case = ENDGAME__REPLY__BODY_OPEN;
     reply.open = &body;
     if (conn->is_unix) {
+        agent->session->shared_memory = true;
         conn->pass_fd = agent->session->memfd;
         conn->pass_at = evbuffer_get_length(conn->out);
     }

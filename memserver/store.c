@@ -182,23 +182,22 @@ static int memory_take(struct egm_session *session, uint32_t *ret_slab)
         slab = session->next_fresh;
         fresh = true;
     }
-    /* The pages are made here and not by the client's first write, so that they are charged to the server's control group. */
-    int r;
-    do r = fallocate(session->memfd, 0, (off_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES);
-    while (r && errno == EINTR);
-    if (r) {
-        r = -errno;
-        (void)!fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES,
-                         EG_SLAB_BYTES);
-        return r == -EFBIG ? -ENOSPC : r;
+    /* Where clients write to the memory themselves, the pages are made here, so that they are charged to the server's control
+     * group and not to the client's. Where only the server writes they come with the first write: a slab with one page in use
+     * then takes one page. */
+    if (session->shared_memory) {
+        int r;
+        do r = fallocate(session->memfd, 0, (off_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES);
+        while (r && errno == EINTR);
+        if (r) {
+            r = -errno;
+            (void)!fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES,
+                             EG_SLAB_BYTES);
+            return r == -EFBIG ? -ENOSPC : r;
+        }
     }
     if (fresh) session->next_fresh++;
     else session->unused.n--;
-#ifdef MADV_POPULATE_WRITE
-    /* Saves a data thread 512 page faults. */
-    if (session->arena)
-        (void)!madvise(session->arena + (uint64_t)slab * EG_SLAB_BYTES, EG_SLAB_BYTES, MADV_POPULATE_WRITE);
-#endif
     *ret_slab = slab;
     return 0;
 }

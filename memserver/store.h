@@ -73,6 +73,7 @@ struct egm_session {
     uint64_t arena_bytes;
     uint32_t n_slabs;       /* of the arena */
     uint8_t *arena;         /* NULL until somebody needs the mapping */
+    bool shared_memory;  /* a client has the memfd */
     struct egm_slab *slabs; /* n_slabs, address space only until used */
     uint64_t physical, outstanding;
     uint32_t next_fresh; /* slabs from here on were never used */

@@ -173,7 +173,8 @@ struct eg_rt {
     uint64_t clock;
     uint32_t ahead_read, ahead_used; /* lately: is reading ahead worth it for this program? */
     uint8_t *zero;                   /* a page of zeros */
-    uint64_t last_poke_ns, last_reap_ns;
+    uint64_t spared;                 /* passed over since a page last left */
+    uint64_t last_poke_ns, last_reap_ns, full_until_ns, stuck_until_ns;
 };
 
 extern struct eg_rt eg_rt;

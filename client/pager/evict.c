@@ -8,6 +8,8 @@
 #define WRITE_RUN_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
 #define EMPTY_BATCH 128 /* slots emptied with one call */
 #define OTHERS_WAIT_NS 3000000u
+#define SPARED_MAX 1024         /* pages passed over in one call */
+#define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
 
 #define PM_PRESENT (1ull << 63)
@@ -274,7 +276,10 @@ static void spare(struct eg_block *b, uint32_t i)
 static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
 {
     uint64_t base = eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES;
-    if (eg_slab_writable(b) || sums_need(b)) {
+    int room = (b->slab != EG_SLAB_NONE && !b->shared) || eg_sys_now_ns() >= eg_rt.full_until_ns;
+    if (!room || eg_slab_writable(b) || sums_need(b)) {
+        if (room)
+            eg_rt.full_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
         eg_warn_once(EG_WARN_FULL, "no memory server has room left, pages stay in local memory beyond the budget", NULL);
         EG_COUNT(pages_kept_local, n);
         for (uint32_t i = 0; i < n; i++)
@@ -435,8 +440,10 @@ static int arm_next(void)
 uint64_t eg_evict(uint64_t n)
 {
     struct eg_queue *q = &eg_rt.queue;
-    uint64_t freed = 0, spared = 0, limit = q->tail - q->head;
+    uint64_t freed = 0, spared = 0;
     int can_arm = 1;
+    if (eg_sys_now_ns() < eg_rt.stuck_until_ns)
+        return 0;
     while (freed < n) {
         int64_t queued = (int64_t)(q->tail - q->head);
         if (can_arm && queued * 4 < eg_rt.charged) {
@@ -444,10 +451,9 @@ uint64_t eg_evict(uint64_t n)
             can_arm = arm_next();
             if (eg_rt.charged < before)
                 freed += (uint64_t)(before - eg_rt.charged);
-            limit = q->tail - q->head;
             continue;
         }
-        if (!queued || spared > limit * 4)
+        if (!queued || spared > SPARED_MAX)
             break;
         uint32_t i;
         struct eg_block *b = queue_pop(q, &i);
@@ -483,6 +489,12 @@ uint64_t eg_evict(uint64_t n)
         if (got < run)
             spared += run - got;
     }
+    /* When nothing of a whole round through the queue can leave, it is not looked at again for every fault. */
+    eg_rt.spared = freed ? 0 : eg_rt.spared + spared + 1;
+    if (eg_rt.spared > (q->tail - q->head) * 4) {
+        eg_rt.stuck_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
+        eg_rt.spared = 0;
+    }
     eg_account_sync();
     return freed;
 }
@@ -502,7 +514,7 @@ void eg_evict_room(uint64_t n)
                 continue;
             }
         }
-        if (!eg_evict(n > 32 ? n : 32))
+        if (!eg_evict(n > 32 ? n : 32) && eg_rt.stuck_until_ns > eg_sys_now_ns())
             break; /* nothing can leave: the program goes on beyond the budget */
     }
 }

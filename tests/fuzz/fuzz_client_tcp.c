@@ -13,9 +13,10 @@
 
 static struct eg_io io[REQUESTS];
 static uint8_t *buf[REQUESTS]; /* of their own size each, so that ASan sees a byte too much */
+static uint8_t ones[8192]; /* what a write holds, and must go on holding */
 static uint32_t n_submitted, n_done;
 static uint8_t stream[STREAM_BYTES]; /* everything that the peer has said so far */
-static size_t stream_len;
+static size_t stream_len, stream_taken; /* taken: by completed requests */
 
 struct input {
     const uint8_t *at, *end;
@@ -70,7 +71,9 @@ static int collect(struct eg_link *link)
     for (const struct eg_io *q = link->send.head; q; q = q->next) n_sent--;
     for (struct eg_io *d; (d = eg_io_pop(&done)); n++) {
         if (n_done >= n_submitted || d != &io[n_done] || d->result) abort();
-        n_done++;
+        stream_taken += sizeof d->frame;
+        if (memcmp(d->buf, payload_of(n_done) ? stream + stream_taken : ones, d->len_bytes) != 0) abort();
+        stream_taken += payload_of(n_done++);
     }
     if (rc >= 0 && rc != n) abort();
     if (n_done > expected(n_sent, &dead)) abort();
@@ -89,7 +92,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int fds[2], rc = 0;
     uint32_t n_answered = 0;
     n_submitted = n_done = 0;
-    stream_len = 0;
+    stream_len = stream_taken = 0;
+    memset(ones, 1, sizeof ones);
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds)) abort();
     struct eg_link link = { .ops = &eg_transport_tcp, .fd = fds[0] };
     for (int turn = 0; in.at < in.end && rc >= 0 && turn < 300; turn++) {

@@ -685,8 +685,8 @@ static void *thread_main(void *arg)
         pthread_rwlock_rdlock(&world);
         step(t, limit);
         pthread_rwlock_unlock(&world);
-        /* The first fork comes when memory is full. */
-        if (t->number == 0 && t->ops % 64 == 0 && t->held > limit / 2)
+        /* The first fork comes when there is something to inherit. */
+        if (t->number == 0 && t->ops % 64 == 0 && t->held > limit / 4)
             maybe_fork(t, limit);
         if (t->ops % 512 == 0) {
             doing = "check of everything";
