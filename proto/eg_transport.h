@@ -13,6 +13,8 @@
 
 #include "proto/eg_wire.h"
 
+#include <stddef.h>
+
 enum eg_io_op { EG_IO_READ = 1, EG_IO_WRITE = 2 };
 
 struct eg_io {

@@ -1,5 +1,5 @@
 /* gate.S - from a patched system-call site to C and back. A system call changes rax, rcx and r11 only, so nothing else may
- * change here; the C side is compiled without vector registers. */
+ * change here (but the arithmetic flags, which compiled code never keeps across a system call); the C side is compiled without vector registers. */
     .text
     .hidden eg_gate_dispatch
 

@@ -41,8 +41,8 @@ static int site_at(const uint8_t *p, const uint8_t *text)
         return -2;
     if (p[0] != 0xb8)
         return -1;
-    if (p > text && (p[-1] & 0xf1) == 0x41)
-        return -1; /* REX.B: the mov goes to r8d */
+    if (p > text && ((p[-1] & 0xf1) == 0x41 || (p[-1] & 0xf8) == 0x48))
+        return -1; /* REX.B: the mov goes to r8d; REX.W: its constant has eight bytes */
     return number_known(load32(p + 1));
 }
 
@@ -110,8 +110,8 @@ static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
     const uint64_t ones = 0x0101010101010101ull, tops = ones * 0x80;
     while (p + 8 <= end) {
         uint64_t w = *(const any_word *)p;
-        /* A byte of x is 0 where this one is 0f and the next one 05; the last byte has no next one here. */
-        uint64_t x = (w ^ ones * 0x0f) | ((w >> 8) ^ ones * 0x05) | 0xffull << 56;
+        /* A byte of x is 0 where this one is 0f and the next one 05 (never the last: its next one is not in w). */
+        uint64_t x = (w ^ ones * 0x0f) | ((w >> 8) ^ ones * 0x05);
         uint64_t hit = (x - ones) & ~x & tops;
         if (hit)
             return p + __builtin_ctzll(hit) / 8;
@@ -127,10 +127,12 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found)
 {
     uint8_t *site[MAX_SITES];
     int n = 0;
-    for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)) && n < MAX_SITES; p++) {
+    for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
         int k = site_at(p - 5, text);
         if (k == -1)
             continue;
+        if (n == MAX_SITES)
+            return -E2BIG;
         if (k >= 0)
             ret_found[k]++;
         site[n++] = p - 5;

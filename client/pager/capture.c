@@ -347,6 +347,16 @@ static void discard(uint64_t start, uint64_t end)
     }
 }
 
+static void note_fork_advice(uint64_t start, uint64_t end, long advice)
+{
+    struct eg_range part;
+    uint64_t flag = advice == MADV_DONTFORK || advice == MADV_DOFORK ? EG_RANGE_DONTFORK : EG_RANGE_WIPEONFORK;
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        uint64_t flags = advice == MADV_DONTFORK || advice == MADV_WIPEONFORK ? part.flags | flag : part.flags & ~flag;
+        must(eg_ranges_set(&eg_rt.ranges, part.start, part.end, flags));
+    }
+}
+
 static int any_armed(uint64_t start, uint64_t end)
 {
     struct eg_range part;
@@ -366,7 +376,9 @@ long eg_cap_madvise(long addr, long len, long advice)
     case MADV_DONTNEED:
     case MADV_FREE:
     case MADV_DONTFORK:
+    case MADV_DOFORK:
     case MADV_WIPEONFORK:
+    case MADV_KEEPONFORK:
     case MADV_WILLNEED:
     case ADVICE_DONTNEED_LOCKED:
     case ADVICE_GUARD_INSTALL: break;
@@ -376,9 +388,11 @@ long eg_cap_madvise(long addr, long len, long advice)
     if (!eg_ranges_overlap(&eg_rt.ranges, start, end))
         return leave(eg_sys3(SYS_madvise, addr, len, advice));
     eg_pager_quiesce(start, end);
-    if (advice == MADV_DONTFORK || advice == MADV_WIPEONFORK) {
-        cap_release(start, end); /* what a child inherits here is the kernel's business */
-        return leave(eg_sys3(SYS_madvise, addr, len, advice));
+    if (advice == MADV_DONTFORK || advice == MADV_DOFORK || advice == MADV_WIPEONFORK || advice == MADV_KEEPONFORK) {
+        long ret = eg_sys3(SYS_madvise, addr, len, advice);
+        if (ret == 0 || ret == -ENOMEM)
+            note_fork_advice(start, end, advice);
+        return leave(ret);
     }
     if (advice == MADV_WILLNEED) {
         uint64_t most = eg_rt.budget / 4 * EG_PAGE_BYTES;
@@ -869,6 +883,18 @@ void eg_cap_spawn(long flags, long tls)
     leave(0);
 }
 
+/* What the parent's madvise kept from the child. */
+static void child_forget(void)
+{
+    struct eg_range part;
+    for (uint64_t at = 0; eg_ranges_next(&eg_rt.ranges, at, 1ul << EG_ADDR_BITS, &part); at = part.end) {
+        if (part.flags & EG_RANGE_DONTFORK)
+            cap_remove(part.start, part.end);
+        else if (part.flags & EG_RANGE_WIPEONFORK)
+            discard(part.start, part.end);
+    }
+}
+
 static void child_start(int was_active, int drop)
 {
     struct eg_rt *rt = &eg_rt;
@@ -884,6 +910,7 @@ static void child_start(int was_active, int drop)
     rt->committed = 0; /* what it shares with the parent was promised to the parent */
     eg_account_row_claim();
     if (!was_active) {
+        child_forget();
         eg_account_sync();
         return;
     }
@@ -894,6 +921,7 @@ static void child_start(int was_active, int drop)
     rc = eg_session_child();
     if (rc)
         eg_die("the child of a fork cannot reach its memory servers", NULL, rc);
+    child_forget();
     if (drop) {
         struct eg_range part;
         for (uint64_t at = 0; eg_ranges_next(&rt->ranges, at, 1ul << EG_ADDR_BITS, &part); at = part.end)

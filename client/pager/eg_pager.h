@@ -69,6 +69,7 @@ struct eg_server {
     int control_fd; /* -1: no session yet */
     uint8_t dead;
     uint64_t agent, secret;
+    uint64_t n_slabs;   /* of the arena: slab numbers are below */
     struct eg_link link;
     uint32_t reserved;  /* slabs promised to us */
     uint32_t held;      /* slabs we hold, free ones included */

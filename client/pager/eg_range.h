@@ -7,6 +7,8 @@
 
 #define EG_RANGE_RESERVED 1u  /* PROT_NONE since it was mapped: nothing can be in it yet */
 #define EG_RANGE_NORESERVE 2u /* asked for with MAP_NORESERVE: not counted as committed */
+#define EG_RANGE_DONTFORK 4u  /* madvise: a child does not inherit it */
+#define EG_RANGE_WIPEONFORK 8u /* madvise: a child sees zeros */
 
 struct eg_range {
     uint64_t start, end; /* page-aligned */

@@ -569,5 +569,7 @@ int eg_evict_clean_all(void)
             }
         }
     }
+    eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
+    eg_sys_unmap(eg_rt.stage, (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES);
     return rc;
 }

@@ -20,7 +20,7 @@ static struct eg_stream *stream_match(struct eg_stream *v, uint32_t n, uint64_t 
         if (s->stride && page == s->expect)
             return s;
         int64_t d = (int64_t)(page - s->last);
-        if (d != 0 && d >= -STREAM_NEAR && d <= STREAM_NEAR && (!near || s->used > near->used))
+        if (d >= -STREAM_NEAR && d <= STREAM_NEAR && (!near || s->used > near->used))
             near = s;
     }
     return near;
@@ -44,6 +44,8 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
     int64_t d = (int64_t)(page - s->last);
     int predicted = s->stride && page == s->expect;
     s->used = clock;
+    if (d == 0)
+        return 0; /* it came and went before it was used */
     if (predicted) {
         *ret_hits = s->ahead;
         s->hits++;
@@ -58,6 +60,8 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
         s->hits = 0;
         s->window = d == 1 && eager ? STREAM_FIRST : 0;
     }
+    if (s->window > max_window)
+        s->window = max_window;
     s->last = page;
     s->ahead = s->window;
     s->expect = page + (uint64_t)((int64_t)s->stride * (s->window + 1));

@@ -237,6 +237,7 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
         switch (pf.number) {
         case 1: s->agent = pf.value; break;
         case 2: s->secret = pf.value; break;
+        case 3: s->n_slabs = pf.value / EG_SLAB_BYTES; break;
         case 4: slab_bytes = pf.value; break;
         default: break;
         }
@@ -253,6 +254,8 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
         rc = attach_data(s);
     }
     if (rc) {
+        if (rpc.memory_fd >= 0 && s->link.fd != rpc.memory_fd)
+            eg_sys1(SYS_close, rpc.memory_fd);
         eg_sys1(SYS_close, fd);
         s->control_fd = -1;
         return rc;
@@ -360,6 +363,11 @@ static int lease(struct eg_server *s)
     int rc = session_call(s, REQ_LEASE, &w, REP_LEASE);
     while (!rc && (rc = eg_pb_next(&rpc.body, &pf)) > 0)
         rc = pf.number == 1 ? eg_pb_u32s(&pf, s->free + s->n_free, EG_FREE_SLABS - s->n_free, &n) : 0;
+    for (size_t k = 0; rc >= 0 && k < n; k++)
+        if (s->free[s->n_free + k] >= s->n_slabs)
+            rc = -EPROTO;
+    if (rc == -EPROTO)
+        eg_session_lost(s, rc);
     if (rc < 0)
         return rc;
     s->n_free += (uint32_t)n;
@@ -411,7 +419,7 @@ int eg_slab_writable(struct eg_block *b)
         rc = pf.number == 1 ? eg_pb_u32s(&pf, &slab, 1, &n) : 0;
     if (rc < 0)
         return -ENOSPC;
-    if (n != 1) {
+    if (n != 1 || slab >= s->n_slabs) {
         eg_session_lost(s, -EPROTO);
         return -ENOSPC;
     }

@@ -4,6 +4,7 @@
  *   touch_check scattered GIB N      maps GIB, fills N scattered pages, checks them and their neighbours
  *   touch_check reserve              PROT_NONE and NORESERVE reservations of 1 TiB, of which a little is used
  *   touch_check forks N              N short-lived children, each checks a part and changes it
+ *   touch_check advised MIB          fills and checks MIB after each kind of madvise, fork once in between
  *   touch_check chain N              execs itself N times, each with memory of its own */
 #include <errno.h>
 #include <inttypes.h>
@@ -200,6 +201,31 @@ static int forks(unsigned n)
     return fine != n;
 }
 
+static int advised(size_t len)
+{
+    static const int kinds[] = {MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLD,
+                                MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_MERGEABLE, MADV_UNMERGEABLE,
+                                MADV_DONTDUMP, MADV_DODUMP, MADV_DONTFORK, MADV_DOFORK, MADV_WIPEONFORK, MADV_KEEPONFORK};
+    char *at = map(len);
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        fill(at, len, i);
+        int rc = madvise(at, len, kinds[i]);
+        printf("advice %d: %s\n", kinds[i], rc ? strerrorname_np(errno) : "done");
+        check(at, len, i);
+    }
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        check(at, len, sizeof(kinds) / sizeof(kinds[0]) - 1);
+        _exit(0);
+    }
+    int status = 1;
+    if (pid > 0)
+        waitpid(pid, &status, 0);
+    printf("child: %d\n", status);
+    return status != 0;
+}
+
 static int chain(char **argv, unsigned n)
 {
     char *at = map(24 * MIB);
@@ -230,6 +256,8 @@ int main(int argc, char **argv)
         return reserve();
     if (!strcmp(mode, "forks") && argc == 3)
         return forks((unsigned)first);
+    if (!strcmp(mode, "advised") && argc == 3)
+        return advised(first * MIB);
     if (!strcmp(mode, "chain") && argc == 3)
         return chain(argv, (unsigned)first);
     fprintf(stderr, "touch_check: see its source\n");

@@ -96,6 +96,23 @@ START_TEST(sequence_opens_a_window_that_grows_to_the_cap)
 }
 END_TEST
 
+/* Two neighbours are a sign for an eager caller only; three in a row are one for everybody. */
+START_TEST(without_eagerness_it_takes_three_to_make_a_sequence)
+{
+    uint32_t hits, ahead[2][3];
+    int32_t stride;
+    for (int eager = 0; eager < 2; eager++) {
+        start();
+        for (uint32_t k = 0; k < 3; k++)
+            ahead[eager][k] = eg_stream_fault(streams, EG_N_STREAMS, START_PAGE + k, TID, ++ticks, MAX_WINDOW, eager, &stride, &hits);
+        ck_assert_uint_eq(ahead[eager][0], 0);
+        ck_assert_uint_gt(ahead[eager][2], 0);
+    }
+    ck_assert_uint_eq(ahead[0][1], 0);
+    ck_assert_uint_gt(ahead[1][1], 0);
+}
+END_TEST
+
 START_TEST(window_keeps_under_the_callers_cap)
 {
     static const uint32_t cap[] = {16, 17, 31, 32, 100, MAX_WINDOW};
@@ -262,6 +279,7 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, first_fault_reads_nothing_ahead);
     tcase_add_test(tc, sequence_opens_a_window_that_grows_to_the_cap);
+    tcase_add_test(tc, without_eagerness_it_takes_three_to_make_a_sequence);
     tcase_add_loop_test(tc, window_keeps_under_the_callers_cap, 0, 6);
     tcase_add_test(tc, backward_sequence_is_followed);
     tcase_add_loop_test(tc, stride_is_followed_with_a_small_window, 0, 9);
