@@ -212,6 +212,8 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
         return -child;
     }
     int wait_status = cli_child_wait(child);
+    if (pool.map->said) /* from a process that had closed its own stderr */
+        fprintf(stderr, "%.*s", (int)sizeof pool.map->words, pool.map->words);
     if (run->stats_path)
         cli_stats_write(stats, &pool, run->program[0], wait_status, now_ns() - start_ns);
     if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGBUS) {

@@ -19,6 +19,7 @@
     X(clone, 56, 1)           \
     X(clone3, 435, 0)         \
     X(fork, 57, 0)            \
+    X(vfork, 58, 0)           \
     X(pkey_mprotect, 329, 0)  \
     X(close, 3, 1)            \
     X(close_range, 436, 0)    \

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/uio.h>
 
 /* Calls that take the pager's lock run on a stack of the gate's own: the program's stack may be captured memory, and a fault on
  * it under the lock could not be served. */
@@ -45,15 +46,23 @@ static uint32_t stack_take(void)
     }
 }
 
-static long spawn(const struct eg_gate_frame *f, long *ret_pass)
+static long spawn(long nr, const long arg[6], long *ret_pass)
 {
     struct clone3_args a = {0};
-    if (f->nr == NR_clone) {
-        a.flags = (uint64_t)f->arg[0];
-        a.stack = (uint64_t)f->arg[1];
-        a.tls = (uint64_t)f->arg[4];
-    } else if (f->nr == NR_clone3) {
-        a = *(const struct clone3_args *)f->arg[0];
+    if (nr == NR_clone) {
+        a.flags = (uint64_t)arg[0];
+        a.stack = (uint64_t)arg[1];
+        a.tls = (uint64_t)arg[4];
+    } else if (nr == NR_vfork) {
+        a.flags = CLONE_FLAG_VM;
+    } else if (nr == NR_clone3) {
+        /* The pointer may be anything: the kernel's copy fails where ours would crash. */
+        size_t bytes = (size_t)arg[1] < sizeof a ? (size_t)arg[1] : sizeof a;
+        struct iovec to = {&a, bytes}, from = {(void *)arg[0], bytes};
+        if (eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &to, 1, &from, 1, 0) != (long)bytes) {
+            *ret_pass = 1;
+            return 0;
+        }
     }
     if (a.flags & CLONE_FLAG_VM) {
         eg_cap_spawn((long)a.flags, (long)a.tls);
@@ -64,12 +73,15 @@ static long spawn(const struct eg_gate_frame *f, long *ret_pass)
         *ret_pass = !eg_rt.active;
         return -ENOMEM; /* a new process on a new stack: its pager could not be started */
     }
-    return eg_cap_fork(f->nr, f->arg);
+    return eg_cap_fork(nr, arg);
 }
 
 static long slow(struct eg_gate_frame *f)
 {
-    const long *a = f->arg;
+    /* The frame is on the program's stack, which may be captured memory: nothing of it is needed under the lock. */
+    long a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = f->arg[i];
     switch (f->nr) {
     case NR_mmap: return eg_cap_mmap(a[0], a[1], a[2], a[3], a[4], a[5]);
     case NR_munmap: return eg_cap_munmap(a[0], a[1]);
@@ -87,7 +99,12 @@ static long slow(struct eg_gate_frame *f)
     }
     case NR_clone:
     case NR_clone3:
-    case NR_fork: return spawn(f, &f->pass);
+    case NR_vfork:
+    case NR_fork: {
+        long pass = 0, ret = spawn(f->nr, a, &pass);
+        f->pass = pass;
+        return ret;
+    }
     case NR_dup2:
     case NR_dup3:
         eg_cap_fd_move_away(a[1]);
@@ -120,6 +137,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
     case NR_brk:
     case NR_clone:
     case NR_clone3:
+    case NR_vfork:
     case NR_fork:
     case NR_pkey_mprotect:
     case NR_close_range: break;

@@ -33,6 +33,8 @@ static void publish(int64_t now, int64_t *published, uint64_t *sum, uint64_t *pe
 void eg_account_sync(void)
 {
     struct eg_rt *rt = &eg_rt;
+    if (rt->row == &rt->own_row)
+        return; /* nobody could take it out of the sums again when this process dies */
     publish(rt->charged, &rt->charged_published, &rt->pool->charged_pages, &rt->pool->charged_pages_peak, 1);
     publish(rt->captured, &rt->captured_published, &rt->pool->captured_bytes, &rt->pool->captured_bytes_peak, EG_PAGE_BYTES);
     uint64_t charged = rt->charged > 0 ? (uint64_t)rt->charged : 0;
@@ -187,9 +189,13 @@ int eg_account_listen(void)
     eg_rt.wake_fd = eg_fd_high((int)fd);
     if (eg_rt.row != &eg_rt.own_row) {
         uint32_t len = poke_name(&sa, (uint32_t)(eg_rt.row - row_at(0)));
-        eg_sys3(SYS_bind, eg_rt.wake_fd, &sa, len); /* without a name nobody can ask: still right */
+        if (!eg_sys_failed(eg_sys3(SYS_bind, eg_rt.wake_fd, &sa, len)))
+            return 0;
     }
-    return 0;
+    /* Without that name nobody can ask this process; it must still be able to wake its own pager: any name. */
+    sa.sun_family = AF_UNIX;
+    long rc = eg_sys3(SYS_bind, eg_rt.wake_fd, &sa, sizeof sa.sun_family);
+    return rc < 0 ? (int)rc : 0;
 }
 
 uint64_t eg_account_ask_others(uint64_t n)

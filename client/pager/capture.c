@@ -18,15 +18,25 @@ static uint64_t page_up(uint64_t v)
     return (v + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
 }
 
+static void child_start(int was_active, int drop);
+
 static void enter(void)
 {
     __atomic_fetch_add(&eg_rt.lock.waiters, 1, __ATOMIC_RELAXED);
     eg_lock_take(&eg_rt.lock);
     __atomic_fetch_sub(&eg_rt.lock.waiters, 1, __ATOMIC_RELAXED);
+    eg_rt.foreign = eg_rt.pid != 0 && (uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid;
+    if (eg_rt.foreign && eg_rt.fork_mark && *eg_rt.fork_mark == 0) {
+        /* Not a vfork child: a copy of the address space that was made past the gate. */
+        if (eg_rt.active)
+            eg_die("the program forked in a way that endgame cannot follow (clone with a stack of its own)", NULL, 0);
+        child_start(0, 0);
+    }
 }
 
 static long leave(long ret)
 {
+    eg_rt.foreign = 0;
     eg_account_sync();
     int kick = eg_rt.active && !eg_rt.evicting && eg_account_total() > eg_rt.high;
     eg_lock_give(&eg_rt.lock);
@@ -182,6 +192,8 @@ static void cap_add(uint64_t start, uint64_t end, uint64_t flags, int fresh, int
 static int commit(uint64_t n, int noreserve, int *ret_arm)
 {
     *ret_arm = 0;
+    if (eg_rt.foreign)
+        return 0;
     if (eg_account_total() + n > eg_rt.high) {
         int rc = eg_pager_activate();
         if (rc) {
@@ -195,21 +207,37 @@ static int commit(uint64_t n, int noreserve, int *ret_arm)
         promised |= eg_rt.server[i].reserved != 0;
     if (noreserve || (!*ret_arm && !promised))
         return 0;
-    return eg_session_reserve(eg_rt.committed + (int64_t)n);
+    int64_t need = eg_rt.committed - eg_rt.inherited;
+    return eg_session_reserve((need > 0 ? need : 0) + (int64_t)n);
 }
 
-/* Makes [start, end) the kernel's alone: everything comes home, nothing is evicted from it any more. */
-static void cap_release(uint64_t start, uint64_t end)
+/* Everything of [start, end) comes home and is dirty; then it is not registered any more. */
+static void cap_home(uint64_t start, uint64_t end)
 {
     struct eg_range part;
     eg_pager_quiesce(start, end);
     eg_rt.keep_start = start;
     eg_rt.keep_end = end;
     eg_fetch_range(start, end);
-    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+    eg_rt.keep_start = eg_rt.keep_end = 0;
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        for (uint64_t p = part.start; p < part.end; p += EG_PAGE_BYTES) {
+            struct eg_block *b = eg_block_find(p >> EG_BLOCK_SHIFT);
+            uint32_t i = (uint32_t)(p >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
+            if (!b)
+                p |= EG_BLOCK_BYTES - EG_PAGE_BYTES; /* the block's last page: on to the next block */
+            else if (eg_page_state(b, i) == EG_P_CLEAN)
+                eg_page_set(b, i, EG_P_DIRTY);
+        }
         if (eg_rt.active)
             eg_uffd_unregister(part.start, part.end);
-    eg_rt.keep_start = eg_rt.keep_end = 0;
+    }
+}
+
+/* Makes [start, end) the kernel's alone: nothing is evicted from it any more. */
+static void cap_release(uint64_t start, uint64_t end)
+{
+    cap_home(start, end);
     cap_remove(start, end);
 }
 
@@ -380,6 +408,7 @@ long eg_cap_madvise(long addr, long len, long advice)
     case MADV_WIPEONFORK:
     case MADV_KEEPONFORK:
     case MADV_WILLNEED:
+    case MADV_MERGEABLE:
     case ADVICE_DONTNEED_LOCKED:
     case ADVICE_GUARD_INSTALL: break;
     default: return eg_sys3(SYS_madvise, addr, len, advice);
@@ -394,6 +423,8 @@ long eg_cap_madvise(long addr, long len, long advice)
             note_fork_advice(start, end, advice);
         return leave(ret);
     }
+    if (advice == MADV_MERGEABLE)
+        return leave(0); /* merging drops the write-protection by which clean pages are known: a hint, not taken */
     if (advice == MADV_WILLNEED) {
         uint64_t most = eg_rt.budget / 4 * EG_PAGE_BYTES;
         long ret = eg_sys3(SYS_madvise, addr, len, advice);
@@ -753,12 +784,13 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
     }
     eg_pager_quiesce(old, end);
     /* The program's own place may touch another mapping (see congruent_place): then nothing must be registered that merges. */
-    if (armed && flags & MREMAP_FIXED)
-        eg_uffd_unregister(old, end);
+    if (armed && (eg_ranges_overlap(&eg_rt.ranges, start - EG_PAGE_BYTES, start) ||
+                  eg_ranges_overlap(&eg_rt.ranges, start + new_len, start + new_len + EG_PAGE_BYTES)))
+        cap_home(old, end);
     ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start);
     if (eg_sys_failed(ret)) {
-        if (armed && flags & MREMAP_FIXED)
-            rearm(old, end);
+        if (armed)
+            rearm(old, end); /* pieces that moved and came back have lost it */
         goto undo;
     }
     /* The ranges first (blocks made from here on come from them), without opening: the pages' own states move below. */
@@ -878,7 +910,7 @@ void eg_cap_spawn(long flags, long tls)
     if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + 2 * EG_PAGE_BYTES))
         cap_release(page, page + 2 * EG_PAGE_BYTES);
     /* A child process will need memory of the same budget: be there to give way. */
-    if (!(flags & THREAD) && !eg_rt.active && eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate())
+    if (!(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate())
         eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
     leave(0);
 }
@@ -900,14 +932,19 @@ static void child_start(int was_active, int drop)
     struct eg_rt *rt = &eg_rt;
     int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd};
     rt->lock = (struct eg_lock){.word = 1};
+    /* Row locks belong to an open file: one of its own. */
+    int pool = (int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);
     for (uint32_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             eg_sys1(SYS_close, *fds[i]);
         *fds[i] = -1;
     }
-    rt->pool_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0));
     rt->active = 0;
-    rt->committed = 0; /* what it shares with the parent was promised to the parent */
+    rt->pool_fd = eg_fd_high(pool);
+    rt->inherited = rt->committed;
+    rt->foreign = 0;
+    if (rt->fork_mark)
+        *rt->fork_mark = 1;
     eg_account_row_claim();
     if (!was_active) {
         child_forget();
@@ -977,7 +1014,7 @@ long eg_cap_fork(long nr, const long arg[6])
 static int *own_fd(uint32_t k)
 {
     struct eg_rt *rt = &eg_rt;
-    int *fixed[] = {&rt->pool_fd, &rt->err_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd};
+    int *fixed[] = {&rt->pool_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd};
     uint32_t n = sizeof fixed / sizeof *fixed;
     if (k < n)
         return fixed[k];
@@ -1011,9 +1048,10 @@ long eg_cap_close_range(long first, long last, long flags)
         for (uint32_t k = 0; (own = own_fd(k)); k++)
             if (*own >= 0 && (uint64_t)*own >= at && (uint64_t)*own < stop)
                 stop = (uint64_t)*own;
-        if (stop > at)
+        if (stop > at) {
             ret = eg_sys3(SYS_close_range, at, stop - 1, flags);
-        flags &= ~2l; /* CLOSE_RANGE_UNSHARE is done */
+            flags &= ~2l; /* CLOSE_RANGE_UNSHARE is done */
+        }
         at = stop + 1;
     }
     return ret;
@@ -1023,7 +1061,7 @@ void eg_cap_fd_move_away(long fd)
 {
     int *own;
     enter();
-    for (uint32_t k = 0; (own = own_fd(k)); k++) {
+    for (uint32_t k = 0; !eg_rt.foreign && (own = own_fd(k)); k++) {
         if (*own != (int)fd)
             continue;
         int to = eg_fd_dup_high((int)fd);

@@ -128,7 +128,7 @@ struct eg_rt {
     struct eg_pool *pool; /* NULL: not under `endgame run`, everything passes */
     struct eg_pool_row *row;
     struct eg_pool_row own_row; /* used when the pool has no row left */
-    int pool_fd, err_fd, pagemap_fd, mem_fd, uffd, wake_fd;
+    int pool_fd, pagemap_fd, mem_fd, uffd, wake_fd;
     int fd_floor;            /* the runtime's descriptors are at or above this */
     char pool_path[128];
     uint64_t features;       /* UFFD_FEATURE_*, of those granted */
@@ -136,6 +136,10 @@ struct eg_rt {
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
     uint8_t lazy_free_seen;  /* MADV_FREE reached the kernel: it may drop pages by itself */
+    uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
+    uint8_t *fork_mark;      /* 1; a child that the gate did not see finds 0 (MADV_WIPEONFORK) */
+    uint64_t stderr_id;      /* which file descriptor 2 was at the start */
+    uint64_t affinity[16];   /* processors of the first thread at the start */
     uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */
     int pager_tid;
     uint32_t pid;
@@ -156,6 +160,7 @@ struct eg_rt {
     int64_t charged_published;
     int64_t captured, captured_published; /* pages */
     int64_t committed;               /* pages for which the servers' promise is needed */
+    int64_t inherited;               /* of these: a fork child's from its parent, promised to the parent */
     uint32_t n_servers, next_server;
     struct eg_server server[EG_POOL_SERVERS];
 
@@ -272,6 +277,8 @@ void eg_evict_room(uint64_t n);
  * Returns: 0, -ENOSPC (some pages stay dirty). */
 int eg_evict_clean_all(void);
 int eg_evict_arm(uint64_t index);
+/* eg_page_present - does the kernel hold the page (in memory or in its swap)? */
+int eg_page_present(uint64_t addr);
 /* eg_evict_scan - after registering [lo, hi) of an armed block: pages that are there count and may be evicted. */
 void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi);
 /* eg_evict_reset - fork child: nothing is on its way out. */
@@ -295,6 +302,8 @@ void eg_pager_kick(void);
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
 /* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */
 enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_PINNED = 8 };
+/* eg_say_init - remember what descriptor 2 is. Context: start-up. */
+void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
 /* eg_fd_high - move a descriptor up to where the program does not look, close-on-exec. Returns: the new one. */
 int eg_fd_high(int fd);

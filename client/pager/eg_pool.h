@@ -89,6 +89,8 @@ struct eg_pool {
     uint64_t captured_bytes_peak;
     uint32_t rows_used;                  /* next row never used */
     uint32_t warned;                     /* bit per warning already given */
+    uint32_t said;                       /* `words` is taken */
+    char words[320];                     /* a message for stderr of a process that has closed its own; else empty */
     uint64_t rows_lost;                  /* processes that found no row (their counters are in no row) */
 };
 #define EG_POOL_ROWS_OFFSET 8192

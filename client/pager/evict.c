@@ -11,10 +11,10 @@
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
+#define ADVICE_POPULATE_WRITE 23 /* 5.14 */
 
 #define PM_PRESENT (1ull << 63)
 #define PM_SWAPPED (1ull << 62)
-#define PM_EXCLUSIVE (1ull << 56)
 
 static uint64_t page_number(const struct eg_block *b, uint32_t i)
 {
@@ -219,11 +219,11 @@ static int copy_out(void *dst, uint64_t src, uint64_t bytes)
     return n == (long)bytes ? 0 : -EFAULT;
 }
 
-static uint64_t pagemap_one(uint64_t addr)
+int eg_page_present(uint64_t addr)
 {
-    uint64_t e = 0;
+    uint64_t e = PM_PRESENT;
     eg_sys4(SYS_pread64, eg_rt.pagemap_fd, &e, sizeof e, (addr >> EG_PAGE_SHIFT) * sizeof e);
-    return e;
+    return (e & (PM_PRESENT | PM_SWAPPED)) != 0;
 }
 
 enum taken { TAKEN, TAKEN_NOTHING, TAKEN_REFUSED };
@@ -231,7 +231,7 @@ enum taken { TAKEN, TAKEN_NOTHING, TAKEN_REFUSED };
 /* One dirty page by write-protect, copy, discard. */
 static enum taken take_by_copy(uint64_t addr, uint32_t slot)
 {
-    if (!(pagemap_one(addr) & (PM_PRESENT | PM_SWAPPED)))
+    if (!eg_page_present(addr))
         return TAKEN_NOTHING;
     eg_rt.slot_moved[slot] = 0;
     if (eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 1))
@@ -255,15 +255,18 @@ static enum taken take_one(uint64_t addr, uint32_t slot)
             eg_rt.slot_moved[slot] = 1;
             return TAKEN;
         }
-        if (rc == -ENOENT && !(pagemap_one(addr) & (PM_PRESENT | PM_SWAPPED)))
+        if (!eg_page_present(addr))
             return TAKEN_NOTHING; /* given back in a way that the gate does not see: zeros by the kernel's own rules */
         if (rc != -EBUSY)
-            break;
-        /* Exclusive and still busy: a device may be writing into it (O_DIRECT), a copy would lose that. */
-        if (pagemap_one(addr) & PM_EXCLUSIVE && tries == 2)
-            return TAKEN_REFUSED;
+            return take_by_copy(addr, slot);
+        /* Busy: shared since a fork (also when the child is long gone), or a device may be writing into it (O_DIRECT). Making
+         * the page this process's own (a dirty page is not protected, so this raises no fault) cures the first; in the second
+         * it is so already, and a copy would lose what the device writes. */
+        if (tries == 0 && (eg_rt.lazy_free_seen ||
+                           eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, ADVICE_POPULATE_WRITE))))
+            return take_by_copy(addr, slot);
     }
-    return take_by_copy(addr, slot);
+    return TAKEN_REFUSED;
 }
 
 static void spare(struct eg_block *b, uint32_t i)
@@ -335,17 +338,23 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
 
 static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
 {
-    long rc = eg_sys3(SYS_madvise, eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES, (uint64_t)n * EG_PAGE_BYTES,
-                      MADV_DONTNEED);
+    uint64_t addr = eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES;
+    long rc = eg_sys3(SYS_madvise, addr, (uint64_t)n * EG_PAGE_BYTES, MADV_DONTNEED);
+    if (eg_sys_failed(rc) && n > 1) {
+        /* Some of them locked by mlock, those before them gone already: one by one. */
+        uint64_t freed = 0;
+        for (uint32_t i = 0; i < n; i++)
+            freed += drop_run(b, first + i, 1);
+        return freed;
+    }
+    if (eg_sys_failed(rc) && eg_page_present(addr)) {
+        spare(b, first);
+        return 0;
+    }
     for (uint32_t i = 0; i < n; i++) {
-        if (eg_sys_failed(rc))
-            spare(b, first + i); /* locked by mlock */
-        else
-            eg_page_set(b, first + i, EG_P_REMOTE);
+        eg_page_set(b, first + i, EG_P_REMOTE);
         b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
     }
-    if (eg_sys_failed(rc))
-        return 0;
     EG_COUNT(pages_evicted, n);
     EG_COUNT(pages_dropped_clean, n);
     return n;
@@ -442,7 +451,7 @@ uint64_t eg_evict(uint64_t n)
     struct eg_queue *q = &eg_rt.queue;
     uint64_t freed = 0, spared = 0;
     int can_arm = 1;
-    if (eg_sys_now_ns() < eg_rt.stuck_until_ns)
+    if (eg_rt.foreign || eg_sys_now_ns() < eg_rt.stuck_until_ns)
         return 0;
     while (freed < n) {
         int64_t queued = (int64_t)(q->tail - q->head);
@@ -514,7 +523,7 @@ void eg_evict_room(uint64_t n)
                 continue;
             }
         }
-        if (!eg_evict(n > 32 ? n : 32) && eg_rt.stuck_until_ns > eg_sys_now_ns())
+        if (!eg_evict(n > 32 ? n : 32) && (eg_rt.foreign || eg_rt.stuck_until_ns > eg_sys_now_ns()))
             break; /* nothing can leave: the program goes on beyond the budget */
     }
 }
@@ -528,7 +537,7 @@ static int clean_block(struct eg_block *b)
         uint32_t n = 0;
         uint64_t addr = eg_block_addr(b) + (uint64_t)i * EG_PAGE_BYTES;
         while (i + n < EG_BLOCK_PAGES && n < WRITE_RUN_PAGES && eg_page_state(b, i + n) == EG_P_DIRTY &&
-               pagemap_one(addr + (uint64_t)n * EG_PAGE_BYTES) & (PM_PRESENT | PM_SWAPPED))
+               eg_page_present(addr + (uint64_t)n * EG_PAGE_BYTES))
             n++;
         if (!n) {
             i++;

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #define STACK_BYTES (64u << 10)
 #define EVENTS 16
@@ -23,9 +24,20 @@
 #define STALL_NS 60000000000ull
 #define CHECK_NS 50000000u
 
-struct eg_rt eg_rt = {.pool_fd = -1, .err_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1};
+struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1};
 
 /* --- endings and warnings -------------------------------------------------------------------------------------------- */
+
+static uint64_t stderr_id(void)
+{
+    struct stat st;
+    return eg_sys2(SYS_fstat, 2, &st) ? 0 : (uint64_t)st.st_dev << 40 ^ (uint64_t)st.st_ino;
+}
+
+void eg_say_init(void)
+{
+    eg_rt.stderr_id = stderr_id();
+}
 
 static void say(const char *what, const char *name, int err)
 {
@@ -41,7 +53,11 @@ static void say(const char *what, const char *name, int err)
         n = eg_str_put(line, sizeof line, n, ")");
     }
     n = eg_str_put(line, sizeof line, n, "\n");
-    eg_sys3(SYS_write, eg_rt.err_fd >= 0 ? eg_rt.err_fd : 2, line, n);
+    /* Descriptor 2 may be the program's own file by now: then `endgame run` says it at the end. */
+    if (stderr_id() == eg_rt.stderr_id)
+        eg_sys3(SYS_write, 2, line, n);
+    else if (eg_rt.pool && !__atomic_exchange_n(&eg_rt.pool->said, 1, __ATOMIC_ACQ_REL))
+        memcpy(eg_rt.pool->words, line, n < sizeof eg_rt.pool->words ? n : sizeof eg_rt.pool->words - 1);
 }
 
 void eg_die(const char *what, const char *name, int err)
@@ -108,7 +124,7 @@ int eg_fd_high(int fd)
 
 void eg_pager_poll(void)
 {
-    static uint64_t last_progress_ns, last_check_ns;
+    static uint64_t last_progress_ns, last_check_ns, last_look_ns;
     static uint32_t idle_polls;
     struct eg_io_queue done = {NULL, NULL};
     struct eg_io *io;
@@ -144,8 +160,9 @@ void eg_pager_poll(void)
     if (++idle_polls % 64)
         return;
     uint64_t now = eg_sys_now_ns();
-    if (!last_progress_ns)
-        last_progress_ns = now;
+    if (!last_progress_ns || now - last_look_ns > STALL_NS / 20)
+        last_progress_ns = now; /* the wait begins; or this process itself was stopped meanwhile */
+    last_look_ns = now;
     if (now - last_progress_ns > STALL_NS)
         for (uint32_t i = 0; i < eg_rt.n_servers; i++)
             if (eg_rt.server[i].link.outstanding)
@@ -185,9 +202,11 @@ static int admit(struct eg_block *b)
     if (b->n_resident || b->n_copied || b->n_busy || b->n_fresh < ADMIT_MIN_PAGES || eg_rt.budget < 4 * EG_BLOCK_PAGES)
         return 0;
     eg_evict_room(b->n_fresh);
+    if (eg_account_total() + b->n_fresh > eg_rt.budget)
+        return 0;
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
         if (eg_uffd_unregister(part.start, part.end))
-            return 0; /* still armed: right, only slower */
+            eg_die("internal error: cannot unregister memory", NULL, 0);
     eg_block_set_armed(b->index, 0);
     eg_account_sync();
     EG_COUNT(blocks_admitted, 1);
@@ -216,6 +235,8 @@ static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
         }
         if (rc < 0 && rc != -ENOENT && k == 0)
             eg_die("cannot give the program a fresh page", NULL, rc);
+        if (rc == -ENOENT && k == 0)
+            eg_uffd_wake(addr, addr + EG_PAGE_BYTES); /* unmapped past the gate: let the kernel say so */
         if (rc < 0)
             break;
         eg_page_set(b, i + k, EG_P_DIRTY);
@@ -257,10 +278,15 @@ static void fault(const struct uffd_msg *m, uint64_t now)
             eg_page_set(b, i, EG_P_DIRTY);
             b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
             eg_uffd_protect(addr, end, 0);
-        } else if (eg_rt.lazy_free_seen && eg_uffd_zero_check(addr) == 1) {
-            eg_page_set(b, i, EG_P_DIRTY); /* MADV_FREE: the kernel took it, zeros are what it holds now */
-        } else {
+        } else if (eg_page_present(addr)) {
             eg_uffd_wake(addr, end); /* two threads met at one page */
+        } else if (eg_page_state(b, i) == EG_P_CLEAN) {
+            eg_page_set(b, i, EG_P_REMOTE); /* discarded past the gate: the server still has it */
+            eg_fetch_fault(b, i, write, tid, now);
+            return;
+        } else {
+            eg_page_set(b, i, EG_P_FRESH); /* MADV_FREE, or discarded past the gate: zeros, by the kernel's own rules */
+            fault_zero(b, i, write, tid);
         }
         break;
     case EG_P_REMOTE: eg_fetch_fault(b, i, write, tid, now); return;
@@ -337,6 +363,10 @@ static int pager_sleep(void)
 static void pager_main(void)
 {
     struct uffd_msg m[EVENTS];
+    struct sched_param other = {0};
+    /* Not the policy and the processors of whichever thread happened to start it. */
+    eg_sys3(SYS_sched_setscheduler, 0, SCHED_OTHER, &other);
+    eg_sys3(SYS_sched_setaffinity, 0, sizeof eg_rt.affinity, eg_rt.affinity);
     uint64_t last = eg_sys_now_ns(), gap = SPIN_NS, check = last;
     for (;;) {
         __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
@@ -428,6 +458,8 @@ int eg_pager_activate(void)
     uint64_t all = ~0ull, old;
     if (rt->active)
         return 0;
+    if (rt->foreign)
+        return -EAGAIN;
     int rc = setup_memory();
     if (!rc)
         rc = eg_uffd_open();
@@ -439,8 +471,8 @@ int eg_pager_activate(void)
         rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (rt->mem_fd < 0)
         rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0));
-    rc = eg_account_listen();
-    if (rc)
+    rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : eg_account_listen();
+    if (rc < 0)
         return rc;
     eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, "handler");
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);

@@ -165,6 +165,8 @@ static int session_call(struct eg_server *s, uint32_t field, const struct eg_pb_
 {
     if (s->dead || s->control_fd < 0)
         return -ENOTCONN;
+    if (eg_rt.foreign)
+        return -ENOSPC; /* its descriptors may be others */
     int rc = call(s->control_fd, field, body, want);
     if (rc && !is_refusal(rc))
         eg_session_lost(s, rc);
@@ -276,6 +278,8 @@ int eg_session_need(void)
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         struct eg_server *s = &eg_rt.server[i];
         if (s->dead)
+            continue;
+        if (s->control_fd < 0 && eg_rt.foreign)
             continue;
         if (s->control_fd < 0) {
             if (!s->free && !(s->free = eg_sys_map(EG_FREE_SLABS * sizeof *s->free)))
@@ -457,11 +461,12 @@ void eg_slab_free(uint8_t server, uint32_t slab, int shared)
 
 int eg_session_snapshot(void)
 {
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+        eg_rt.server[i].snapshot = 0;
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         struct eg_server *s = &eg_rt.server[i];
         struct eg_pb_writer w = {.buf = rpc.out, .cap = 0};
         struct eg_pb_field pf;
-        s->snapshot = 0;
         if (s->dead || s->control_fd < 0)
             continue;
         /* Free slabs would become shared too: back to the server with them. */
@@ -533,6 +538,10 @@ void eg_session_lost(struct eg_server *s, int err)
         eg_die("the program's pages on this memory server are lost: ", s->config->text, err);
     s->dead = 1;
     s->held = s->n_free = s->reserved = 0;
+    eg_sys1(SYS_close, s->control_fd);
+    s->control_fd = -1;
+    if (s->link.ops)
+        s->link.ops->close(&s->link);
     eg_warn_once(EG_WARN_SERVER, "memory server is gone, going on without it: ", s->config->text);
 }
 

@@ -86,6 +86,11 @@ int eg_uffd_protect(uint64_t start, uint64_t end, int on)
     do
         rc = uffd_ioctl(UFFDIO_WRITEPROTECT, &w);
     while (rc == -EAGAIN);
+    if (rc == -ENOENT && end - start > EG_PAGE_BYTES) {
+        /* Before 6.3 the kernel wants one mapping at a time. */
+        for (rc = 0; !rc && start < end; start += EG_PAGE_BYTES)
+            rc = eg_uffd_protect(start, start + EG_PAGE_BYTES, on);
+    }
     return (int)rc;
 }
 

@@ -140,7 +140,6 @@ static void pool_open(const char *path)
         refuse("$ENDGAME_POOL is not a pool file of this version; start the program with this version's `endgame run`");
     /* Its pages are the runtime's: a child's copy must be the same memory. */
     eg_rt.pool_fd = eg_fd_high(fd);
-    eg_rt.err_fd = eg_fd_high(fcntl(2, F_DUPFD_CLOEXEC, 3));
     eg_str_put(eg_rt.pool_path, sizeof eg_rt.pool_path, 0, path);
     eg_rt.pool = pool;
     eg_rt.n_servers = pool->n_servers < EG_POOL_SERVERS ? pool->n_servers : EG_POOL_SERVERS;
@@ -176,6 +175,13 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     eg_rt.old_kernel = kernel && strcmp(kernel, "6.1") == 0;
     eg_account_row_claim();
     eg_rt.heap_end = (uint64_t)eg_sys1(SYS_brk, 0);
+    eg_say_init();
+    eg_sys3(SYS_sched_getaffinity, 0, sizeof eg_rt.affinity, eg_rt.affinity);
+    void *mark = mmap(NULL, EG_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mark != MAP_FAILED && madvise(mark, EG_PAGE_BYTES, MADV_WIPEONFORK) == 0) {
+        eg_rt.fork_mark = mark;
+        *eg_rt.fork_mark = 1;
+    }
     if (eg_gate_init())
         refuse("out of memory at start");
     struct visit v = {.first = 1};
