@@ -10,7 +10,7 @@
 
 #define SMALL_PAGES 256           /* a process below this is never asked to give way */
 #define POKE_INTERVAL_NS 1000000u
-#define REAP_INTERVAL_NS 20000000u
+#define REAP_INTERVAL_NS 1000000u
 
 static void raise_to(uint64_t *peak, uint64_t v)
 {
@@ -85,7 +85,7 @@ static void row_bury(struct eg_pool_row *r)
     __atomic_sub_fetch(&eg_rt.pool->captured_bytes, bytes, __ATOMIC_RELAXED);
 }
 
-static void bury_the_dead(void)
+void eg_account_bury(void)
 {
     struct flock f;
     for (uint32_t i = 0; i < rows_used(); i++) {
@@ -143,7 +143,7 @@ void eg_account_row_claim(void)
     struct flock f;
     eg_rt.pid = (uint32_t)eg_sys0(SYS_getpid);
     eg_rt.charged_published = eg_rt.captured_published = 0;
-    bury_the_dead();
+    eg_account_bury();
     uint32_t i;
     do
         i = __atomic_fetch_add(&eg_rt.pool->rows_used, 1, __ATOMIC_RELAXED);
@@ -206,7 +206,7 @@ uint64_t eg_account_ask_others(uint64_t n)
         return 0;
     if (now - eg_rt.last_reap_ns > REAP_INTERVAL_NS) {
         eg_rt.last_reap_ns = now;
-        bury_the_dead();
+        eg_account_bury();
     }
     for (uint32_t i = 0; i < used; i++) {
         uint64_t c = __atomic_load_n(&row_at(i)->charged_pages, __ATOMIC_RELAXED);

@@ -180,6 +180,7 @@ struct eg_rt {
     uint32_t ahead_read, ahead_used; /* lately: is reading ahead worth it for this program? */
     uint8_t *zero;                   /* a page of zeros */
     uint64_t spared;                 /* passed over since a page last left */
+    int64_t stuck_charged;           /* when nothing could leave */
     uint64_t last_poke_ns, last_reap_ns, full_until_ns, stuck_until_ns;
 };
 
@@ -200,6 +201,8 @@ int eg_account_listen(void);
 /* eg_account_ask_others - find processes that should give way by n pages in all, ask them; forget the dead.
  * Context: lock held. Returns: the pages asked for (0: this process is the one to give way). */
 uint64_t eg_account_ask_others(uint64_t n);
+/* eg_account_bury - processes that are gone leave the account. */
+void eg_account_bury(void);
 void eg_account_fault_time(uint64_t ns);
 
 /* --- block.c ------------------------------------------------------------------------------------------------------- */

@@ -7,8 +7,10 @@
 
 #define WRITE_RUN_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
 #define EMPTY_BATCH 128 /* slots emptied with one call */
-#define OTHERS_WAIT_NS 3000000u
+#define OTHERS_WAIT_NS 3000000u    /* before a process below its share gives way after all */
+#define OTHERS_LIMIT_NS 200000000u /* before one that cannot goes beyond the budget */
 #define SPARED_MAX 1024         /* pages passed over in one call */
+#define STUCK_PAGES 64
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
 #define ADVICE_POPULATE_WRITE 23 /* 5.14 */
@@ -446,12 +448,18 @@ static int arm_next(void)
 
 /* --- policy: first in, first out, with a second turn for pages that were written after they came in --------------------- */
 
+/* Not long ago nothing could leave, and since then hardly anything came. */
+static int stuck(void)
+{
+    return eg_rt.charged < eg_rt.stuck_charged + STUCK_PAGES && eg_sys_now_ns() < eg_rt.stuck_until_ns;
+}
+
 uint64_t eg_evict(uint64_t n)
 {
     struct eg_queue *q = &eg_rt.queue;
     uint64_t freed = 0, spared = 0;
     int can_arm = 1;
-    if (eg_rt.foreign || eg_sys_now_ns() < eg_rt.stuck_until_ns)
+    if (eg_rt.foreign || stuck())
         return 0;
     while (freed < n) {
         int64_t queued = (int64_t)(q->tail - q->head);
@@ -502,6 +510,7 @@ uint64_t eg_evict(uint64_t n)
     eg_rt.spared = freed ? 0 : eg_rt.spared + spared + 1;
     if (eg_rt.spared > (q->tail - q->head) * 4) {
         eg_rt.stuck_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
+        eg_rt.stuck_charged = eg_rt.charged;
         eg_rt.spared = 0;
     }
     eg_account_sync();
@@ -510,21 +519,25 @@ uint64_t eg_evict(uint64_t n)
 
 void eg_evict_room(uint64_t n)
 {
-    uint64_t others_until = 0;
+    uint64_t start = 0;
     while (eg_account_total() + n > eg_rt.budget) {
         EG_COUNT(evict_stalls, 1);
         eg_account_sync();
-        if (eg_account_ask_others(n)) {
-            uint64_t now = eg_sys_now_ns();
-            if (!others_until)
-                others_until = now + OTHERS_WAIT_NS;
-            if (now < others_until) {
-                eg_sys0(SYS_sched_yield);
-                continue;
-            }
+        uint64_t now = eg_sys_now_ns();
+        if (!start)
+            start = now;
+        uint64_t asked = eg_account_ask_others(n);
+        if (asked && now - start < OTHERS_WAIT_NS) {
+            eg_sys0(SYS_sched_yield);
+            continue;
         }
-        if (!eg_evict(n > 32 ? n : 32) && (eg_rt.foreign || eg_rt.stuck_until_ns > eg_sys_now_ns()))
-            break; /* nothing can leave: the program goes on beyond the budget */
+        if (eg_evict(n > 32 ? n : 32) || (!eg_rt.foreign && !stuck()))
+            continue;
+        /* Nothing of this process can leave. Others were asked, and may only be slow. */
+        eg_account_bury();
+        if (!asked || now - start > OTHERS_LIMIT_NS)
+            break; /* the program goes on beyond the budget */
+        eg_sys0(SYS_sched_yield);
     }
 }
 
