@@ -10,8 +10,11 @@ set(EG_CORE_SOURCES
   pager/capture.c
   pager/eg_range.c
   pager/evict.c
+  pager/fds.c
   pager/fetch.c
+  pager/fork.c
   pager/pager.c
+  pager/remap.c
   pager/session.c
   pager/sum.c
   pager/uffd.c

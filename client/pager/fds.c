@@ -1,0 +1,73 @@
+/* fds.c - the runtime's descriptors, out of the program's way. */
+#include "client/pager/eg_capture.h"
+
+/* The k-th of the runtime's descriptors, open or not; NULL past the last. */
+static int *own_fd(uint32_t k)
+{
+    struct eg_rt *rt = &eg_rt;
+    int *fixed[] = {&rt->pool_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd};
+    uint32_t n = sizeof fixed / sizeof *fixed;
+    if (k < n)
+        return fixed[k];
+    k -= n;
+    if (k >= rt->n_servers * 2)
+        return NULL;
+    struct eg_server *s = &rt->server[k / 2];
+    return k % 2 ? &s->link.fd : &s->control_fd;
+}
+
+int eg_cap_fd_reserved(long fd)
+{
+    int *own;
+    if (!eg_rt.pool || fd < eg_rt.fd_floor)
+        return 0;
+    for (uint32_t k = 0; (own = own_fd(k)); k++)
+        if (__atomic_load_n(own, __ATOMIC_RELAXED) == (int)fd)
+            return 1;
+    return 0;
+}
+
+long eg_cap_close_range(long first, long last, long flags)
+{
+    uint64_t at = (uint32_t)first, end = (uint32_t)last;
+    if (at > end || flags & 4 /* CLOSE_RANGE_CLOEXEC */)
+        return eg_sys3(SYS_close_range, first, last, flags);
+    long ret = 0;
+    while (at <= end && ret == 0) {
+        uint64_t stop = end + 1; /* the first own descriptor at or after `at` */
+        int *own;
+        for (uint32_t k = 0; (own = own_fd(k)); k++)
+            if (*own >= 0 && (uint64_t)*own >= at && (uint64_t)*own < stop)
+                stop = (uint64_t)*own;
+        if (stop > at) {
+            ret = eg_sys3(SYS_close_range, at, stop - 1, flags);
+            flags &= ~2l; /* CLOSE_RANGE_UNSHARE is done */
+        }
+        at = stop + 1;
+    }
+    return ret;
+}
+
+void eg_cap_fd_move_away(long fd)
+{
+    int *own;
+    eg_cap_enter();
+    for (uint32_t k = 0; !eg_rt.foreign && (own = own_fd(k)); k++) {
+        if (*own != (int)fd)
+            continue;
+        int to = eg_fd_dup_high((int)fd);
+        if (to < 0)
+            break;
+        __atomic_store_n(own, to, __ATOMIC_SEQ_CST);
+        uint32_t turns = __atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST);
+        int active = eg_rt.active;
+        eg_cap_leave(0);
+        /* The pager may be about to read the old number: let it come round twice. */
+        while (active && __atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST) - turns < 2) {
+            eg_pager_kick();
+            eg_sys0(SYS_sched_yield);
+        }
+        return;
+    }
+    eg_cap_leave(0);
+}

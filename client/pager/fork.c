@@ -1,0 +1,117 @@
+/* fork.c - new threads and new processes. */
+#include "client/pager/eg_capture.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#define SPAWN_MIN_PAGES 1024
+
+void eg_cap_spawn(long flags, long tls)
+{
+    enum { VM = 0x100, THREAD = 0x10000, SETTLS = 0x80000 };
+    uint64_t page = (uint64_t)tls & ~(uint64_t)(EG_PAGE_BYTES - 1);
+    if (!(flags & VM))
+        return;
+    eg_cap_enter();
+    /* The kernel writes into the thread's control block (clear_child_tid, rseq, robust list) at moments when no fault can be
+     * served: it must never be away. */
+    if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + 2 * EG_PAGE_BYTES))
+        eg_cap_release(page, page + 2 * EG_PAGE_BYTES);
+    /* A child process will need memory of the same budget: be there to give way. */
+    if (!(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate())
+        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+    eg_cap_leave(0);
+}
+
+/* What the parent's madvise kept from the child. */
+static void child_forget(void)
+{
+    struct eg_range part;
+    for (uint64_t at = 0; eg_ranges_next(&eg_rt.ranges, at, 1ul << EG_ADDR_BITS, &part); at = part.end) {
+        if (part.flags & EG_RANGE_DONTFORK)
+            eg_cap_remove(part.start, part.end);
+        else if (part.flags & EG_RANGE_WIPEONFORK)
+            eg_cap_discard(part.start, part.end);
+    }
+}
+
+void eg_cap_child_start(int was_active, int drop)
+{
+    struct eg_rt *rt = &eg_rt;
+    int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd};
+    rt->lock = (struct eg_lock){.word = 1};
+    /* Row locks belong to an open file: one of its own. */
+    int pool = (int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);
+    for (uint32_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (*fds[i] >= 0)
+            eg_sys1(SYS_close, *fds[i]);
+        *fds[i] = -1;
+    }
+    rt->active = 0;
+    rt->pool_fd = eg_fd_high(pool);
+    rt->inherited = rt->committed;
+    rt->foreign = 0;
+    if (rt->fork_mark)
+        *rt->fork_mark = 1;
+    eg_account_row_claim();
+    if (!was_active) {
+        child_forget();
+        eg_account_sync();
+        return;
+    }
+    eg_evict_reset();
+    int rc = eg_pager_activate();
+    if (rc)
+        eg_die("the child of a fork cannot use userfaultfd", NULL, 0);
+    rc = eg_session_child();
+    if (rc)
+        eg_die("the child of a fork cannot reach its memory servers", NULL, rc);
+    child_forget();
+    if (drop) {
+        struct eg_range part;
+        for (uint64_t at = 0; eg_ranges_next(&rt->ranges, at, 1ul << EG_ADDR_BITS, &part); at = part.end)
+            for (uint64_t p = part.start; p < part.end;) {
+                struct eg_block *b = eg_block_find(p >> EG_BLOCK_SHIFT);
+                uint64_t hi = ((p >> EG_BLOCK_SHIFT) + 1) << EG_BLOCK_SHIFT;
+                if (hi > part.end)
+                    hi = part.end;
+                while (b && p < hi) {
+                    uint64_t run = p;
+                    while (run < hi && eg_page_state(b, (uint32_t)(run >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES) == EG_P_CLEAN)
+                        run += EG_PAGE_BYTES;
+                    if (run > p && !eg_sys_failed(eg_sys3(SYS_madvise, p, run - p, MADV_DONTNEED)))
+                        for (uint64_t q = p; q < run; q += EG_PAGE_BYTES)
+                            eg_page_set(b, (uint32_t)(q >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, EG_P_REMOTE);
+                    p = run > p ? run : p + EG_PAGE_BYTES;
+                }
+                p = hi;
+            }
+    }
+    eg_cap_rearm(0, 1ul << EG_ADDR_BITS);
+    eg_account_sync();
+}
+
+long eg_cap_fork(long nr, const long arg[6])
+{
+    int drop = 0;
+    eg_cap_enter();
+    if (eg_rt.charged > 0 && eg_account_total() + (uint64_t)eg_rt.charged > eg_rt.high && eg_pager_activate() == 0) {
+        /* Parent and child do not both fit: the servers get a copy of everything, and the child starts with nothing resident. */
+        eg_evict_clean_all();
+        drop = 1;
+    } else if (eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate()) {
+        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+    }
+    eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
+    if (eg_rt.active && eg_session_snapshot())
+        return eg_cap_leave(-ENOMEM);
+    int was_active = eg_rt.active;
+    EG_COUNT(forks, eg_rt.captured > 0);
+    eg_account_sync();
+    long ret = eg_syscall6(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+    if (ret == 0)
+        eg_cap_child_start(was_active, drop);
+    else if (ret < 0)
+        eg_session_forget_snapshot();
+    return eg_cap_leave(ret);
+}
