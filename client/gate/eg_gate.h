@@ -39,8 +39,9 @@ long eg_gate_dispatch(struct eg_gate_frame *frame);
 int eg_gate_init(void);
 
 /* eg_gate_patch - patch every known site in [text, text+bytes). Context: start-up, one thread.
- * ret_found: per entry of EG_GATE_CALLS, counts added up. Returns: the number of sites patched, or -errno. */
-int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found);
+ * ret_found: per entry of EG_GATE_CALLS, counts added up; ret_patched: sites that were patched before, added up.
+ * Returns: the number of sites patched, or -errno. */
+int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched);
 
 /* gate.S */
 void eg_gate_entry(void);

@@ -123,14 +123,16 @@ static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
     return NULL;
 }
 
-int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found)
+int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched)
 {
     uint8_t *site[MAX_SITES];
     int n = 0;
     for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
         int k = site_at(p - 5, text);
-        if (k == -1)
+        if (k == -1) {
+            *ret_patched += p[-5] == 0xe9;
             continue;
+        }
         if (n == MAX_SITES)
             return -E2BIG;
         if (k >= 0)

@@ -76,7 +76,7 @@ static int file_is(const char *path, const char *name)
 }
 
 struct visit {
-    uint32_t found[32];
+    uint32_t found[32], patched;
     int error, first;
 };
 
@@ -95,7 +95,7 @@ static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
         if (p->p_type != PT_LOAD || !(p->p_flags & PF_X))
             continue;
-        int rc = eg_gate_patch((uint8_t *)(info->dlpi_addr + p->p_vaddr), p->p_filesz, v->found);
+        int rc = eg_gate_patch((uint8_t *)(info->dlpi_addr + p->p_vaddr), p->p_filesz, v->found, &v->patched);
         if (rc < 0)
             v->error = rc;
     }
@@ -173,8 +173,6 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     budget_init();
     const char *kernel = env_find(envp, "ENDGAME_KERNEL");
     eg_rt.old_kernel = kernel && strcmp(kernel, "6.1") == 0;
-    eg_account_row_claim();
-    eg_rt.heap_end = (uint64_t)eg_sys1(SYS_brk, 0);
     eg_say_init();
     eg_sys3(SYS_sched_getaffinity, 0, sizeof eg_rt.affinity, eg_rt.affinity);
     void *mark = mmap(NULL, EG_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -188,6 +186,10 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     dl_iterate_phdr(patch_object, &v);
     if (v.error)
         refuse("cannot patch libc's system calls (are writable code pages forbidden here?)");
+    if (v.patched && !v.found[0]) {
+        eg_rt.pool = NULL; /* linked in and preloaded: the other copy is at work already */
+        return;
+    }
     uint32_t k = 0;
 #define X(name, number, needed)                                                                              \
     if (needed && !v.found[k])                                                                               \
@@ -195,6 +197,8 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     k++;
     EG_GATE_CALLS(X)
 #undef X
+    eg_account_row_claim();
+    eg_rt.heap_end = (uint64_t)eg_sys1(SYS_brk, 0);
     /* After the trampolines, which need room near the text. */
     if (eg_sys_reserve(RESERVE_BYTES))
         eg_sys_reserve(RESERVE_SMALL_BYTES); /* under `ulimit -v` */

@@ -72,6 +72,7 @@ long eg_gate_dispatch(struct eg_gate_frame *frame)
 
 static uint8_t *text;
 static uint32_t found[N_CALLS];
+static uint32_t patched_before;
 
 static void start(void)
 {
@@ -175,7 +176,7 @@ START_TEST(answered_call_returns_the_gates_value)
     start();
     put_site(text + 64, calls[_i].nr);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
     for (size_t k = 0; k < N_CALLS; k++)
         ck_assert_uint_eq(found[k], k == (size_t)_i);
     for (int turn = 0; turn < 20; turn++) {
@@ -217,7 +218,7 @@ START_TEST(passed_call_is_made_in_place)
     patched = native;
     gate_patch_run(&native);
     ck_assert_int_eq(gate.calls, 0);
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
     gate.pass = 1;
     gate.ret = 4711;
     gate_patch_run(&patched);
@@ -239,7 +240,7 @@ START_TEST(generic_site_carries_any_call)
     start();
     put_generic(text + 64);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
     for (size_t k = 0; k < N_CALLS; k++)
         ck_assert_uint_eq(found[k], 0);
     run = random_run(&r, text + 64);
@@ -289,7 +290,7 @@ START_TEST(site_may_lie_across_a_page_boundary)
         put_generic(site = text + 2 * PAGE - (_i - 6));
     memcpy(before, text, TEXT_BYTES);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
     memcpy(before + (site - text), site, 5);
     ck_assert_mem_eq(text, before, TEXT_BYTES); /* nothing but the mov has changed */
     check_permissions(site, "r-xp");
@@ -311,7 +312,7 @@ START_TEST(jump_onto_the_syscall_itself_still_works)
     start();
     put_site(text + 64, SYS_mmap);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
     struct run run = random_run(&r, text + 64 + 5);
     run.in[RAX] = SYS_getpid;
     gate_patch_run(&run);
@@ -353,7 +354,8 @@ START_TEST(every_site_is_counted_and_patched)
     memcpy(site[n - 1], (uint8_t[]){0xb8, SYS_brk, 0, 0, 0, 0x0f, 0x05}, SITE_BYTES);
     ck_assert(at < site[n - 1]);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), n);
+    patched_before = 0;
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), n);
     ck_assert_mem_eq(found, want, sizeof want);
     for (int k = 0; k < n - 1; k++) {
         struct run run = random_run(&r, site[k]);
@@ -366,7 +368,9 @@ START_TEST(every_site_is_counted_and_patched)
     }
     jump_target(site[n - 1]);
     /* Patched text has no site any more, and counts of another text add up. */
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 0);
+    ck_assert_int_eq(patched_before, 0);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 0);
+    ck_assert_int_eq(patched_before, n);
     ck_assert_mem_eq(found, want, sizeof want);
     stop();
     uint32_t before[N_CALLS];
@@ -376,7 +380,7 @@ START_TEST(every_site_is_counted_and_patched)
     put_site(text + 64, calls[2].nr);
     before[2]++;
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
     ck_assert_mem_eq(found, before, sizeof before);
     stop();
 }
@@ -409,7 +413,7 @@ START_TEST(other_code_is_left_alone)
     memcpy(text + 64, others[_i].code, others[_i].len);
     memcpy(before, text, TEXT_BYTES);
     executable();
-    int n = eg_gate_patch(text, TEXT_BYTES, found), at_end = eg_gate_patch(text, 64u + others[_i].len, found);
+    int n = eg_gate_patch(text, TEXT_BYTES, found, &patched_before), at_end = eg_gate_patch(text, 64u + others[_i].len, found, &patched_before);
     ck_assert_msg(n == 0 && at_end == 0, "%s: %d %d", others[_i].what, n, at_end);
     ck_assert_mem_eq(text, before, TEXT_BYTES);
     for (size_t k = 0; k < N_CALLS; k++)
@@ -424,9 +428,9 @@ START_TEST(text_that_ends_early_is_not_read_beyond)
     put_site(text + 64, SYS_mmap);
     executable();
     for (size_t bytes = 0; bytes < 64 + SITE_BYTES; bytes++)
-        ck_assert_int_eq(eg_gate_patch(text, bytes, found), 0);
+        ck_assert_int_eq(eg_gate_patch(text, bytes, found, &patched_before), 0);
     ck_assert_uint_eq(found[0], 0);
-    ck_assert_int_eq(eg_gate_patch(text, 64 + SITE_BYTES, found), 1);
+    ck_assert_int_eq(eg_gate_patch(text, 64 + SITE_BYTES, found, &patched_before), 1);
     stop();
 }
 END_TEST
@@ -445,7 +449,7 @@ START_TEST(without_room_near_the_text_nothing_is_patched)
     put_site(text + 64, SYS_mmap);
     memcpy(before, text, TEXT_BYTES);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found), -ENOMEM);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), -ENOMEM);
     ck_assert_mem_eq(text, before, TEXT_BYTES);
     munmap(area, wall + TEXT_BYTES);
 }
