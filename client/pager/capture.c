@@ -420,16 +420,11 @@ long eg_cap_madvise(long addr, long len, long advice)
             eg_fetch_range(start, end - start > most ? start + most : end);
         return eg_cap_leave(ret);
     }
-    if (advice == MADV_FREE) {
-        if (eg_cap_any_armed(start, end))
-            advice = MADV_DONTNEED; /* freeing at once is one of the times at which MADV_FREE may free */
-        else
-            eg_rt.lazy_free_seen = 1;
-    }
+    /* Freeing at once is one of the times at which MADV_FREE may free. */
+    if (advice == MADV_FREE && (eg_rt.active || eg_ranges_set(&eg_rt.lazy, start, end, 0)))
+        advice = MADV_DONTNEED;
     long ret = eg_sys3(SYS_madvise, addr, len, advice);
     if (advice != MADV_FREE && (ret == 0 || ret == -ENOMEM))
         eg_cap_discard(start, end);
-    else if (ret)
-        eg_rt.lazy_free_seen = 1; /* it may have got part of the way */
     return eg_cap_leave(ret);
 }

@@ -135,7 +135,6 @@ struct eg_rt {
     uint8_t active;          /* the pager's thread runs */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
-    uint8_t lazy_free_seen;  /* MADV_FREE reached the kernel: it may drop pages by itself */
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
     uint8_t *fork_mark;      /* 1; a child that the gate did not see finds 0 (MADV_WIPEONFORK) */
     uint64_t stderr_id;      /* which file descriptor 2 was at the start */
@@ -146,6 +145,7 @@ struct eg_rt {
     void *pager_stack;
 
     struct eg_ranges ranges;
+    struct eg_ranges lazy;           /* MADV_FREE reached the kernel: it may drop pages from here by itself */
     struct eg_block **dir[1u << 13]; /* leaves of 8192 blocks */
     uint64_t *armed;                 /* bit per block */
     struct eg_block *block_chunk;    /* allocator */
@@ -256,7 +256,8 @@ int eg_uffd_protect(uint64_t start, uint64_t end, int on);
 int eg_uffd_copy(uint64_t dst, const void *src, uint64_t bytes, int write_protect);
 /* eg_uffd_zero_check - map zeros where nothing is. Returns: 1 it was empty, 0 something is there, -errno. */
 int eg_uffd_zero_check(uint64_t addr);
-/* eg_uffd_move - take pages away. Returns: bytes moved (maybe short), or -errno when the first page could not be moved. */
+/* eg_uffd_move - take pages away, to where nothing is. Returns: bytes moved (maybe short), or -errno when the first page could
+ * not be moved. */
 long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes);
 
 /* --- fetch.c ------------------------------------------------------------------------------------------------------- */
@@ -280,6 +281,9 @@ void eg_evict_room(uint64_t n);
  * Returns: 0, -ENOSPC (some pages stay dirty). */
 int eg_evict_clean_all(void);
 int eg_evict_arm(uint64_t index);
+/* eg_evict_settle - before the pager's first work: what is left of memory that MADV_FREE was said about stays from now on, so
+ * that no page vanishes while the pager has it in hand. Returns: 0, -errno. */
+int eg_evict_settle(void);
 /* eg_page_present - does the kernel hold the page (in memory or in its swap)? */
 int eg_page_present(uint64_t addr);
 /* eg_evict_scan - after registering [lo, hi) of an armed block: pages that are there count and may be evicted. */

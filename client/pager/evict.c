@@ -14,6 +14,7 @@
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
 #define ADVICE_POPULATE_WRITE 23 /* 5.14 */
+#define PAGEMAP_TRIES 1000
 
 #define PM_PRESENT (1ull << 63)
 #define PM_SWAPPED (1ull << 62)
@@ -223,9 +224,13 @@ static int copy_out(void *dst, uint64_t src, uint64_t bytes)
 
 int eg_page_present(uint64_t addr)
 {
-    uint64_t e = PM_PRESENT;
-    eg_sys4(SYS_pread64, eg_rt.pagemap_fd, &e, sizeof e, (addr >> EG_PAGE_SHIFT) * sizeof e);
-    return (e & (PM_PRESENT | PM_SWAPPED)) != 0;
+    uint64_t e;
+    for (int tries = 0; tries < PAGEMAP_TRIES; tries++) {
+        if (eg_sys4(SYS_pread64, eg_rt.pagemap_fd, &e, sizeof e, (addr >> EG_PAGE_SHIFT) * sizeof e) == sizeof e)
+            return (e & (PM_PRESENT | PM_SWAPPED)) != 0;
+        eg_sys0(SYS_sched_yield); /* the kernel lacks memory for a moment */
+    }
+    eg_die("cannot read /proc/self/pagemap", NULL, 0);
 }
 
 enum taken { TAKEN, TAKEN_NOTHING, TAKEN_REFUSED };
@@ -264,8 +269,7 @@ static enum taken take_one(uint64_t addr, uint32_t slot)
         /* Busy: shared since a fork (also when the child is long gone), or a device may be writing into it (O_DIRECT). Making
          * the page this process's own (a dirty page is not protected, so this raises no fault) cures the first; in the second
          * it is so already, and a copy would lose what the device writes. */
-        if (tries == 0 && (eg_rt.lazy_free_seen ||
-                           eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, ADVICE_POPULATE_WRITE))))
+        if (tries == 0 && eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, ADVICE_POPULATE_WRITE)))
             return take_by_copy(addr, slot);
     }
     return TAKEN_REFUSED;
@@ -364,20 +368,66 @@ static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
 
 /* --- arming --------------------------------------------------------------------------------------------------------- */
 
+static uint64_t page_map[EG_BLOCK_PAGES]; /* the lock is held */
+
+/* Returns: 1: page_map[] tells of n pages from addr on; 0: nothing is known. */
+static int page_map_read(uint64_t addr, uint32_t n)
+{
+    size_t bytes = n * sizeof *page_map;
+    return eg_sys4(SYS_pread64, eg_rt.pagemap_fd, page_map, bytes, (addr >> EG_PAGE_SHIFT) * sizeof *page_map) == (long)bytes;
+}
+
 void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi)
 {
-    static uint64_t map[EG_BLOCK_PAGES]; /* the lock is held */
     uint32_t first = (uint32_t)(lo >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = (uint32_t)((hi - lo) >> EG_PAGE_SHIFT);
-    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, map, n * sizeof *map, (lo >> EG_PAGE_SHIFT) * sizeof *map);
+    int known = page_map_read(lo, n);
     for (uint32_t k = 0; k < n; k++) {
         if (eg_page_state(b, first + k) != EG_P_FRESH)
             continue;
-        if (got != (long)(n * sizeof *map) || map[k] & (PM_PRESENT | PM_SWAPPED)) {
+        if (!known || page_map[k] & (PM_PRESENT | PM_SWAPPED)) {
             eg_page_set(b, first + k, EG_P_DIRTY);
             b->page[first + k] &= (uint8_t)~EG_P_REFS;
             eg_queue_push(b, first + k);
         }
     }
+}
+
+/* Makes what is there in [lo, hi) of a block the program's for good. In memory that the program cannot write, nothing else
+ * writes either: a byte of each page is written over itself. Returns: 0, -errno. */
+static int keep_present(uint64_t lo, uint64_t hi)
+{
+    if (!eg_sys_failed(eg_sys3(SYS_madvise, lo, hi - lo, ADVICE_POPULATE_WRITE)))
+        return 0;
+    for (; lo < hi; lo += EG_PAGE_BYTES) {
+        uint8_t byte;
+        if (eg_sys4(SYS_pread64, eg_rt.mem_fd, &byte, 1, lo) != 1 || eg_sys4(SYS_pwrite64, eg_rt.mem_fd, &byte, 1, lo) != 1)
+            return -EFAULT;
+    }
+    return 0;
+}
+
+int eg_evict_settle(void)
+{
+    struct eg_range lazy, part;
+    int rc = 0;
+    for (uint64_t at = 0; eg_ranges_next(&eg_rt.lazy, at, 1ul << EG_ADDR_BITS, &lazy); at = lazy.end)
+        for (uint64_t to = lazy.start; eg_ranges_next(&eg_rt.ranges, to, lazy.end, &part); to = part.end)
+            for (uint64_t lo = part.start, hi; !rc && lo < part.end; lo = hi) {
+                hi = (lo | (EG_BLOCK_BYTES - 1)) + 1;
+                if (hi > part.end)
+                    hi = part.end;
+                uint32_t n = (uint32_t)((hi - lo) >> EG_PAGE_SHIFT);
+                int known = page_map_read(lo, n);
+                for (uint32_t i = 0, run = 0; !rc && i <= n; i++) {
+                    if (i < n && (!known || page_map[i] & (PM_PRESENT | PM_SWAPPED)))
+                        continue;
+                    if (i > run)
+                        rc = keep_present(lo + (uint64_t)run * EG_PAGE_BYTES, lo + (uint64_t)i * EG_PAGE_BYTES);
+                    run = i + 1;
+                }
+            }
+    eg_rt.lazy.n = 0;
+    return rc;
 }
 
 int eg_evict_arm(uint64_t index)
@@ -454,6 +504,11 @@ static int stuck(void)
     return eg_rt.charged < eg_rt.stuck_charged + STUCK_PAGES && eg_sys_now_ns() < eg_rt.stuck_until_ns;
 }
 
+static int kept(uint64_t page)
+{
+    return page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT;
+}
+
 uint64_t eg_evict(uint64_t n)
 {
     struct eg_queue *q = &eg_rt.queue;
@@ -477,8 +532,7 @@ uint64_t eg_evict(uint64_t n)
         if (!b)
             continue;
         enum eg_page_state s = eg_page_state(b, i);
-        uint64_t addr = page_number(b, i) << EG_PAGE_SHIFT;
-        if (addr >= eg_rt.keep_start && addr < eg_rt.keep_end) {
+        if (kept(page_number(b, i))) {
             eg_queue_push(b, i);
             spared++;
             continue;
@@ -495,7 +549,7 @@ uint64_t eg_evict(uint64_t n)
         uint32_t first = i, run = 1;
         while (run < WRITE_RUN_PAGES && q->head != q->tail && first + run < EG_BLOCK_PAGES) {
             uint64_t next = q->v[q->head & (q->cap - 1)];
-            if (next != page_number(b, first + run) || eg_page_state(b, first + run) != s ||
+            if (next != page_number(b, first + run) || kept(next) || eg_page_state(b, first + run) != s ||
                 (b->page[first + run] & (EG_P_QUEUED | EG_P_REFS)) != EG_P_QUEUED)
                 break;
             queue_pop(q, &i);

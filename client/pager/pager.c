@@ -285,7 +285,7 @@ static void fault(const struct uffd_msg *m, uint64_t now)
             eg_fetch_fault(b, i, write, tid, now);
             return;
         } else {
-            eg_page_set(b, i, EG_P_FRESH); /* MADV_FREE, or discarded past the gate: zeros, by the kernel's own rules */
+            eg_page_set(b, i, EG_P_FRESH); /* discarded past the gate: zeros, by the kernel's own rules */
             fault_zero(b, i, write, tid);
         }
         break;
@@ -472,7 +472,9 @@ int eg_pager_activate(void)
     if (rt->mem_fd < 0)
         rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0));
     rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : eg_account_listen();
-    if (rc < 0)
+    if (!rc)
+        rc = eg_evict_settle();
+    if (rc)
         return rc;
     eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, "handler");
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);

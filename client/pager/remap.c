@@ -385,6 +385,8 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
         }
     }
     eg_cap_remove(old, end);
+    if (eg_ranges_overlap(&eg_rt.lazy, old, end))
+        eg_cap_must(eg_ranges_set(&eg_rt.lazy, start, start + kept, 0));
     if (armed)
         eg_cap_rearm(start, start + kept);
     if (grown) {
