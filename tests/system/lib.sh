@@ -105,10 +105,11 @@ in_cgroup() { # CMD... (replaces the calling subshell)
     exec sh -c 'echo $$ >"$1/cgroup.procs" || exit 125; shift; exec "$@"' sh "$CG" "$@"
 }
 cgroup_kill_rest() {
-    local try pid
+    local try pid pids
     for try in $(seq 50); do
-        [ -s "$CG/cgroup.procs" ] || return 0
-        while read -r pid; do kill -9 "$pid" 2>/dev/null; done <"$CG/cgroup.procs"
+        pids=$(cat "$CG/cgroup.procs") # its size always reads as 0
+        [ -n "$pids" ] || return 0
+        for pid in $pids; do kill -9 "$pid" 2>/dev/null; done
         sleep 0.1
     done
 }
