@@ -22,6 +22,7 @@ struct eg_io {
     uint64_t offset; /* in the arena */
     void *buf;
     uint32_t len_bytes; /* at most EG_DATA_MAX_BYTES */
+    uint32_t key;       /* rdma: the slab's remote key */
     uint8_t op;         /* enum eg_io_op */
     int result;         /* 0 or -errno, valid once completed */
     int *waiter;        /* not NULL: set to 1 at completion; for whoever waits for just this one */

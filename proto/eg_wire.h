@@ -2,7 +2,9 @@
  * Little-endian, fixed layout. The control plane's payload is protobuf (control.proto) inside the same framing.
  *
  * A connection is either a control connection (first frame: Open, Ping, Stats or Drain) or, over tcp, a data connection
- * (first frame: Attach). Over unix sockets there is no data connection: the agent reads and writes the arena's memfd itself. */
+ * (first frame: Attach). Over unix sockets there is no data connection: the agent reads and writes the arena's memfd itself.
+ * Over rdma one queue pair is both: control frames travel in messages (eg_rdma.h), cut where they have to be; memory is read and
+ * written by the agent's device. */
 #ifndef EG_WIRE_H
 #define EG_WIRE_H
 
