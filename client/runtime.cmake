@@ -18,6 +18,7 @@ set(EG_CORE_SOURCES
   pager/session.c
   pager/sum.c
   pager/uffd.c
+  pager/verbs.c
   gate/gate.c
   gate/gate.S
   gate/patch.c)
@@ -46,6 +47,17 @@ set_target_properties(endgame_static PROPERTIES OUTPUT_NAME endgame)
 target_include_directories(endgame_static PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(endgame_static PRIVATE -fvisibility=hidden -fno-stack-protector)
 
+# RDMA for the runtime, loaded into a link namespace of its own when a server is reached that way.
+set(EG_VERBS_EXPORTS ${CMAKE_CURRENT_SOURCE_DIR}/verbs/endgame-verbs.map)
+add_library(libendgame-verbs SHARED verbs/verbs_lib.c verbs/verbs_malloc.c
+  ${CMAKE_SOURCE_DIR}/proto/eg_rdma.c ${CMAKE_SOURCE_DIR}/proto/eg_verbs.c)
+set_target_properties(libendgame-verbs PROPERTIES OUTPUT_NAME endgame-verbs LINK_DEPENDS ${EG_VERBS_EXPORTS})
+target_include_directories(libendgame-verbs PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_options(libendgame-verbs PRIVATE -fvisibility=hidden -fno-builtin-malloc)
+target_link_options(libendgame-verbs PRIVATE -Wl,-z,defs -Wl,-z,now -Wl,-z,relro -Wl,--version-script=${EG_VERBS_EXPORTS})
+target_link_libraries(libendgame-verbs PRIVATE PkgConfig::RDMA)
+
+install(TARGETS libendgame-verbs LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS libendgame endgame_static
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES preload/endgame.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

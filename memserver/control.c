@@ -7,18 +7,22 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "memserver/rdma.h"
 #include "proto/control.pb-c.h"
 #include "proto/eg_wire.h"
 
 #define READ_BYTES EGM_DATA_IN_BYTES /* what comes behind an Attach must fit the data connection's buffer */
 #define OUT_MAX_BYTES (256u << 10)   /* replies that the peer does not read: no more requests are taken */
+#define IN_MAX_BYTES (256u << 10)    /* rdma: requests of a peer that does not read its replies and goes on asking */
+#define LINGER_S 1                   /* rdma: for the peer to take the last reply and leave */
 #define FRAMES_PER_TURN 16           /* of one connection before the others get their turn */
 #define STATS_ROWS_BYTES (EG_CONTROL_MAX_BYTES - 4096u)
 
 struct egm_conn {
     LIST_ENTRY(egm_conn) link;
     struct egm_server *server;
-    int fd;
+    int fd;                     /* -1: rdma */
+    struct egm_rdma_link *rdma; /* NULL: a socket */
     bool is_unix, local;
     bool eof;
     bool closing;  /* drop once the replies are out */
@@ -40,14 +44,13 @@ enum outcome {
 
 static void set_deadline(struct egm_conn *conn)
 {
-    struct timeval tv = { .tv_sec = EGM_HELLO_S };
+    struct timeval tv = { .tv_sec = conn->closing && conn->rdma ? LINGER_S : EGM_HELLO_S };
     /* A program may be stopped (a debugger, Ctrl-Z) for as long as it likes, in the middle of a frame too. */
     if (conn->agent && !conn->closing) evtimer_del(conn->deadline);
     else evtimer_add(conn->deadline, &tv);
 }
 
-/* Returns: false when the connection is lost. */
-static bool flush(struct egm_conn *conn)
+static bool flush_socket(struct egm_conn *conn)
 {
     while (evbuffer_get_length(conn->out)) {
         struct evbuffer_iovec peeked[8];
@@ -82,6 +85,12 @@ static bool flush(struct egm_conn *conn)
         evbuffer_drain(conn->out, (size_t)sent);
     }
     return true;
+}
+
+/* Returns: false when the connection is lost. */
+static bool flush(struct egm_conn *conn)
+{
+    return conn->rdma ? !egm_rdma_send(conn->rdma, conn->out) : flush_socket(conn);
 }
 
 static void send_reply(struct egm_conn *conn, uint64_t cookie, Endgame__Reply *reply)
@@ -166,6 +175,10 @@ static enum outcome do_open(struct egm_conn *conn, uint64_t cookie, const Endgam
                conn->agent ? "this connection is open already" : "the token has a wrong length");
         return BAD;
     }
+    if (conn->rdma && !egm_rdma_admits(conn->rdma, open->token.data)) {
+        refuse(conn, cookie, EG_STATUS_INVALID, "the token is not the one that the connection was made with");
+        return BAD;
+    }
     enum eg_status status = egm_agent_open(&server->store, open->token.data, open->snapshot, !server->draining, &agent);
     if (status) {
         send_status(conn, cookie, status);
@@ -177,7 +190,7 @@ static enum outcome do_open(struct egm_conn *conn, uint64_t cookie, const Endgam
         agent->program[i] = c >= 0x20 && c < 0x7f ? (char)c : '?';
     }
     agent->pid = open->pid;
-    strcpy(agent->transport, conn->is_unix ? "shm" : "tcp");
+    strcpy(agent->transport, conn->is_unix ? "shm" : conn->rdma ? "rdma" : "tcp");
     conn->agent = agent;
     Endgame__Reply reply = ENDGAME__REPLY__INIT;
     Endgame__OpenReply body = ENDGAME__OPEN_REPLY__INIT;
@@ -188,8 +201,8 @@ static enum outcome do_open(struct egm_conn *conn, uint64_t cookie, const Endgam
     body.memory_follows = conn->is_unix;
     reply.body_case = ENDGAME__REPLY__BODY_OPEN;
     reply.open = &body;
+    if (conn->is_unix || conn->rdma) agent->session->shared_memory = true;
     if (conn->is_unix) {
-        agent->session->shared_memory = true;
         conn->pass_fd = agent->session->memfd;
         conn->pass_at = evbuffer_get_length(conn->out);
     }
@@ -202,9 +215,11 @@ static enum outcome do_attach(struct egm_conn *conn, uint64_t cookie, const Endg
 {
     struct egm_server *server = conn->server;
 
-    if (conn->answered || conn->is_unix) {
+    if (conn->answered || conn->is_unix || conn->rdma) {
         refuse(conn, cookie, EG_STATUS_INVALID, "%s",
-               conn->is_unix ? "over a unix socket the memory itself is shared" : "attach must be the first request");
+               conn->is_unix ? "over a unix socket the memory itself is shared"
+               : conn->rdma  ? "over rdma the client's device reads and writes the memory"
+                             : "attach must be the first request");
         return BAD;
     }
     struct egm_agent *agent = egm_store_find_agent(&server->store, attach->agent, attach->secret);
@@ -272,6 +287,7 @@ full:
     body.bad_frames = atomic_load(&server->bad_frames);
     body.n_agents = n;
     body.agents = list;
+    if (server->rdma) egm_rdma_stats(server->rdma, &body.rdma_keys, &body.rdma_messages);
     reply.body_case = ENDGAME__REPLY__BODY_STATS;
     reply.stats = &body;
     send_reply(conn, cookie, &reply);
@@ -307,7 +323,7 @@ static void do_ping(struct egm_conn *conn, uint64_t cookie)
 
 static void do_lease(struct egm_conn *conn, uint64_t cookie, const Endgame__Lease *lease)
 {
-    uint32_t slabs[EGM_LEASE_MAX], n;
+    uint32_t slabs[EGM_LEASE_MAX], keys[EGM_LEASE_MAX], n;
     enum eg_status status = egm_agent_lease(conn->agent, lease->count, slabs, &n);
     if (status) {
         send_status(conn, cookie, status);
@@ -315,6 +331,18 @@ static void do_lease(struct egm_conn *conn, uint64_t cookie, const Endgame__Leas
     }
     Endgame__Reply reply = ENDGAME__REPLY__INIT;
     Endgame__LeaseReply body = ENDGAME__LEASE_REPLY__INIT;
+    if (conn->rdma) {
+        char why[200];
+        uint32_t leased = n;
+        n = egm_rdma_keys(conn->rdma, conn->agent->session, slabs, leased, keys, why, sizeof why);
+        if (n < leased) (void)!egm_agent_return(conn->agent, slabs + n, leased - n);
+        if (!n) {
+            refuse(conn, cookie, EG_STATUS_NOSPACE, "%s", why);
+            return;
+        }
+        body.n_keys = n;
+        body.keys = keys;
+    }
     body.n_slabs = n;
     body.slabs = slabs;
     reply.body_case = ENDGAME__REPLY__BODY_LEASE;
@@ -340,25 +368,36 @@ static void do_snapshot(struct egm_conn *conn, uint64_t cookie)
     send_reply(conn, cookie, &reply);
 }
 
-static void do_break(struct egm_conn *conn, uint64_t cookie, const Endgame__Break *shared)
+static enum outcome do_break(struct egm_conn *conn, uint64_t cookie, const Endgame__Break *shared)
 {
-    uint32_t slabs[EGM_BREAK_MAX];
+    uint32_t slabs[EGM_BREAK_MAX], keys[EGM_BREAK_MAX];
     if (shared->n_slabs > EGM_BREAK_MAX) {
         refuse(conn, cookie, EG_STATUS_INVALID, "at most %u slabs at once", EGM_BREAK_MAX);
-        return;
+        return GO_ON;
     }
     enum eg_status status = egm_agent_break(conn->agent, shared->slabs, shared->n_slabs, slabs);
     if (status) {
         send_status(conn, cookie, status);
-        return;
+        return GO_ON;
     }
     Endgame__Reply reply = ENDGAME__REPLY__INIT;
     Endgame__BreakReply body = ENDGAME__BREAK_REPLY__INIT;
     body.n_slabs = shared->n_slabs;
     body.slabs = slabs;
+    if (conn->rdma) {
+        char why[200];
+        size_t n = shared->n_slabs;
+        if (egm_rdma_keys(conn->rdma, conn->agent->session, slabs, (uint32_t)n, keys, why, sizeof why) < n) {
+            refuse(conn, cookie, EG_STATUS_INTERNAL, "%s", why); /* the slabs are exchanged already */
+            return CLOSE;
+        }
+        body.n_keys = n;
+        body.keys = keys;
+    }
     reply.body_case = ENDGAME__REPLY__BODY_BREAK_SHARED;
     reply.break_shared = &body;
     send_reply(conn, cookie, &reply);
+    return GO_ON;
 }
 
 static enum outcome handle(struct egm_conn *conn, uint64_t cookie, const Endgame__Request *req,
@@ -401,8 +440,7 @@ static enum outcome handle(struct egm_conn *conn, uint64_t cookie, const Endgame
         send_status(conn, cookie, egm_agent_drop_snapshot(conn->agent, req->drop_snapshot->snapshot));
         return GO_ON;
     case ENDGAME__REQUEST__BODY_BREAK_SHARED:
-        do_break(conn, cookie, req->break_shared);
-        return GO_ON;
+        return do_break(conn, cookie, req->break_shared);
     default:
         refuse(conn, cookie, EG_STATUS_INVALID, "a request of an unknown kind");
         return BAD;
@@ -504,11 +542,13 @@ static bool process(struct egm_conn *conn)
         }
         set_deadline(conn);
     }
-    if (conn->closing && !unsent) {
+    /* The end of a queue pair would overtake a last reply: the peer ends it when it has read that, or the deadline. */
+    if (conn->closing && !unsent && !conn->rdma) {
         egm_conn_free(conn);
         return false;
     }
-    /* Nothing is read while replies pile up, or a backlog is there, which has its turn at the end of the queue. */
+    /* Nothing is read while replies pile up, or a backlog is there, which has its turn at the end of the queue.
+     * Of rdma's two events, which have no descriptor, only the last line's comes. */
     if (unsent) event_add(conn->write, NULL);
     else event_del(conn->write);
     if (conn->closing || conn->eof || unsent > OUT_MAX_BYTES || conn->backlog) event_del(conn->read);
@@ -544,6 +584,39 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     egm_server_settle(server);
 }
 
+bool egm_conn_input(struct egm_conn *conn, const void *data, size_t len_bytes)
+{
+    return conn->closing || !evbuffer_add(conn->in, data, len_bytes);
+}
+
+/* Polling is what reads, and what tells of the peer's room for replies. So it waits while there is a backlog, unless
+ * the backlog waits for that room. */
+void egm_conn_ready(struct egm_conn *conn)
+{
+    for (bool polled = false; !polled;) {
+        polled = !conn->backlog || evbuffer_get_length(conn->out) > OUT_MAX_BYTES;
+        int r = polled ? egm_rdma_poll(conn->rdma) : 0;
+        if (!r && evbuffer_get_length(conn->in) > IN_MAX_BYTES) r = -EPROTO;
+        if (r) {
+            if (r == -EPROTO) count_bad(conn);
+            egm_conn_free(conn);
+            return;
+        }
+        if (!process(conn)) return;
+        if (conn->backlog && evbuffer_get_length(conn->out) <= OUT_MAX_BYTES) return; /* its turn comes */
+    }
+}
+
+static void on_turn(evutil_socket_t fd, short what, void *arg)
+{
+    struct egm_conn *conn = arg;
+    struct egm_server *server = conn->server;
+    (void)fd;
+    (void)what;
+    egm_conn_ready(conn);
+    egm_server_settle(server);
+}
+
 static void on_deadline(evutil_socket_t fd, short what, void *arg)
 {
     struct egm_conn *conn = arg;
@@ -557,43 +630,58 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 
 void egm_conn_free(struct egm_conn *conn)
 {
+    /* Before the agent's slabs are given back: its device writes to them. */
+    if (conn->rdma) egm_rdma_close(conn->rdma);
     if (conn->read) event_free(conn->read);
     if (conn->write) event_free(conn->write);
     if (conn->deadline) event_free(conn->deadline);
     if (conn->in) evbuffer_free(conn->in);
     if (conn->out) evbuffer_free(conn->out);
     if (conn->agent) egm_agent_close(conn->agent);
-    if (conn->fd >= 0) {
-        close(conn->fd);
-        atomic_fetch_sub(&conn->server->n_conns, 1);
-    }
+    if (conn->fd >= 0) close(conn->fd);
+    if (conn->fd >= 0 || conn->rdma) atomic_fetch_sub(&conn->server->n_conns, 1);
     LIST_REMOVE(conn, link);
     free(conn);
 }
 
-int egm_conn_new(struct egm_server *server, int fd, bool is_unix, bool local)
+/* Owns: neither fd nor link on failure. */
+static struct egm_conn *conn_new(struct egm_server *server, int fd, struct egm_rdma_link *rdma, bool local)
 {
     struct egm_conn *conn = calloc(1, sizeof *conn);
+    if (!conn) return NULL;
+    conn->server = server;
+    conn->fd = -1;
+    conn->local = local;
+    conn->pass_fd = -1;
+    LIST_INSERT_HEAD(&server->conns, conn, link);
+    conn->in = evbuffer_new();
+    conn->out = evbuffer_new();
+    conn->read = event_new(server->base, fd, EV_READ | EV_PERSIST, on_readable, conn);
+    conn->write = event_new(server->base, fd, EV_WRITE | EV_PERSIST, rdma ? on_turn : on_writable, conn);
+    conn->deadline = evtimer_new(server->base, on_deadline, conn);
+    if (!conn->in || !conn->out || !conn->read || !conn->write || !conn->deadline || event_add(conn->read, NULL)) {
+        egm_conn_free(conn);
+        return NULL;
+    }
+    conn->fd = fd;
+    conn->rdma = rdma;
+    atomic_fetch_add(&server->n_conns, 1);
+    set_deadline(conn);
+    return conn;
+}
+
+int egm_conn_new(struct egm_server *server, int fd, bool is_unix, bool local)
+{
+    struct egm_conn *conn = conn_new(server, fd, NULL, local);
     if (!conn) {
         close(fd);
         return -ENOMEM;
     }
-    conn->server = server;
-    conn->fd = fd;
     conn->is_unix = is_unix;
-    conn->local = local;
-    conn->pass_fd = -1;
-    LIST_INSERT_HEAD(&server->conns, conn, link);
-    atomic_fetch_add(&server->n_conns, 1);
-    conn->in = evbuffer_new();
-    conn->out = evbuffer_new();
-    conn->read = event_new(server->base, fd, EV_READ | EV_PERSIST, on_readable, conn);
-    conn->write = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_writable, conn);
-    conn->deadline = evtimer_new(server->base, on_deadline, conn);
-    if (!conn->in || !conn->out || !conn->read || !conn->write || !conn->deadline || event_add(conn->read, NULL)) {
-        egm_conn_free(conn);
-        return -ENOMEM;
-    }
-    set_deadline(conn);
     return 0;
+}
+
+struct egm_conn *egm_conn_new_rdma(struct egm_server *server, struct egm_rdma_link *link, bool local)
+{
+    return conn_new(server, -1, link, local);
 }

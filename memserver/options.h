@@ -5,7 +5,7 @@
 /* X(identifier, letter, "name", "ARGUMENT" or "", "what it does") */
 #define EGM_OPTIONS(X)                                                                                                 \
     X(LISTEN, 'l', "listen", "ADDR",                                                                                   \
-      "serve on ADDR: tcp:HOST:PORT or unix:PATH; tcp port 0: any free one; may be repeated")                          \
+      "serve on ADDR: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH; port 0: any free one; may be repeated")              \
     X(CAPACITY, 'c', "capacity", "SIZE", "memory to lend, such as 64G; default: what is free now, less a tenth")       \
     X(QUOTA, 'q', "quota", "SIZE", "most that one program run may hold or be promised; default: no limit")             \
     X(DATA_THREADS, 't', "data-threads", "N", "threads that serve tcp reads and writes, 1 to 64; default: 1")          \

@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "memserver/control.h"
+#include "memserver/rdma.h"
 
 #define ACCEPTS_PER_TURN 32
 #define TRIM_FIRST_MS 100
@@ -68,6 +69,7 @@ int egm_server_init(struct egm_server *server, uint64_t capacity_bytes, uint64_t
     LIST_INIT(&server->listeners);
     server->started_ns = egm_now_ns();
     server->max_conns = EGM_CONNECTIONS_MAX;
+    server->verbs = &eg_verbs_real;
     if (!getrlimit(RLIMIT_NOFILE, &limit)) {
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
@@ -112,6 +114,8 @@ void egm_server_done(struct egm_server *server)
     struct egm_conn *conn;
     while ((conn = LIST_FIRST(&server->conns))) egm_conn_free(conn);
     egm_store_done(&server->store);
+    egm_rdma_free(server->rdma); /* keys go with their sessions */
+    server->rdma = NULL;
     if (server->trim) event_free(server->trim);
     if (server->base) event_base_free(server->base);
     server->trim = NULL;
@@ -232,6 +236,7 @@ static int explain(const struct eg_addr *addr, int error, char *why, size_t why_
 int egm_server_listen(struct egm_server *server, const struct eg_addr *addr, char *ret_text, size_t text_bytes,
                       char *ret_why, size_t why_bytes)
 {
+    if (addr->kind == EGM_ADDR_RDMA) return egm_rdma_listen(server, addr, ret_text, text_bytes, ret_why, why_bytes);
     const struct sockaddr *sa = (const struct sockaddr *)&addr->sa;
     struct egm_listener *listener = calloc(1, sizeof *listener);
     int error;

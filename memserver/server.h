@@ -11,17 +11,21 @@
 #include "memserver/data.h"
 #include "memserver/store.h"
 #include "proto/eg_addr.h"
+#include "proto/eg_verbs.h"
 
 #define EGM_CONNECTIONS_MAX 4096u
 #define EGM_HELLO_S 10 /* for a first request, and for what must be finished without a session */
 
 struct egm_conn;
 struct egm_listener;
+struct egm_rdma;
 
 struct egm_server {
     struct event_base *base;
     struct egm_store store;
     struct egm_data *data;
+    struct egm_rdma *rdma;        /* NULL until it listens on an rdma: address */
+    const struct eg_verbs *verbs; /* for that; tests put their own here */
     LIST_HEAD(, egm_conn) conns;
     LIST_HEAD(, egm_listener) listeners;
     _Atomic uint64_t bad_frames;

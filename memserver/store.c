@@ -112,6 +112,7 @@ static size_t pool_punch(struct egm_session *session, size_t count)
     size_t n = 0;
     for (; n < count && n < session->pool.n; n++) {
         uint32_t slab = session->pool.v[n];
+        if (session->keys) session->store->on_punch(session, slab);
         if (fallocate(session->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slab * EG_SLAB_BYTES,
                       EG_SLAB_BYTES))
             break;
@@ -237,6 +238,7 @@ static int copy_slab(int memfd, uint32_t from, uint32_t to)
 
 static void session_free(struct egm_session *session)
 {
+    if (session->keys) session->store->on_free(session);
     if (session->arena) munmap(session->arena, session->arena_bytes);
     if (session->memfd >= 0) close(session->memfd);
     if (session->slabs) munmap(session->slabs, session->n_slabs * sizeof *session->slabs);
@@ -318,6 +320,7 @@ static void *reaper_main(void *arg)
         STAILQ_REMOVE_HEAD(&reaper->corpses, corpse_link);
         uint64_t slabs = session->physical;
         pthread_mutex_unlock(&reaper->lock);
+        if (session->keys) session->store->on_free(session);
         /* A client may still have the memfd open: closing ours would not free the memory. At the server's own end it may live
          * on in the client: the data is right. */
         if (!session->keep_memory)
@@ -654,7 +657,8 @@ enum eg_status egm_agent_snapshot(struct egm_agent *agent, uint64_t *ret_snapsho
         return EG_STATUS_INTERNAL;
     }
     memcpy(snapshot->held, agent->held, bit_words(session) * sizeof *snapshot->held);
-    /* From here on a write on the data plane to any of these is refused. */
+    /* From here on a write on the tcp data plane to any of these is refused. Clients that write to the memory themselves
+     * (shm, rdma) must refrain from it: a mapping or a remote key serves all of the session. */
     pthread_rwlock_wrlock(&agent->data_lock);
     FOR_EACH_SLAB (session, agent->held, i) atomic_fetch_add_explicit(&session->slabs[i].refs, 1, memory_order_acq_rel);
     pthread_rwlock_unlock(&agent->data_lock);

@@ -32,6 +32,7 @@
 #define EGM_PROGRAM_BYTES 64
 
 struct egm_data_conn;
+struct egm_keys;
 struct egm_store;
 struct egm_session;
 
@@ -73,7 +74,7 @@ struct egm_session {
     uint64_t arena_bytes;
     uint32_t n_slabs;       /* of the arena */
     uint8_t *arena;         /* NULL until somebody needs the mapping */
-    bool shared_memory;  /* a client has the memfd */
+    bool shared_memory;     /* clients write to the memory themselves: they have the memfd, or remote keys */
     struct egm_slab *slabs; /* n_slabs, address space only until used */
     uint64_t physical, outstanding;
     uint32_t next_fresh; /* slabs from here on were never used */
@@ -86,6 +87,7 @@ struct egm_session {
     uint64_t idle_since_ns; /* no agents, only snapshots; 0: in use */
     uint32_t n_snapshots;
     bool keep_memory; /* ended by the server's own end */
+    struct egm_keys *keys; /* the remote keys of its slabs: rdma.c's */
     TAILQ_HEAD(, egm_agent) agents;
     TAILQ_HEAD(, egm_snapshot) snapshots;
 };
@@ -110,6 +112,10 @@ struct egm_store {
     /* Called with data_lock held for writing after `agent` lost slabs, before they can be used again: queued replies must
      * not need them any more. NULL: there are no data connections. */
     void (*on_drop)(struct egm_agent *agent);
+    /* Called for a session with `keys` before memory goes back to the kernel, which nobody must reach from outside any
+     * more: that of one slab (control thread), or all at the session's end (the reaper, or egm_store_done's caller). */
+    void (*on_punch)(struct egm_session *session, uint32_t slab);
+    void (*on_free)(struct egm_session *session);
     struct egm_reaper reaper;
 };
 

@@ -15,7 +15,13 @@
 #include <unistd.h>
 
 /* The values of enum eg_addr_kind (client/pager/eg_pool.h): proto is a leaf and cannot include it. A unit test compares. */
-enum { KIND_UNIX = 1, KIND_TCP = 2 };
+enum { KIND_UNIX = 1, KIND_TCP = 2, KIND_RDMA = 3, KIND_AUTO = 4 };
+
+static const struct {
+    const char *prefix;
+    uint32_t kind;
+} ip_kinds[] = { { "tcp:", KIND_TCP }, { "rdma:", KIND_RDMA }, { "auto:", KIND_AUTO } };
+#define N_IP_KINDS (sizeof ip_kinds / sizeof *ip_kinds)
 
 __attribute__((format(printf, 4, 5))) static int refuse(int error, char *ret_why, size_t why_bytes, const char *format,
                                                         ...)
@@ -87,21 +93,20 @@ static bool is_loopback(const struct addrinfo *ai)
            IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)ai->ai_addr)->sin6_addr);
 }
 
-static int parse_tcp(const char *text, const char *rest, bool for_listening, struct eg_addr *addr, char *why,
-                     size_t why_bytes)
+static int parse_ip(const char *text, const char *prefix, bool for_listening, struct eg_addr *addr, char *why, size_t why_bytes)
 {
-    static const char usage[] = "write tcp:HOST:PORT, an IPv6 address as tcp:[ADDRESS]:PORT";
-    char host[128];
+    const char *rest = text + strlen(prefix);
+    char host[128], usage[96];
     uint16_t port;
     const char *colon = strrchr(rest, ':');
 
+    snprintf(usage, sizeof usage, "write %sHOST:PORT, an IPv6 address as %s[ADDRESS]:PORT", prefix, prefix);
     if (!colon || parse_port(colon + 1, for_listening, &port))
         return refuse(-EINVAL, why, why_bytes, "%s: no valid port, %s", text, usage);
     size_t len = (size_t)(colon - rest);
     if (len >= sizeof host) return refuse(-ENAMETOOLONG, why, why_bytes, "%s: the host name is too long", text);
     memcpy(host, rest, len);
     host[len] = 0;
-    addr->kind = KIND_TCP;
     if (!len || !strcmp(host, "*")) {
         if (!for_listening) return refuse(-EINVAL, why, why_bytes, "%s: no host, %s", text, usage);
         fill_any(addr, port);
@@ -153,10 +158,17 @@ int eg_addr_parse(const char *text, int for_listening, struct eg_addr *ret_addr,
             return refuse(-EINVAL, ret_why, why_bytes, "the address holds a control character");
     strcpy(addr.text, text);
     if (!strncmp(text, "unix:", 5)) r = parse_unix(text, text + 5, &addr, ret_why, why_bytes);
-    else if (!strncmp(text, "tcp:", 4)) r = parse_tcp(text, text + 4, for_listening != 0, &addr, ret_why, why_bytes);
-    else if (!strncmp(text, "rdma:", 5))
-        r = refuse(-EPROTONOSUPPORT, ret_why, why_bytes, "%s: this version has no RDMA, use tcp:HOST:PORT", text);
-    else r = refuse(-EINVAL, ret_why, why_bytes, "%s: not an address, write tcp:HOST:PORT or unix:PATH", text);
+    else {
+        size_t k = 0;
+        while (k < N_IP_KINDS && strncmp(text, ip_kinds[k].prefix, strlen(ip_kinds[k].prefix))) k++;
+        if (k == N_IP_KINDS || (for_listening && ip_kinds[k].kind == KIND_AUTO)) {
+            r = refuse(-EINVAL, ret_why, why_bytes, "%s: not an address, write tcp:HOST:PORT, rdma:HOST:PORT%s or unix:PATH", text,
+                       for_listening ? "" : ", auto:HOST:PORT");
+        } else {
+            addr.kind = ip_kinds[k].kind;
+            r = parse_ip(text, ip_kinds[k].prefix, for_listening != 0, &addr, ret_why, why_bytes);
+        }
+    }
     if (r) return r;
     *ret_addr = addr;
     return 0;
@@ -165,7 +177,10 @@ int eg_addr_parse(const char *text, int for_listening, struct eg_addr *ret_addr,
 char *eg_addr_format(uint32_t kind, const struct sockaddr *sa, socklen_t len_bytes, char *ret_text, size_t text_bytes)
 {
     char host[INET6_ADDRSTRLEN] = "?";
+    const char *prefix = "tcp:";
 
+    for (size_t k = 0; k < N_IP_KINDS; k++)
+        if (ip_kinds[k].kind == kind) prefix = ip_kinds[k].prefix;
     if (kind == KIND_UNIX || sa->sa_family == AF_UNIX) {
         const struct sockaddr_un *un = (const struct sockaddr_un *)(const void *)sa;
         size_t n =
@@ -174,11 +189,11 @@ char *eg_addr_format(uint32_t kind, const struct sockaddr *sa, socklen_t len_byt
     } else if (sa->sa_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
         inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
-        snprintf(ret_text, text_bytes, "%s:[%s]:%u", kind == KIND_TCP ? "tcp" : "rdma", host, ntohs(in6->sin6_port));
+        snprintf(ret_text, text_bytes, "%s[%s]:%u", prefix, host, ntohs(in6->sin6_port));
     } else if (sa->sa_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)sa;
         inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
-        snprintf(ret_text, text_bytes, "%s:%s:%u", kind == KIND_TCP ? "tcp" : "rdma", host, ntohs(in->sin_port));
+        snprintf(ret_text, text_bytes, "%s%s:%u", prefix, host, ntohs(in->sin_port));
     } else {
         snprintf(ret_text, text_bytes, "?");
     }

@@ -1,4 +1,5 @@
-/* eg_addr.h - addresses of servers as users write them: tcp:HOST:PORT, unix:PATH, rdma:HOST:PORT. Hosted. */
+/* eg_addr.h - addresses of servers as users write them: tcp:HOST:PORT, rdma:HOST:PORT, unix:PATH; auto:HOST:PORT, for
+ * clients, is rdma where that works, else tcp. Hosted. */
 #ifndef EG_ADDR_H
 #define EG_ADDR_H
 
@@ -7,7 +8,7 @@
 #include <sys/socket.h>
 
 struct eg_addr {
-    uint32_t kind; /* enum eg_addr_kind of eg_pool.h: 1 unix, 2 tcp, 3 rdma */
+    uint32_t kind; /* enum eg_addr_kind of eg_pool.h: 1 unix, 2 tcp, 3 rdma, 4 auto */
     socklen_t len_bytes;
     struct sockaddr_storage sa;
     char text[128]; /* as given */
@@ -16,8 +17,8 @@ struct eg_addr {
 /* eg_addr_parse - read and resolve one address.
  * Context: hosted; may block on name resolution. HOST may be a name, an IPv4 address or [IPv6].
  * Pre:     for_listening: port 0 and an empty host or `*` (any interface) are allowed.
- * Returns: 0, or -EINVAL (not an address), -ENAMETOOLONG, -ENOENT (name does not resolve), -EPROTONOSUPPORT (rdma in a
- *          build or version without it); ret_why then holds one line without newline that says what to do. */
+ * Returns: 0, or -EINVAL (not an address), -ENAMETOOLONG, -ENOENT (name does not resolve); ret_why then holds one line without
+ *          newline that says what to do. */
 int eg_addr_parse(const char *text, int for_listening, struct eg_addr *ret_addr, char *ret_why, size_t why_bytes)
     __attribute__((warn_unused_result));
 

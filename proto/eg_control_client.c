@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +11,14 @@
 #include <unistd.h>
 #include "proto/eg_wire.h"
 
+enum { ADDR_KIND_RDMA = 3 }; /* EG_ADDR_RDMA of eg_pool.h: proto is a leaf */
+
+const struct eg_control_rdma *eg_control_rdma;
+
 struct call {
     const struct eg_addr *addr;
+    int fd;
+    void *rdma; /* instead of the descriptor */
     int64_t deadline_ms;
     int timeout_ms;
     char *why;
@@ -65,6 +72,16 @@ static int fail_errno(const struct call *call, int error)
     case EPIPE:
     case ECONNRESET:
         return fail_hangup(call);
+    case ENODEV:
+        return fail(call, -error, "no RDMA device leads there: 'endgame doctor' says what is missing, or use tcp:HOST:PORT");
+    case ELIBACC:
+        return fail(call, -error, "the RDMA library cannot be loaded: install libibverbs1 and librdmacm1, or use tcp:HOST:PORT");
+    case ESHUTDOWN:
+        return fail(call, -error, "the server is draining and takes no new programs: use another one");
+    case EPROTONOSUPPORT:
+        return fail(call, -error, "the server speaks another protocol version: install the same endgame on both sides");
+    case ENOMEM:
+        return fail(call, -error, "no memory can be locked for RDMA: raise the limit (ulimit -l), or use tcp:HOST:PORT");
     default:
         return fail(call, -error, "cannot reach the memory server: %s", strerror(error));
     }
@@ -116,15 +133,16 @@ static int open_connection(const struct call *call, int *ret_fd)
     return 0;
 }
 
-static int send_all(const struct call *call, int fd, const uint8_t *bytes, size_t n)
+static int send_all(const struct call *call, const uint8_t *bytes, size_t n)
 {
+    if (call->rdma) return eg_control_rdma->send(call->rdma, bytes, n, call->deadline_ms);
     while (n) {
-        ssize_t got = send(fd, bytes, n, MSG_NOSIGNAL);
+        ssize_t got = send(call->fd, bytes, n, MSG_NOSIGNAL);
         if (got >= 0) {
             bytes += got;
             n -= (size_t)got;
         } else if (errno == EAGAIN) {
-            int r = wait_for(call, fd, POLLOUT);
+            int r = wait_for(call, call->fd, POLLOUT);
             if (r) return r;
         } else if (errno != EINTR) {
             return -errno;
@@ -133,17 +151,18 @@ static int send_all(const struct call *call, int fd, const uint8_t *bytes, size_
     return 0;
 }
 
-static int recv_all(const struct call *call, int fd, uint8_t *bytes, size_t n)
+static int recv_all(const struct call *call, uint8_t *bytes, size_t n)
 {
+    if (call->rdma) return eg_control_rdma->recv(call->rdma, bytes, n, call->deadline_ms);
     while (n) {
-        ssize_t got = recv(fd, bytes, n, 0);
+        ssize_t got = recv(call->fd, bytes, n, 0);
         if (got > 0) {
             bytes += got;
             n -= (size_t)got;
         } else if (!got) {
             return -ECONNRESET;
         } else if (errno == EAGAIN) {
-            int r = wait_for(call, fd, POLLIN);
+            int r = wait_for(call, call->fd, POLLIN);
             if (r) return r;
         } else if (errno != EINTR) {
             return -errno;
@@ -178,7 +197,7 @@ static int refused(const struct call *call, Endgame__Reply *reply)
     }
 }
 
-static int converse(const struct call *call, int fd, const Endgame__Request *req, Endgame__Reply **ret_reply)
+static int converse(const struct call *call, const Endgame__Request *req, Endgame__Reply **ret_reply)
 {
     static const uint64_t cookie = 0x656e6467616d6531;
     Endgame__Request versioned = *req;
@@ -194,8 +213,8 @@ static int converse(const struct call *call, int fd, const Endgame__Request *req
     head.len_bytes = (uint32_t)n;
     memcpy(payload, &head, sizeof head);
     endgame__request__pack(&versioned, payload + sizeof head);
-    r = send_all(call, fd, payload, sizeof head + n);
-    if (!r) r = recv_all(call, fd, (uint8_t *)&head, sizeof head);
+    r = send_all(call, payload, sizeof head + n);
+    if (!r) r = recv_all(call, (uint8_t *)&head, sizeof head);
     if (r) {
         r = r == -ETIMEDOUT ? fail_timeout(call) : fail_errno(call, -r);
         goto out;
@@ -205,7 +224,7 @@ static int converse(const struct call *call, int fd, const Endgame__Request *req
         r = fail(call, -EPROTO, "what answers there is not an endgame-memserver: check the address");
         goto out;
     }
-    r = recv_all(call, fd, payload, head.len_bytes);
+    r = recv_all(call, payload, head.len_bytes);
     if (r) {
         r = r == -ETIMEDOUT ? fail_timeout(call) : fail_errno(call, -r);
         goto out;
@@ -234,11 +253,14 @@ int eg_control_call(const struct eg_addr *addr, const Endgame__Request *req, int
                          .timeout_ms = timeout_ms,
                          .why = ret_why,
                          .why_bytes = why_bytes };
-    int fd = -1, r = open_connection(&call, &fd);
+    bool over_rdma = addr->kind == ADDR_KIND_RDMA;
+    int r = !over_rdma ? open_connection(&call, &call.fd)
+            : eg_control_rdma ? eg_control_rdma->open(addr, call.deadline_ms, &call.rdma) : -ELIBACC;
 
     if (r == -ETIMEDOUT) return fail_timeout(&call);
     if (r) return fail_errno(&call, -r);
-    r = converse(&call, fd, req, ret_reply);
-    close(fd);
+    r = converse(&call, req, ret_reply);
+    if (over_rdma) eg_control_rdma->close(call.rdma);
+    else close(call.fd);
     return r;
 }

@@ -1,6 +1,7 @@
 #include "proto/eg_pb.h"
 
 #include <errno.h>
+#include <string.h>
 
 static void put_byte(struct eg_pb_writer *w, uint8_t b)
 {
@@ -135,5 +136,19 @@ int eg_pb_u32s(const struct eg_pb_field *f, uint32_t *v, size_t cap, size_t *n)
             return -E2BIG;
         v[(*n)++] = (uint32_t)x;
     }
+    return 0;
+}
+
+int eg_pb_fixed32s(const struct eg_pb_field *f, uint32_t *v, size_t cap, size_t *n)
+{
+    uint32_t one = (uint32_t)f->value;
+    const uint8_t *data = f->wire_type == 5 ? (const uint8_t *)&one : f->data;
+    size_t len = f->wire_type == 5 ? sizeof one : f->len;
+    if ((f->wire_type != 5 && f->wire_type != 2) || len % sizeof *v)
+        return -EPROTO;
+    if (len / sizeof *v > cap - *n)
+        return -E2BIG;
+    memcpy(v + *n, data, len);
+    *n += len / sizeof *v;
     return 0;
 }

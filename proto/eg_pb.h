@@ -32,7 +32,9 @@ struct eg_pb_field {
 
 /* eg_pb_next - the next field. Returns: 1 a field, 0 the end, -EPROTO malformed. */
 int eg_pb_next(struct eg_pb_reader *r, struct eg_pb_field *ret_field) __attribute__((warn_unused_result));
-/* eg_pb_u32s - append a repeated uint32 field's values (packed or single) to v. Returns: 0, -EPROTO, -E2BIG. */
+/* eg_pb_u32s, eg_pb_fixed32s - append a repeated uint32 or fixed32 field's values (packed or single) to v.
+ * Returns: 0, -EPROTO, -E2BIG. */
+int eg_pb_fixed32s(const struct eg_pb_field *f, uint32_t *v, size_t cap, size_t *n) __attribute__((warn_unused_result));
 int eg_pb_u32s(const struct eg_pb_field *f, uint32_t *v, size_t cap, size_t *n) __attribute__((warn_unused_result));
 
 #endif

@@ -3,15 +3,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define POLL_BATCH 16
 #define POST_BATCH 32
 #define SIGNAL_EVERY 16 /* work requests without a completion in a row: the send queue must not fill up with them */
 #define RNR_FOREVER 7
-#define RETRIES 7
+#define RETRIES 6 /* rxe takes 7 for without end */
 #define INLINE_BYTES 128
-#define ACK_TIMEOUT 16 /* 4.096 us * 2^16 = 0.27 s, seven times */
+#define ACK_TIMEOUT 16 /* 4.096 us * 2^16 = 0.27 s, and as long for each retry */
+/* In a wr_id: a receive buffer, not a place in the send queue. A failed completion's opcode says nothing. */
+#define RECEIVE (1ull << 63)
 
 enum { KIND_DATA = 1, KIND_CREDIT = 2 };
 
@@ -26,6 +27,7 @@ struct eg_rdma_chunk {
     struct eg_rdma_chunk *next;
     struct ibv_mr *mr;
     uint8_t *mem;
+    uint32_t idle; /* bit per buffer that the device does not have, because it refused it */
 };
 
 /* Verbs calls fail with errno, with its value, or with its negative. */
@@ -40,10 +42,11 @@ static int null_failure(void)
     return errno ? -errno : -ENOMEM;
 }
 
-static uint8_t *buffers_map(size_t bytes)
+/* Whole pages: registering pins whole pages. */
+static uint8_t *buffers_new(size_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    void *p = aligned_alloc(EG_PAGE_BYTES, bytes);
+    return p ? memset(p, 0, bytes) : NULL;
 }
 
 /* --- domain ----------------------------------------------------------------------------------------------------------- */
@@ -52,8 +55,7 @@ static void chunk_free(const struct eg_verbs *v, struct eg_rdma_chunk *chunk)
 {
     if (chunk->mr)
         v->dereg_mr(chunk->mr);
-    if (chunk->mem)
-        munmap(chunk->mem, (size_t)EG_RDMA_WINDOW * EG_RDMA_MSG_BYTES);
+    free(chunk->mem);
     free(chunk);
 }
 
@@ -64,9 +66,19 @@ static int receive_post(struct eg_rdma_domain *d, struct eg_rdma_chunk *chunk, u
         .length = EG_RDMA_MSG_BYTES,
         .lkey = chunk->mr->lkey,
     };
-    struct ibv_recv_wr wr = {.wr_id = (uintptr_t)chunk | buffer, .sg_list = &sge, .num_sge = 1}, *bad;
+    struct ibv_recv_wr wr = {.wr_id = RECEIVE | (uintptr_t)chunk | buffer, .sg_list = &sge, .num_sge = 1}, *bad;
     int rc = d->verbs->post_srq_recv(d->srq, &wr, &bad);
+    if (rc)
+        chunk->idle |= 1u << buffer;
+    else
+        chunk->idle &= ~(1u << buffer);
     return rc ? failure(rc) : 0;
+}
+
+static struct eg_rdma_chunk *receive_buffer(uint64_t wr_id, uint32_t *ret_buffer)
+{
+    *ret_buffer = (uint32_t)(wr_id % EG_RDMA_WINDOW);
+    return (struct eg_rdma_chunk *)(wr_id & ~(RECEIVE | (EG_RDMA_WINDOW - 1)));
 }
 
 /* One more window of receive buffers. */
@@ -77,31 +89,36 @@ static int chunk_add(struct eg_rdma_domain *d)
     /* The buffer's number travels in the low bits of the address. */
     if (posix_memalign((void **)&chunk, EG_RDMA_WINDOW, sizeof *chunk))
         return -ENOMEM;
-    memset(chunk, 0, sizeof *chunk);
+    *chunk = (struct eg_rdma_chunk){.next = d->chunks, .idle = ~0u};
     int rc = -ENOMEM;
-    if (!(chunk->mem = buffers_map(bytes)))
+    if (!(chunk->mem = buffers_new(bytes)))
         goto fail;
     chunk->mr = d->verbs->reg_mr(d->pd, chunk->mem, bytes, (uintptr_t)chunk->mem, IBV_ACCESS_LOCAL_WRITE);
     if (!chunk->mr) {
         rc = null_failure();
         goto fail;
     }
-    for (uint32_t i = 0; i < EG_RDMA_WINDOW; i++)
-        if ((rc = receive_post(d, chunk, i))) {
-            if (i == 0)
-                goto fail;
-            break; /* posted ones are the device's: the chunk has to stay */
-        }
-    chunk->next = d->chunks;
     d->chunks = chunk;
     d->n_chunks++;
-    return rc;
+    return 0;
 fail:
     chunk_free(d->verbs, chunk);
     return rc;
 }
 
-int eg_rdma_domain_open(struct eg_rdma_domain *d, const struct eg_verbs *verbs, struct ibv_context *context)
+/* Sees to it that the device has a window for each endpoint and one more, with what it refused earlier too. */
+static int windows_fill(struct eg_rdma_domain *d)
+{
+    uint32_t have = 0, need = (d->n_endpoints + 1) * EG_RDMA_WINDOW;
+    int rc = d->n_endpoints >= d->n_chunks ? chunk_add(d) : 0;
+    for (struct eg_rdma_chunk *chunk = d->chunks; chunk; chunk = chunk->next) {
+        while (chunk->idle && !rc) rc = receive_post(d, chunk, (uint32_t)__builtin_ctz(chunk->idle));
+        have += EG_RDMA_WINDOW - (uint32_t)__builtin_popcount(chunk->idle);
+    }
+    return have >= need ? 0 : rc;
+}
+
+int eg_rdma_domain_open(struct eg_rdma_domain *d, const struct eg_verbs *verbs, struct ibv_context *context, uint32_t max_endpoints)
 {
     struct ibv_device_attr attr;
     *d = (struct eg_rdma_domain){.verbs = verbs, .context = context};
@@ -112,7 +129,10 @@ int eg_rdma_domain_open(struct eg_rdma_domain *d, const struct eg_verbs *verbs, 
     d->reads = (uint8_t)(reads < 1 ? 1 : reads > (int)EG_RDMA_READS ? (int)EG_RDMA_READS : reads);
     if (!(d->pd = verbs->alloc_pd(context)))
         return null_failure();
-    struct ibv_srq_init_attr init = {.attr = {.max_wr = (uint32_t)(attr.max_srq_wr < 16384 ? attr.max_srq_wr : 16384), .max_sge = 1}};
+    uint32_t receives = max_endpoints * EG_RDMA_WINDOW;
+    if (receives > (uint32_t)attr.max_srq_wr)
+        receives = (uint32_t)attr.max_srq_wr;
+    struct ibv_srq_init_attr init = {.attr = {.max_wr = receives, .max_sge = 1}};
     if (!(d->srq = verbs->create_srq(d->pd, &init))) {
         rc = null_failure();
         eg_rdma_domain_close(d);
@@ -174,12 +194,12 @@ int eg_rdma_open(struct eg_rdma_ep *ep, struct eg_rdma_domain *d, struct rdma_cm
     size_t send_bytes = (size_t)EG_RDMA_SENDS * EG_RDMA_MSG_BYTES;
     uint8_t timeout = ACK_TIMEOUT;
     int rc = 0, qp = 0;
-    if (d->n_endpoints >= d->n_chunks && (rc = chunk_add(d)))
+    if ((rc = windows_fill(d)))
         return rc;
     ep->cq = v->create_cq(d->context, EG_RDMA_SQ + EG_RDMA_WINDOW + POLL_BATCH, ep, channel, 0);
     if (!ep->cq)
         return null_failure();
-    if (!(ep->send_mem = buffers_map(send_bytes))) {
+    if (!(ep->send_mem = buffers_new(send_bytes))) {
         rc = -ENOMEM;
         goto fail;
     }
@@ -221,8 +241,7 @@ fail:
         v->destroy_qp(id);
     if (ep->send_mr)
         v->dereg_mr(ep->send_mr);
-    if (ep->send_mem)
-        munmap(ep->send_mem, send_bytes);
+    free(ep->send_mem);
     v->destroy_cq(ep->cq);
     ep->cq = NULL;
     ep->send_mr = NULL;
@@ -243,10 +262,11 @@ struct rdma_conn_param eg_rdma_conn_param(const struct eg_rdma_ep *ep, const str
         .rnr_retry_count = RNR_FOREVER,
         .flow_control = 1,
     };
-    if (request && request->initiator_depth < p.responder_resources)
-        p.responder_resources = request->initiator_depth;
-    if (request && request->responder_resources < p.initiator_depth)
-        p.initiator_depth = request->responder_resources;
+    /* Both are said of us already: rdma_get_cm_event(3). */
+    if (request && request->responder_resources < p.responder_resources)
+        p.responder_resources = request->responder_resources;
+    if (request && request->initiator_depth < p.initiator_depth)
+        p.initiator_depth = request->initiator_depth;
     return p;
 }
 
@@ -263,23 +283,32 @@ int eg_rdma_hello_check(const void *data, size_t len_bytes, struct eg_rdma_hello
     return hello.version == EG_WIRE_VERSION && hello.window == EG_RDMA_WINDOW ? 0 : -EPROTONOSUPPORT;
 }
 
+/* Messages that arrived hold buffers of the shared queue: back with them, for the other endpoints. */
+static void receives_return(struct eg_rdma_ep *ep)
+{
+    struct ibv_wc wc[POLL_BATCH];
+    for (int n; (n = ep->domain->verbs->poll_cq(ep->cq, POLL_BATCH, wc)) > 0;)
+        for (int i = 0; i < n; i++)
+            if (wc[i].wr_id & RECEIVE) {
+                uint32_t buffer;
+                struct eg_rdma_chunk *chunk = receive_buffer(wc[i].wr_id, &buffer);
+                (void)receive_post(ep->domain, chunk, buffer);
+            }
+}
+
 void eg_rdma_close(struct eg_rdma_ep *ep)
 {
     if (!ep || !ep->domain)
         return;
     struct eg_rdma_domain *d = ep->domain;
     d->verbs->disconnect(ep->id);
+    /* Before: mlx5 and irdma drop a queue pair's completions with it. After: what was still being received. */
+    receives_return(ep);
     d->verbs->destroy_qp(ep->id);
-    /* Messages that had arrived hold buffers of the shared queue: back with them, for the next endpoint. */
-    struct ibv_wc wc[POLL_BATCH];
-    for (int n; (n = d->verbs->poll_cq(ep->cq, POLL_BATCH, wc)) > 0;)
-        for (int i = 0; i < n; i++)
-            if (wc[i].opcode & IBV_WC_RECV && wc[i].status == IBV_WC_SUCCESS)
-                (void)receive_post(d, (struct eg_rdma_chunk *)(wc[i].wr_id & ~(uint64_t)(EG_RDMA_WINDOW - 1)),
-                                   (uint32_t)(wc[i].wr_id % EG_RDMA_WINDOW));
+    receives_return(ep);
     d->verbs->destroy_cq(ep->cq);
     d->verbs->dereg_mr(ep->send_mr);
-    munmap(ep->send_mem, (size_t)EG_RDMA_SENDS * EG_RDMA_MSG_BYTES);
+    free(ep->send_mem);
     d->verbs->destroy_id(ep->id);
     d->n_endpoints--;
     ep->domain = NULL;
@@ -319,7 +348,7 @@ static int post(struct eg_rdma_ep *ep, struct ibv_send_wr *wr)
 static int sq_retire(struct eg_rdma_ep *ep, uint64_t upto, struct eg_io_queue *done)
 {
     int n = 0;
-    if ((uint32_t)upto - ep->sq_tail >= ep->sq_head - ep->sq_tail)
+    if (upto > UINT32_MAX || (uint32_t)upto - ep->sq_tail >= ep->sq_head - ep->sq_tail)
         return -EIO; /* the device completes what was never posted */
     while (ep->sq_tail != (uint32_t)upto + 1) {
         struct eg_rdma_entry *e = &ep->sq[ep->sq_tail++ % EG_RDMA_SQ];
@@ -384,14 +413,31 @@ int eg_rdma_send(struct eg_rdma_ep *ep, const void *data, uint32_t len_bytes)
     return rc;
 }
 
+static int status_errno(enum ibv_wc_status status)
+{
+    switch (status) {
+    case IBV_WC_RETRY_EXC_ERR:
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+    case IBV_WC_RESP_TIMEOUT_ERR: return -ETIMEDOUT;
+    case IBV_WC_REM_ACCESS_ERR:
+    case IBV_WC_REM_INV_REQ_ERR:
+    case IBV_WC_LOC_PROT_ERR: return -EACCES;
+    case IBV_WC_WR_FLUSH_ERR:
+    case IBV_WC_REM_ABORT_ERR: return -ECONNRESET;
+    default: return -EIO;
+    }
+}
+
 static int message_take(struct eg_rdma_ep *ep, const struct ibv_wc *wc)
 {
-    struct eg_rdma_chunk *chunk = (struct eg_rdma_chunk *)(wc->wr_id & ~(uint64_t)(EG_RDMA_WINDOW - 1));
-    uint32_t buffer = (uint32_t)(wc->wr_id % EG_RDMA_WINDOW);
+    uint32_t buffer;
+    struct eg_rdma_chunk *chunk = receive_buffer(wc->wr_id, &buffer);
     const uint8_t *at = chunk->mem + (size_t)buffer * EG_RDMA_MSG_BYTES;
     struct message_head head;
-    int rc = -EPROTO;
-    if (wc->byte_len >= sizeof head && wc->byte_len <= EG_RDMA_MSG_BYTES) {
+    int rc = ep->error ? ep->error : wc->status ? status_errno(wc->status) : -EPROTO;
+    /* A peer that sends beyond its window takes the other endpoints' buffers. */
+    if (!ep->error && !wc->status && ep->owed < EG_RDMA_WINDOW && wc->byte_len >= sizeof head &&
+        wc->byte_len <= EG_RDMA_MSG_BYTES) {
         memcpy(&head, at, sizeof head);
         if (head.len_bytes == wc->byte_len - sizeof head && head.credits <= EG_RDMA_WINDOW - ep->credits &&
             (head.kind == KIND_DATA ? head.len_bytes > 0 : head.kind == KIND_CREDIT && !head.len_bytes))
@@ -457,21 +503,6 @@ static int transfers_post(struct eg_rdma_ep *ep)
     return ep->error;
 }
 
-static int status_errno(enum ibv_wc_status status)
-{
-    switch (status) {
-    case IBV_WC_RETRY_EXC_ERR:
-    case IBV_WC_RNR_RETRY_EXC_ERR:
-    case IBV_WC_RESP_TIMEOUT_ERR: return -ETIMEDOUT;
-    case IBV_WC_REM_ACCESS_ERR:
-    case IBV_WC_REM_INV_REQ_ERR:
-    case IBV_WC_LOC_PROT_ERR: return -EACCES;
-    case IBV_WC_WR_FLUSH_ERR:
-    case IBV_WC_REM_ABORT_ERR: return -ECONNRESET;
-    default: return -EIO;
-    }
-}
-
 int eg_rdma_poll(struct eg_rdma_ep *ep, struct eg_io_queue *done)
 {
     struct ibv_wc wc[POLL_BATCH];
@@ -483,12 +514,12 @@ int eg_rdma_poll(struct eg_rdma_ep *ep, struct eg_io_queue *done)
         if (n < 0)
             eg_rdma_fail(ep, -EIO);
         for (int i = 0; i < n; i++) {
-            int rc = wc[i].status           ? status_errno(wc[i].status)
-                     : wc[i].opcode & IBV_WC_RECV ? message_take(ep, &wc[i])
-                                                  : sq_retire(ep, wc[i].wr_id, done);
+            int rc = wc[i].wr_id & RECEIVE ? message_take(ep, &wc[i])
+                     : wc[i].status        ? status_errno(wc[i].status)
+                                           : sq_retire(ep, wc[i].wr_id, done);
             if (rc < 0)
                 eg_rdma_fail(ep, rc);
-            else if (!(wc[i].opcode & IBV_WC_RECV))
+            else
                 completed += rc;
         }
     } while (n == POLL_BATCH && !ep->error);
@@ -511,8 +542,10 @@ int eg_rdma_arm(struct eg_rdma_ep *ep)
 
 int eg_rdma_keepalive(struct eg_rdma_ep *ep)
 {
-    if (ep->error || ep->sq_head != ep->sq_tail)
+    /* Requests at the end that nobody asked about may have been through for long. */
+    if (ep->error || (ep->sq_head != ep->sq_tail && !ep->unsignalled) || !sq_room(ep))
         return ep->error;
+    ep->unsignalled = 0;
     struct ibv_send_wr wr = {
         .wr_id = sq_enter(ep, NULL, EG_RDMA_SENDS),
         .opcode = IBV_WR_RDMA_WRITE,

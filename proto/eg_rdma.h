@@ -14,6 +14,10 @@
  * -errno, and what was outstanding will not complete.
  *   -ETIMEDOUT  no answer after the retries        -EACCES  remote key or range refused
  *   -ECONNRESET peer disconnected or flushed       -EIO     anything else the device reports
+ *   -EPROTO     the peer talks nonsense, or sends beyond its window
+ *
+ * Order. Transfers of one endpoint that overlap are the caller's to order: a WRITE posted behind a READ of the same place may overtake
+ * it (no fence is set). The pager never has both under way for a page.
  * Source: credit windows over SEND/RECV as in NFS/RDMA (RFC 8166, section 3.3). */
 #ifndef EG_RDMA_H
 #define EG_RDMA_H
@@ -30,7 +34,7 @@
 #define EG_RDMA_SENDS 32u         /* messages not yet acknowledged by the device */
 #define EG_RDMA_SQ 256u           /* work requests under way, a power of two */
 #define EG_RDMA_AREAS 4
-#define EG_RDMA_READS 16u         /* READs under way, as far as the device allows */
+#define EG_RDMA_READS 16u         /* READs that the two devices work on at once, as far as they can; more wait in the queue */
 
 /* Private data of the connection request and its answers. */
 struct eg_rdma_hello {
@@ -85,8 +89,10 @@ struct eg_rdma_ep {
     uint64_t messages_sent, messages_received, credit_messages, credit_waits;
 };
 
-/* eg_rdma_domain_open - Returns: 0; -ENOMEM (most often memlock: the limit of RLIMIT_MEMLOCK is too small), -errno. */
-int eg_rdma_domain_open(struct eg_rdma_domain *domain, const struct eg_verbs *verbs, struct ibv_context *context)
+/* eg_rdma_domain_open - for up to max_endpoints, as far as the device has room in a receive queue.
+ * Returns: 0; -ENOMEM (most often memlock: the limit of RLIMIT_MEMLOCK is too small), -errno. */
+int eg_rdma_domain_open(struct eg_rdma_domain *domain, const struct eg_verbs *verbs, struct ibv_context *context,
+                        uint32_t max_endpoints)
     __attribute__((warn_unused_result));
 /* eg_rdma_domain_close - Pre: its endpoints are closed. NULL-safe, tolerates a half-open one. */
 void eg_rdma_domain_close(struct eg_rdma_domain *domain);
@@ -104,7 +110,7 @@ struct rdma_conn_param eg_rdma_conn_param(const struct eg_rdma_ep *ep, const str
                                           const struct rdma_conn_param *request);
 /* eg_rdma_hello_check - the peer's private data. Returns: 0, -EPROTO (not one of us), -EPROTONOSUPPORT (another version). */
 int eg_rdma_hello_check(const void *data, size_t len_bytes, struct eg_rdma_hello *ret_hello);
-/* eg_rdma_close - disconnect and release everything, the id too. NULL-safe. */
+/* eg_rdma_close - disconnect and release everything, the id too. NULL-safe. Not from on_message: use eg_rdma_fail there. */
 void eg_rdma_close(struct eg_rdma_ep *ep);
 /* eg_rdma_fail - end the endpoint from outside (cm event, device removal). The first reason stays. */
 void eg_rdma_fail(struct eg_rdma_ep *ep, int error);

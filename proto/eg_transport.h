@@ -7,6 +7,7 @@
  *   transport  submit                      completion                      server's processor
  *   shm        copies at once (memfd)      next poll                       none
  *   tcp        queues a frame              reply frame read by poll        copies to and from its socket
+ *   rdma       queues a work request       completion queue, at poll       none
  */
 #ifndef EG_TRANSPORT_H
 #define EG_TRANSPORT_H
@@ -42,13 +43,19 @@ struct eg_transport {
     /* poll - send what can be sent, and collect completions. Returns: the number moved to *done, or -errno: the link is dead
      * and nothing outstanding on it will complete. Never blocks. */
     int (*poll)(struct eg_link *link, struct eg_io_queue *done);
+    /* arm - link->fd becomes readable at the next completion; poll once more before sleeping on it. NULL: it always does.
+     * Returns: 0, or -errno as poll. */
+    int (*arm)(struct eg_link *link);
     /* close - release the descriptor. */
     void (*close)(struct eg_link *link);
+    uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */
 };
 
 struct eg_link {
     const struct eg_transport *ops;
-    int fd;              /* shm: the arena's memfd; tcp: the data connection; -1 when closed */
+    int fd;              /* shm: the arena's memfd; tcp: the data connection; rdma: completion events; -1 when closed */
+    struct eg_verbs_link *verbs; /* rdma: the verbs library's side */
+    uint32_t *keys;      /* rdma: remote key of each slab */
     uint8_t want_write;  /* tcp: something waits for room in the socket */
     uint32_t outstanding;
     struct eg_io_queue send, wait; /* shm: `wait` holds the completed ones until the next poll */
@@ -58,7 +65,7 @@ struct eg_link {
     struct eg_frame reply;
 };
 
-extern const struct eg_transport eg_transport_shm, eg_transport_tcp;
+extern const struct eg_transport eg_transport_shm, eg_transport_tcp, eg_transport_rdma;
 
 static inline void eg_io_push(struct eg_io_queue *q, struct eg_io *io)
 {

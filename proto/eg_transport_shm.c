@@ -44,4 +44,4 @@ static void shm_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, shm_close};
+const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, 0};

@@ -33,7 +33,7 @@
       "Checks what `endgame run` needs and what it would use if it were there. The exit status is 0 if run would "     \
       "work here, 1 if it would not.")                                                                                 \
     X(status, "status", "[OPTION]... ADDR", "show what a memory server holds, and for whom",                           \
-      "ADDR is tcp:HOST:PORT or unix:PATH.")                                                                           \
+      "ADDR is tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH.")                                                           \
     X(help, "help", "[OPTION] [COMMAND]", "show help for a command", "")
 
 /* X(ID, 'letter' or 0, "name", "ARGUMENT" or NULL, "text") */
@@ -42,8 +42,9 @@
       "budget of local memory for the whole process tree: bytes, or with K, M, G, T (powers of 1024); at least 8M. "   \
       "Default: half of what is available, cgroup limits counted")                                                     \
     X(RUN_MEMSERVER, 's', "memserver", "ADDR",                                                                         \
-      "memory server to use: tcp:HOST:PORT or unix:PATH. May be given up to 16 times: memory is spread over them. "    \
-      "Default: an embedded server")                                                                                   \
+      "memory server to use: tcp:HOST:PORT, rdma:HOST:PORT, auto:HOST:PORT (rdma where that works, else tcp; one "     \
+      "line says which) or unix:PATH. May be given up to 16 times: memory is spread over them. Default: an embedded "  \
+      "server")                                                                                                        \
     X(RUN_ENGINE, 0, "fault-engine", "auto|handler",                                                                   \
       "how page faults are served: by a handler thread, or the best way that the machine has (auto, the default)")     \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \

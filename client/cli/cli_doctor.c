@@ -150,23 +150,67 @@ static void check_memory(struct doctor *doctor)
             "vm.max_map_count=%s", line);
 }
 
+/* Ports of one verbs device, as the kernel shows them. Returns: how many are up. */
+static int check_ports(struct doctor *doctor, const char *device)
+{
+    char path[PATH_MAX], state[64] = "?", layer[64] = "?", rate[64] = "?", netdev[64] = "no network interface";
+    int n_active = 0;
+    for (int port = 1; port < 256; port++) {
+        snprintf(path, sizeof path, "/sys/class/infiniband/%s/ports/%d/state", device, port);
+        if (!read_line(path, state, sizeof state))
+            break;
+        snprintf(path, sizeof path, "/sys/class/infiniband/%s/ports/%d/link_layer", device, port);
+        read_line(path, layer, sizeof layer);
+        snprintf(path, sizeof path, "/sys/class/infiniband/%s/ports/%d/rate", device, port);
+        read_line(path, rate, sizeof rate);
+        snprintf(path, sizeof path, "/sys/class/infiniband/%s/ports/%d/gid_attrs/ndevs/0", device, port);
+        read_line(path, netdev, sizeof netdev);
+        bool active = strstr(state, "ACTIVE") != NULL;
+        char what[80];
+        snprintf(what, sizeof what, "  %.60s/%d", device, port);
+        say(doctor, active ? HAVE : LACK_SLOWER, what, "ip link set DEV up; see the cable, or the subnet manager (InfiniBand)", "%s, %s, %s, %s",
+            state, layer, rate, netdev);
+        n_active += active;
+    }
+    return n_active;
+}
+
 static void check_rdma(struct doctor *doctor)
 {
-    char names[256] = "";
-    size_t len = 0;
+    enum { LOCKED_NEED_BYTES = 16 << 20 };
+    int n_devices = 0, n_active = 0;
     DIR *dir = opendir("/sys/class/infiniband");
     for (struct dirent *entry; dir && (entry = readdir(dir));)
-        if (entry->d_name[0] != '.' && len < sizeof names)
-            len += (size_t)snprintf(names + len, sizeof names - len, "%s%s", len ? " " : "", entry->d_name);
+        n_devices += entry->d_name[0] != '.';
+    say(doctor, n_devices ? HAVE : LACK_SLOWER, "RDMA devices",
+        "modprobe rdma_rxe; rdma link add rxe0 type rxe netdev eth0 (soft-RoCE)", n_devices ? "%d" :
+        "none; servers are reached over tcp, or shared memory on this machine", n_devices);
+    if (dir)
+        rewinddir(dir);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (entry->d_name[0] != '.')
+            n_active += check_ports(doctor, entry->d_name);
     if (dir)
         closedir(dir);
-    say(doctor, len ? HAVE : LACK_SLOWER, "RDMA devices", "modprobe rdma_rxe; rdma link add rxe0 type rxe netdev eth0 (soft-RoCE)",
-        "%s", len ? names : "none; servers are reached over tcp, or shared memory on this machine");
-    void *verbs = dlopen("libibverbs.so.1", RTLD_LAZY | RTLD_LOCAL);
-    say(doctor, verbs ? HAVE : LACK_SLOWER, "libibverbs", "apt-get install libibverbs1 ibverbs-providers", "%s",
-        verbs ? "found" : "not installed; needed only for RDMA, which this version does not use yet");
+    if (n_devices) {
+        bool cm = access("/dev/infiniband/rdma_cm", R_OK | W_OK) == 0;
+        say(doctor, cm ? HAVE : LACK_SLOWER, "RDMA connections", "modprobe rdma_ucm; chmod 666 /dev/infiniband/rdma_cm /dev/infiniband/uverbs*",
+            "/dev/infiniband/rdma_cm %s", cm ? "may be opened" : strerror(errno));
+        struct rlimit limit;
+        char text[32];
+        getrlimit(RLIMIT_MEMLOCK, &limit);
+        bool enough = geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= LOCKED_NEED_BYTES;
+        say(doctor, enough ? HAVE : LACK_SLOWER, "RDMA memory", "ulimit -l 65536, or `USER - memlock 65536` in /etc/security/limits.conf",
+            "each process of a program locks 9M for its device, limit %s",
+            limit.rlim_cur == RLIM_INFINITY ? "none" : eg_size_format(limit.rlim_cur, text, sizeof text));
+    }
+    void *verbs = dlopen("libibverbs.so.1", RTLD_LAZY | RTLD_LOCAL), *cm = dlopen("librdmacm.so.1", RTLD_LAZY | RTLD_LOCAL);
+    say(doctor, verbs && cm ? HAVE : LACK_SLOWER, "RDMA libraries", "apt-get install libibverbs1 librdmacm1 ibverbs-providers", "%s",
+        verbs && cm ? "found" : "not installed; needed for rdma: addresses only");
     if (verbs)
         dlclose(verbs);
+    if (cm)
+        dlclose(cm);
 }
 
 static void check_installation(struct doctor *doctor)

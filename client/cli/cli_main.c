@@ -1,5 +1,6 @@
 /* cli_main.c - dispatch, messages. */
 #include "cli.h"
+#include "cli_verbs.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -80,6 +81,7 @@ void cli_warn(const char *format, ...)
 int main(int argc, char **argv)
 {
     struct cli_args args = {.command = &main_command, .argc = argc, .argv = argv, .next = 1};
+    cli_verbs_prepare();
     /* Options before the command are --help and --version, which do not come back. */
     if (cli_args_next(&args) == CLI_ARG_BAD)
         return CLI_EXIT_USAGE;

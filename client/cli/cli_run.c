@@ -7,6 +7,7 @@
 #include "cli_program.h"
 #include "cli_stats.h"
 #include "cli_uffd.h"
+#include "cli_verbs.h"
 #include "proto/eg_control_client.h"
 #include "proto/eg_wire.h"
 
@@ -33,6 +34,7 @@ struct run {
     char **program;
     char library[PATH_MAX];
     char memserver[PATH_MAX];
+    char verbs_library[sizeof(((struct eg_pool *)0)->verbs_library)]; /* empty: nothing goes over RDMA */
 };
 
 static int parse_memory(const struct cli_command *command, const char *text, struct run *run)
@@ -120,15 +122,46 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
     return 0;
 }
 
-static int check_server(const struct eg_addr *addr)
+/* Returns: 0, or -errno and ret_why. */
+static int ping(const struct eg_addr *addr, Endgame__Reply **ret_reply, char *ret_why, size_t why_bytes)
+{
+    Endgame__Ping body = ENDGAME__PING__INIT;
+    Endgame__Request request = ENDGAME__REQUEST__INIT;
+    request.body_case = ENDGAME__REQUEST__BODY_PING;
+    request.ping = &body;
+    return eg_control_call(addr, &request, PING_TIMEOUT_MS, ret_reply, ret_why, why_bytes);
+}
+
+/* auto: becomes rdma: where a server answers there, else tcp:. Says which, and why. */
+static void resolve_auto(struct eg_addr *addr)
+{
+    struct eg_addr rdma = *addr;
+    Endgame__Reply *reply = NULL;
+    char why[512];
+    const char *place = strchr(addr->text, ':') + 1;
+    rdma.kind = EG_ADDR_RDMA;
+    snprintf(rdma.text, sizeof rdma.text, "rdma:%.*s", (int)sizeof rdma.text - 6, place);
+    if (ping(&rdma, &reply, why, sizeof why) == 0) {
+        endgame__reply__free_unpacked(reply, NULL);
+        cli_warn("%s: over rdma, device %s", addr->text, cli_verbs_device());
+        *addr = rdma;
+        return;
+    }
+    char text[sizeof addr->text];
+    snprintf(text, sizeof text, "tcp:%.*s", (int)sizeof text - 5, place);
+    const char *reason = strncmp(why, rdma.text, strlen(rdma.text)) == 0 ? why + strlen(rdma.text) + 2 : why;
+    cli_warn("%s: over tcp, not rdma: %s", addr->text, reason);
+    addr->kind = EG_ADDR_TCP;
+    memcpy(addr->text, text, sizeof text);
+}
+
+static int check_server(struct eg_addr *addr)
 {
     char why[512];
-    Endgame__Ping ping = ENDGAME__PING__INIT;
-    Endgame__Request request = ENDGAME__REQUEST__INIT;
     Endgame__Reply *reply = NULL;
-    request.body_case = ENDGAME__REQUEST__BODY_PING;
-    request.ping = &ping;
-    if (eg_control_call(addr, &request, PING_TIMEOUT_MS, &reply, why, sizeof why) != 0)
+    if (addr->kind == EG_ADDR_AUTO)
+        resolve_auto(addr);
+    if (ping(addr, &reply, why, sizeof why) != 0)
         return cli_fail(CLI_EXIT_FAILED, "%s", why);
     int status = 0;
     const Endgame__PingReply *pong = reply->body_case == ENDGAME__REPLY__BODY_PING ? reply->ping : NULL;
@@ -166,8 +199,15 @@ static int check(struct run *run)
     const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
     if (missing)
         return cli_fail(CLI_EXIT_FAILED, "%s; 'endgame doctor' says more", missing);
-    for (int i = 0; i < run->n_servers && !status; i++)
+    for (int i = 0; i < run->n_servers && !status; i++) {
         status = check_server(&run->servers[i]);
+        if (status || run->servers[i].kind != EG_ADDR_RDMA)
+            continue;
+        char library[PATH_MAX];
+        if (cli_verbs_find(library, sizeof library) || strlen(library) >= sizeof run->verbs_library)
+            return cli_fail(CLI_EXIT_FAILED, "no RDMA library at %s; install endgame whole, in a place with a shorter name", library);
+        memcpy(run->verbs_library, library, strlen(library) + 1);
+    }
     return status;
 }
 
@@ -200,6 +240,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
         goto no_keeper;
     for (int i = 0; i < run->n_servers; i++)
         cli_pool_add_server(&pool, &run->servers[i]);
+    memcpy(pool.map->verbs_library, run->verbs_library, sizeof run->verbs_library);
     status = cli_keeper_start(&pool, embedded ? run->memserver : NULL, &keeper);
     if (status)
         goto no_keeper;

@@ -1,5 +1,6 @@
 /* cli_status.c - `endgame status ADDR`. */
 #include "cli.h"
+#include "client/pager/eg_pool.h"
 #include "proto/eg_control_client.h"
 #include "proto/eg_wire.h"
 
@@ -20,7 +21,9 @@
     X(writes, 0)           \
     X(read_bytes, 1)       \
     X(written_bytes, 1)    \
-    X(bad_frames, 0)
+    X(bad_frames, 0)       \
+    X(rdma_keys, 0)        \
+    X(rdma_messages, 0)
 
 static void print_json(const struct eg_addr *addr, const Endgame__StatsReply *stats)
 {
@@ -103,7 +106,7 @@ int cli_status_main(const struct cli_command *command, int argc, char **argv)
         }
     }
     if (!text)
-        return cli_usage(command, "no address given (tcp:HOST:PORT or unix:PATH)");
+        return cli_usage(command, "no address given (tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH)");
 
     char why[512];
     struct eg_addr addr;
@@ -112,6 +115,8 @@ int cli_status_main(const struct cli_command *command, int argc, char **argv)
         return cli_usage(command, "%s", why);
     if (error)
         return cli_fail(CLI_EXIT_FAILED, "%s", why);
+    if (addr.kind == EG_ADDR_AUTO)
+        return cli_usage(command, "%s: say which: tcp: or rdma:", text);
     Endgame__Stats stats = ENDGAME__STATS__INIT;
     Endgame__Request request = ENDGAME__REQUEST__INIT;
     Endgame__Reply *reply = NULL;

@@ -133,6 +133,7 @@ struct eg_rt {
     char pool_path[128];
     uint64_t features;       /* UFFD_FEATURE_*, of those granted */
     uint8_t active;          /* the pager's thread runs */
+    uint8_t on_pager;        /* the lock's holder is the pager's thread */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
@@ -300,7 +301,9 @@ int eg_slot_find(uint64_t page);
 
 /* eg_pager_activate - start the pager's thread. Context: lock held. Returns: 0, -errno. */
 int eg_pager_activate(void);
-/* eg_pager_poll - collect completions. Context: lock held. */
+/* eg_pager_collect - collect completions. Context: lock held. Returns: 0 when something is under way and nothing came. */
+int eg_pager_collect(void);
+/* eg_pager_poll - the same for whoever waits for one: when nothing comes, the processor is given away for a moment. */
 void eg_pager_poll(void);
 /* eg_pager_quiesce - wait until nothing is under way in [start, end). Context: lock held. */
 void eg_pager_quiesce(uint64_t start, uint64_t end);

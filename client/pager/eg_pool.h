@@ -11,12 +11,12 @@
 #include <stdint.h>
 
 #define EG_POOL_MAGIC 0x4c4f4f5045474e45ull
-#define EG_POOL_VERSION 1u
+#define EG_POOL_VERSION 2u
 #define EG_POOL_ROWS 1024
 #define EG_POOL_SERVERS 16
 #define EG_HIST_BUCKETS 128
 
-enum eg_addr_kind { EG_ADDR_UNIX = 1, EG_ADDR_TCP = 2, EG_ADDR_RDMA = 3 };
+enum eg_addr_kind { EG_ADDR_UNIX = 1, EG_ADDR_TCP = 2, EG_ADDR_RDMA = 3, EG_ADDR_AUTO = 4 };
 enum eg_engine { EG_ENGINE_AUTO = 0, EG_ENGINE_HANDLER = 1 };
 
 struct eg_pool_server {
@@ -55,7 +55,7 @@ struct eg_pool_row {
     uint32_t flags;      /* EG_ROW_* */
     uint64_t start_ns;   /* CLOCK_MONOTONIC */
     char program[48];    /* /proc/self/comm at start */
-    char transport[16];  /* "shm", "tcp", "none" while nothing was needed, "shm+tcp" */
+    char transport[16];  /* "shm", "tcp", "rdma", "none" while nothing was needed, "shm+tcp" */
     char engine[16];     /* "handler", "none" while nothing was armed */
     uint64_t captured_bytes;       /* now */
     uint64_t captured_bytes_peak;
@@ -82,6 +82,7 @@ struct eg_pool {
     uint8_t token[16];
     uint64_t rows_offset;   /* bytes from the start of the file */
     struct eg_pool_server servers[EG_POOL_SERVERS];
+    char verbs_library[512]; /* path of libendgame-verbs.so; empty: no server is reached over RDMA */
     /* The account: only atomic access. */
     _Alignas(64) uint64_t charged_pages; /* sum over the tree */
     uint64_t charged_pages_peak;

@@ -303,6 +303,7 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
         moved = got > 0 ? (uint32_t)(got / EG_PAGE_BYTES) : 0;
         memset(eg_rt.slot_moved + slot, 1, moved);
     }
+    int to_stage = eg_rt.server[b->server].link.ops->registered;
     uint32_t run = 0; /* taken, not zero, not yet submitted: pages [i-run, i) */
     for (uint32_t i = 0; i < n; i++) {
         uint32_t p = first + i;
@@ -313,6 +314,11 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
             freed++;
         }
         if (t == TAKEN && !zero) {
+            if (to_stage && eg_rt.slot_moved[slot + i]) {
+                const void *moved_page = eg_slot_buf(slot + i);
+                eg_rt.slot_moved[slot + i] = 0;
+                memcpy(eg_slot_buf(slot + i), moved_page, EG_PAGE_BYTES);
+            }
             /* One write's buffer is in one piece. */
             if (run && eg_rt.slot_moved[slot + i] != eg_rt.slot_moved[slot + i - 1]) {
                 write_submit(b, p - run, run, slot + i - run);
@@ -646,6 +652,10 @@ int eg_evict_clean_all(void)
         }
     }
     eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
-    eg_sys_unmap(eg_rt.stage, (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES);
+    int registered = 0;
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+        registered |= eg_rt.server[i].link.ops && eg_rt.server[i].link.ops->registered;
+    if (!registered)
+        eg_sys_unmap(eg_rt.stage, (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES);
     return rc;
 }

@@ -176,7 +176,7 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
         write = 1;
     eg_evict_room(1);
     fetch_submit(b, i, 1, write, start_ns);
-    eg_pager_poll();
+    eg_pager_collect();
     uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max,
                                      eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
     EG_COUNT(prefetch_hits, hits);
@@ -192,7 +192,7 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
         eg_evict_room(ahead);
     if (eg_account_total() + ahead <= eg_rt.budget)
         read_ahead(page, stride, ahead, write);
-    eg_pager_poll();
+    eg_pager_collect();
 }
 
 int eg_fetch_range(uint64_t start, uint64_t end)

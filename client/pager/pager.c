@@ -17,6 +17,10 @@
 #define STACK_BYTES (64u << 10)
 #define EVENTS 16
 #define SPIN_NS 100000u
+#define SPIN_POLLS 16 /* looks for completions before the processor is given away */
+#define YIELD_SLOW_NS 300000u
+#define BUSY_NS 50000000u
+#define NAP_NS 1000000u
 #define SPIN_MAX_GAP_NS 300000u /* no use in spinning for faults that are further apart */
 #define SLICE_PAGES 32
 #define ADMIT_MIN_PAGES 64
@@ -122,18 +126,32 @@ int eg_fd_high(int fd)
 
 /* --- completions ------------------------------------------------------------------------------------------------------ */
 
-void eg_pager_poll(void)
+static uint32_t idle_polls; /* since a completion came */
+static uint64_t busy_until_ns; /* giving the processor away takes long: better sleep, and be woken */
+
+/* Nothing for a while: is a server dead? */
+static void stall_check(uint64_t now, int begin)
 {
     static uint64_t last_progress_ns, last_check_ns, last_look_ns;
-    static uint32_t idle_polls;
+    if (begin || now - last_look_ns > STALL_NS / 20)
+        last_progress_ns = now; /* the wait begins; or this process itself was stopped meanwhile */
+    last_look_ns = now;
+    if (now - last_progress_ns > STALL_NS)
+        for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+            if (eg_rt.server[i].link.outstanding)
+                eg_session_lost(&eg_rt.server[i], -ETIMEDOUT);
+    if (now - last_check_ns > CHECK_NS) {
+        last_check_ns = now;
+        eg_session_check();
+    }
+}
+
+int eg_pager_collect(void)
+{
     struct eg_io_queue done = {NULL, NULL};
     struct eg_io *io;
-    int progress = 0;
-    if (!eg_rt.outstanding) {
-        last_progress_ns = 0;
-        return;
-    }
-    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+    int progress = !eg_rt.outstanding;
+    for (uint32_t i = 0; i < eg_rt.n_servers && eg_rt.outstanding; i++) {
         struct eg_server *s = &eg_rt.server[i];
         if (!s->link.outstanding)
             continue;
@@ -152,26 +170,63 @@ void eg_pager_poll(void)
         else
             eg_session_lost(&eg_rt.server[((struct eg_write *)io)->block->server], io->result);
     }
-    if (progress) {
-        last_progress_ns = 0;
+    if (progress)
         idle_polls = 0;
-        return;
-    }
-    if (++idle_polls % 64)
-        return;
-    uint64_t now = eg_sys_now_ns();
-    if (!last_progress_ns || now - last_look_ns > STALL_NS / 20)
-        last_progress_ns = now; /* the wait begins; or this process itself was stopped meanwhile */
-    last_look_ns = now;
-    if (now - last_progress_ns > STALL_NS)
-        for (uint32_t i = 0; i < eg_rt.n_servers; i++)
-            if (eg_rt.server[i].link.outstanding)
-                eg_session_lost(&eg_rt.server[i], -ETIMEDOUT);
-    if (now - last_check_ns > CHECK_NS) {
-        last_check_ns = now;
-        eg_session_check();
-    }
+    else if (++idle_polls % 64 == 0)
+        stall_check(eg_sys_now_ns(), idle_polls == 64);
+    return progress;
+}
+
+/* Whoever works for us (a server, a kernel thread of a software device) may need this processor. */
+static void give_way(void)
+{
+    uint64_t before = eg_sys_now_ns();
     eg_sys0(SYS_sched_yield);
+    uint64_t now = eg_sys_now_ns();
+    if (now - before > YIELD_SLOW_NS)
+        busy_until_ns = now + BUSY_NS; /* a program that computes had it for its whole slice */
+}
+
+static void links_arm(void)
+{
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        struct eg_server *s = &eg_rt.server[i];
+        int rc = s->link.outstanding && s->link.ops->arm ? s->link.ops->arm(&s->link) : 0;
+        if (rc < 0)
+            eg_session_lost(s, rc);
+    }
+}
+
+/* Sleeps until a link has something, or one of the first n descriptors of p, which has room for the links behind them. The pager's
+ * thread does so without the lock: a session that is just being opened or lost may be seen half-way, and is looked at
+ * again soon. */
+static void links_sleep(struct pollfd *p, uint32_t n, struct timespec limit)
+{
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        struct eg_server *s = &eg_rt.server[i];
+        if (s->dead || s->control_fd < 0)
+            continue;
+        const struct eg_transport *ops = __atomic_load_n(&s->link.ops, __ATOMIC_ACQUIRE);
+        p[n++] = (struct pollfd){.fd = s->control_fd, .events = POLLIN};
+        /* Where events are asked for (arm), one that nobody waits for may still be there. */
+        if (ops && ops != &eg_transport_shm && (!ops->arm || s->link.outstanding))
+            p[n++] = (struct pollfd){.fd = s->link.fd, .events = (short)(POLLIN | (s->link.want_write ? POLLOUT : 0))};
+    }
+    eg_sys5(SYS_ppoll, p, n, &limit, 0, 8);
+}
+
+void eg_pager_poll(void)
+{
+    struct pollfd p[2 * EG_POOL_SERVERS];
+    if (eg_pager_collect() || idle_polls <= SPIN_POLLS)
+        return;
+    if (eg_sys_now_ns() >= busy_until_ns) {
+        give_way();
+        return;
+    }
+    links_arm();
+    if (!eg_pager_collect())
+        links_sleep(p, 0, (struct timespec){.tv_nsec = NAP_NS});
 }
 
 void eg_pager_quiesce(uint64_t start, uint64_t end)
@@ -337,27 +392,28 @@ static int background(void)
     return eg_evict(SLICE_PAGES) != 0;
 }
 
-static int pager_sleep(void)
+static void pager_sleep(struct timespec limit)
 {
     struct pollfd p[2 + 2 * EG_POOL_SERVERS];
-    uint32_t n = 0;
-    p[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
-    p[n++] = (struct pollfd){.fd = eg_rt.wake_fd, .events = POLLIN};
-    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
-        struct eg_server *s = &eg_rt.server[i];
-        if (s->dead || s->control_fd < 0)
-            continue;
-        p[n++] = (struct pollfd){.fd = s->control_fd, .events = POLLIN};
-        if (s->link.ops == &eg_transport_tcp)
-            p[n++] = (struct pollfd){.fd = s->link.fd, .events = (short)(POLLIN | (s->link.want_write ? POLLOUT : 0))};
-    }
-    struct timespec limit = {.tv_sec = eg_rt.outstanding ? 1 : 3600};
-    eg_sys5(SYS_ppoll, p, n, &limit, 0, 8);
     char drain[16];
+    p[0] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
+    p[1] = (struct pollfd){.fd = eg_rt.wake_fd, .events = POLLIN};
+    links_sleep(p, 2, limit);
     if (p[1].revents)
         while (eg_sys3(SYS_read, eg_rt.wake_fd, drain, sizeof drain) > 0)
             ;
-    return p[1].revents != 0;
+}
+
+static void pager_lock(void)
+{
+    eg_lock_take(&eg_rt.lock);
+    eg_rt.on_pager = 1;
+}
+
+static void pager_unlock(void)
+{
+    eg_rt.on_pager = 0;
+    eg_lock_give(&eg_rt.lock);
 }
 
 static void pager_main(void)
@@ -379,16 +435,16 @@ static void pager_main(void)
         if (work || more) {
             while (__atomic_load_n(&eg_rt.lock.waiters, __ATOMIC_RELAXED) && !work)
                 eg_sys0(SYS_sched_yield);
-            eg_lock_take(&eg_rt.lock);
+            pager_lock();
             uint64_t now = eg_sys_now_ns();
             for (long k = 0; k < got / (long)sizeof *m; k++)
                 if (m[k].event == UFFD_EVENT_PAGEFAULT)
                     fault(&m[k], now);
-            eg_pager_poll();
+            eg_pager_collect();
             if (!work || over())
                 more = background();
             eg_account_sync();
-            eg_lock_give(&eg_rt.lock);
+            pager_unlock();
         }
         if (!work && !more && !eg_rt.outstanding) {
             uint64_t now = eg_sys_now_ns();
@@ -398,11 +454,22 @@ static void pager_main(void)
             }
             if (now - check > CHECK_NS) {
                 check = now;
-                eg_lock_take(&eg_rt.lock);
+                pager_lock();
                 eg_session_check();
-                eg_lock_give(&eg_rt.lock);
+                pager_unlock();
             }
-            pager_sleep();
+            pager_sleep((struct timespec){.tv_sec = 3600});
+        } else if (!work && eg_rt.outstanding && idle_polls > SPIN_POLLS) {
+            if (eg_sys_now_ns() >= busy_until_ns) {
+                give_way();
+            } else {
+                pager_lock();
+                links_arm();
+                int came = eg_pager_collect();
+                pager_unlock();
+                if (!came)
+                    pager_sleep((struct timespec){.tv_nsec = NAP_NS});
+            }
         }
         if (work) {
             uint64_t now = eg_sys_now_ns();

@@ -1,5 +1,6 @@
 /* session.c - the control plane as the runtime speaks it: one Request, one Reply, synchronous, bounded in time. */
 #include "client/pager/eg_pager.h"
+#include "client/pager/eg_verbs_call.h"
 #include "proto/eg_pb.h"
 
 #include <errno.h>
@@ -109,8 +110,29 @@ static int status_errno(uint32_t status)
     }
 }
 
+/* What control frames travel in: a socket, or a link's message stream. */
+struct channel {
+    int fd;
+    struct eg_link *rdma; /* NULL: the socket */
+};
+
+static int channel_send(const struct channel *c, const void *buf, size_t len)
+{
+    return c->rdma ? eg_verbs_send(c->rdma, buf, len, RPC_TIMEOUT_MS) : send_all(c->fd, buf, len);
+}
+
+static int channel_recv(const struct channel *c, void *buf, size_t len, int *ret_fd)
+{
+    return c->rdma ? eg_verbs_recv(c->rdma, buf, len, RPC_TIMEOUT_MS) : recv_all(c->fd, buf, len, ret_fd);
+}
+
+static struct channel channel_of(struct eg_server *s)
+{
+    return (struct channel){s->control_fd, s->link.ops == &eg_transport_rdma ? &s->link : NULL};
+}
+
 /* Sends the request `field` with the body in *body, reads the reply whose body is field `want` (0: none). */
-static int call(int fd, uint32_t field, const struct eg_pb_writer *body, uint32_t want)
+static int call(const struct channel *c, uint32_t field, const struct eg_pb_writer *body, uint32_t want)
 {
     struct eg_pb_writer w = {.buf = rpc.out + sizeof(struct eg_frame), .cap = sizeof rpc.out - sizeof(struct eg_frame)};
     eg_pb_put_varint(&w, REQ_VERSION, EG_WIRE_VERSION);
@@ -119,19 +141,19 @@ static int call(int fd, uint32_t field, const struct eg_pb_writer *body, uint32_
         return -E2BIG;
     struct eg_frame f = {.magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL, .len_bytes = (uint32_t)w.len, .cookie = field};
     memcpy(rpc.out, &f, sizeof f);
-    int rc = send_all(fd, rpc.out, sizeof f + w.len);
+    int rc = channel_send(c, rpc.out, sizeof f + w.len);
     if (rc)
         return rc;
     rpc.memory_fd = -1;
     rpc.status = EG_STATUS_OK;
     rpc.message[0] = 0;
     rpc.body = (struct eg_pb_reader){rpc.in, rpc.in};
-    rc = recv_all(fd, &f, sizeof f, &rpc.memory_fd);
+    rc = channel_recv(c, &f, sizeof f, &rpc.memory_fd);
     if (rc)
         return rc;
     if (f.magic != EG_WIRE_MAGIC || f.type != EG_FRAME_CONTROL || f.len_bytes > sizeof rpc.in)
         return -EPROTO;
-    rc = recv_all(fd, rpc.in, f.len_bytes, NULL);
+    rc = channel_recv(c, rpc.in, f.len_bytes, NULL);
     if (rc)
         return rc;
     struct eg_pb_reader r = {rpc.in, rpc.in + f.len_bytes};
@@ -167,7 +189,8 @@ static int session_call(struct eg_server *s, uint32_t field, const struct eg_pb_
         return -ENOTCONN;
     if (eg_rt.foreign)
         return -ENOSPC; /* its descriptors may be others */
-    int rc = call(s->control_fd, field, body, want);
+    struct channel c = channel_of(s);
+    int rc = call(&c, field, body, want);
     if (rc && !is_refusal(rc))
         eg_session_lost(s, rc);
     return rc;
@@ -210,7 +233,8 @@ static int attach_data(struct eg_server *s)
         return fd;
     eg_pb_put_fixed64(&w, 1, s->agent);
     eg_pb_put_fixed64(&w, 2, s->secret);
-    int rc = call(fd, REQ_ATTACH, &w, 0);
+    struct channel c = {.fd = fd};
+    int rc = call(&c, REQ_ATTACH, &w, 0);
     if (rc) {
         eg_sys1(SYS_close, fd);
         return rc;
@@ -219,20 +243,32 @@ static int attach_data(struct eg_server *s)
     return 0;
 }
 
+/* rdma: the descriptor belongs to the link, and goes with it. */
+static void control_close(struct eg_server *s)
+{
+    if (s->link.ops == &eg_transport_rdma)
+        s->link.ops->close(&s->link);
+    else if (s->control_fd >= 0)
+        eg_sys1(SYS_close, s->control_fd);
+    s->control_fd = -1;
+}
+
 static int session_open(struct eg_server *s, uint64_t snapshot)
 {
     uint8_t buf[128];
     struct eg_pb_writer w = {.buf = buf, .cap = sizeof buf};
     struct eg_pb_field pf;
-    int fd = dial(s->config), rc;
-    if (fd < 0)
-        return fd;
+    int rdma = s->config->kind == EG_ADDR_RDMA;
+    int rc = rdma ? eg_verbs_dial(s) : dial(s->config);
+    if (rc < 0)
+        return rc;
+    struct channel c = {rdma ? s->control_fd : rc, rdma ? &s->link : NULL};
     eg_pb_put_bytes(&w, 1, eg_rt.pool->token, EG_TOKEN_BYTES);
     eg_pb_put_bytes(&w, 2, eg_rt.row->program, eg_strlen(eg_rt.row->program));
     eg_pb_put_varint(&w, 3, eg_rt.pid);
     if (snapshot)
         eg_pb_put_fixed64(&w, 4, snapshot);
-    rc = call(fd, REQ_OPEN, &w, REP_OPEN);
+    rc = call(&c, REQ_OPEN, &w, REP_OPEN);
     uint64_t slab_bytes = 0;
     while (!rc && (rc = eg_pb_next(&rpc.body, &pf)) > 0) {
         rc = 0;
@@ -246,8 +282,11 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
     }
     if (!rc && slab_bytes != EG_SLAB_BYTES)
         rc = -EPROTO;
-    s->control_fd = fd;
-    if (!rc && s->config->kind == EG_ADDR_UNIX) {
+    s->control_fd = c.fd;
+    if (!rc && rdma) {
+        if (!s->link.keys && !(s->link.keys = eg_sys_map(s->n_slabs * sizeof *s->link.keys)))
+            rc = -ENOMEM;
+    } else if (!rc && s->config->kind == EG_ADDR_UNIX) {
         if (rpc.memory_fd < 0)
             rc = -EPROTO;
         else
@@ -258,15 +297,14 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
     if (rc) {
         if (rpc.memory_fd >= 0 && s->link.fd != rpc.memory_fd)
             eg_sys1(SYS_close, rpc.memory_fd);
-        eg_sys1(SYS_close, fd);
-        s->control_fd = -1;
+        control_close(s);
         return rc;
     }
     size_t n = eg_strlen(eg_rt.row->transport);
     const char *name = s->link.ops->name;
     if (n == 0 || memcmp(eg_rt.row->transport, "none", 4) == 0)
         eg_str_put(eg_rt.row->transport, sizeof eg_rt.row->transport, 0, name);
-    else if (memcmp(eg_rt.row->transport, name, 3) != 0 && n < 4)
+    else if (memcmp(eg_rt.row->transport, name, 3) != 0 && n < 5)
         eg_str_put(eg_rt.row->transport, sizeof eg_rt.row->transport, eg_str_put(eg_rt.row->transport, 16, n, "+"), name);
     eg_rt.row->flags |= EG_ROW_ACTIVE;
     return 0;
@@ -288,7 +326,11 @@ int eg_session_need(void)
             if (err) {
                 s->dead = 1;
                 rc = err;
-                eg_warn_once(EG_WARN_SERVER, "no session with memory server, going on without it: ", s->config->text);
+                eg_warn_once(EG_WARN_SERVER,
+                             s->config->kind == EG_ADDR_RDMA && err == -ENOMEM
+                                 ? "cannot lock memory for RDMA (raise ulimit -l), going on without memory server: "
+                                 : "no session with memory server, going on without it: ",
+                             s->config->text);
                 continue;
             }
         }
@@ -357,19 +399,37 @@ void eg_session_relax(int64_t pages)
     }
 }
 
+/* The server names slabs and, over rdma, their keys. Returns: 0, -EPROTO. */
+static int keys_note(struct eg_server *s, const uint32_t *slabs, size_t n, const uint32_t *keys, size_t n_keys)
+{
+    for (size_t k = 0; k < n; k++)
+        if (slabs[k] >= s->n_slabs)
+            return -EPROTO;
+    if (s->link.ops != &eg_transport_rdma)
+        return 0;
+    if (n_keys != n)
+        return -EPROTO;
+    for (size_t k = 0; k < n; k++)
+        s->link.keys[slabs[k]] = keys[k];
+    return 0;
+}
+
 static int lease(struct eg_server *s)
 {
     uint8_t buf[16];
+    uint32_t keys[EG_FREE_SLABS];
+    size_t n_keys = 0;
     struct eg_pb_writer w = {.buf = buf, .cap = sizeof buf};
     struct eg_pb_field pf;
     size_t n = 0;
     eg_pb_put_varint(&w, 1, EG_LEASE_BATCH);
     int rc = session_call(s, REQ_LEASE, &w, REP_LEASE);
     while (!rc && (rc = eg_pb_next(&rpc.body, &pf)) > 0)
-        rc = pf.number == 1 ? eg_pb_u32s(&pf, s->free + s->n_free, EG_FREE_SLABS - s->n_free, &n) : 0;
-    for (size_t k = 0; rc >= 0 && k < n; k++)
-        if (s->free[s->n_free + k] >= s->n_slabs)
-            rc = -EPROTO;
+        rc = pf.number == 1   ? eg_pb_u32s(&pf, s->free + s->n_free, EG_FREE_SLABS - s->n_free, &n)
+             : pf.number == 2 ? eg_pb_fixed32s(&pf, keys, EG_FREE_SLABS, &n_keys)
+                              : 0;
+    if (rc >= 0 && keys_note(s, s->free + s->n_free, n, keys, n_keys))
+        rc = -EPROTO;
     if (rc == -EPROTO)
         eg_session_lost(s, rc);
     if (rc < 0)
@@ -413,17 +473,17 @@ int eg_slab_writable(struct eg_block *b)
     if (b->n_busy) /* a read under way would meet a slab that is no longer ours */
         eg_pager_quiesce(eg_block_addr(b), eg_block_addr(b) + EG_BLOCK_BYTES);
     uint8_t buf[16];
-    uint32_t slab;
-    size_t n = 0;
+    uint32_t slab, key;
+    size_t n = 0, n_keys = 0;
     struct eg_pb_writer w = {.buf = buf, .cap = sizeof buf};
     struct eg_pb_field pf;
     eg_pb_put_packed_u32(&w, 1, &b->slab, 1);
     int rc = session_call(s, REQ_BREAK, &w, REP_BREAK);
     while (!rc && (rc = eg_pb_next(&rpc.body, &pf)) > 0)
-        rc = pf.number == 1 ? eg_pb_u32s(&pf, &slab, 1, &n) : 0;
+        rc = pf.number == 1 ? eg_pb_u32s(&pf, &slab, 1, &n) : pf.number == 2 ? eg_pb_fixed32s(&pf, &key, 1, &n_keys) : 0;
     if (rc < 0)
         return -ENOSPC;
-    if (n != 1 || slab >= s->n_slabs) {
+    if (n != 1 || keys_note(s, &slab, 1, &key, n_keys)) {
         eg_session_lost(s, -EPROTO);
         return -ENOSPC;
     }
@@ -509,14 +569,19 @@ void eg_session_forget_snapshot(void)
 
 int eg_session_child(void)
 {
+    eg_verbs_forked();
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         struct eg_server *s = &eg_rt.server[i];
         uint64_t snapshot = s->snapshot;
         s->snapshot = 0;
         if (s->dead || s->control_fd < 0)
             continue;
-        eg_sys1(SYS_close, s->control_fd);
-        s->link.ops->close(&s->link);
+        if (s->link.ops == &eg_transport_rdma) {
+            s->link.verbs = NULL; /* the parent's; its keys serve here too */
+        } else {
+            eg_sys1(SYS_close, s->control_fd);
+            s->link.ops->close(&s->link);
+        }
         s->control_fd = -1;
         s->reserved = 0;
         if (!snapshot) {
@@ -538,8 +603,7 @@ void eg_session_lost(struct eg_server *s, int err)
         eg_die("the program's pages on this memory server are lost: ", s->config->text, err);
     s->dead = 1;
     s->held = s->n_free = s->reserved = 0;
-    eg_sys1(SYS_close, s->control_fd);
-    s->control_fd = -1;
+    control_close(s);
     if (s->link.ops)
         s->link.ops->close(&s->link);
     eg_warn_once(EG_WARN_SERVER, "memory server is gone, going on without it: ", s->config->text);
@@ -552,6 +616,12 @@ void eg_session_check(void)
         char c;
         if (s->dead || s->control_fd < 0)
             continue;
+        if (s->link.ops == &eg_transport_rdma) {
+            int rc = eg_verbs_check(&s->link);
+            if (rc)
+                eg_session_lost(s, rc);
+            continue;
+        }
         long n = eg_sys6(SYS_recvfrom, s->control_fd, &c, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
         if (n == 0 || (n < 0 && n != -EAGAIN && n != -EINTR))
             eg_session_lost(s, n == 0 ? -ECONNRESET : (int)n);

@@ -3,7 +3,9 @@
 
 #include "client/gate/eg_gate.h"
 #include "client/pager/eg_pager.h"
+#include "client/pager/eg_verbs_call.h"
 
+#include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -119,6 +121,28 @@ static int adopt_object(struct dl_phdr_info *info, size_t bytes, void *arg)
     return 0;
 }
 
+/* The verbs library and all it needs, in a link namespace of its own (see client/verbs/eg_verbs_lib.h). */
+static void verbs_open(void)
+{
+    static const struct eg_verbs_host host = {.map = eg_sys_map, .fd_high = eg_fd_high};
+    if (!eg_rt.pool->verbs_library[0])
+        return;
+    void *object = dlmopen(LM_ID_NEWLM, eg_rt.pool->verbs_library, RTLD_NOW | RTLD_LOCAL);
+    eg_verbs_lib_fn *start = NULL;
+    if (object)
+        *(void **)&start = dlsym(object, "eg_verbs_lib");
+    if (!start) {
+        char line[200];
+        const char *why = dlerror();
+        eg_str_put(line, sizeof line, eg_str_put(line, sizeof line, 0, "cannot load the RDMA library, use tcp: instead: "),
+                   why ? why : "?");
+        refuse(line);
+    }
+    const struct eg_verbs_lib *lib = start(&host, 1);
+    if (!lib || lib->version != EG_VERBS_LIB_VERSION || eg_verbs_init(lib, getauxval(AT_HWCAP2)))
+        refuse("the RDMA library cannot start (out of memory, or of another version): use tcp: instead");
+}
+
 static void budget_init(void)
 {
     uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, margin = pages / 16;
@@ -180,6 +204,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
         eg_rt.fork_mark = mark;
         *eg_rt.fork_mark = 1;
     }
+    verbs_open(); /* before the gate, so that nothing of it is captured */
     if (eg_gate_init())
         refuse("out of memory at start");
     struct visit v = {.first = 1};

@@ -4,12 +4,15 @@
 #   system_init BUDGET_MIB              cgroup of BUDGET + SLACK MiB without swap, work folder, clean-up
 #   native_dies CMD...                  the witness: the kernel kills CMD in this cgroup when it runs natively
 #   for_each_transport FUNCTION         FUNCTION runs once over shm and once over tcp, with a fresh memory server
+#   shrunk NUMBER                       the size of something, smaller on a slow machine
 #   far CMD...                          CMD under `endgame run` inside the cgroup (its exit status; stdio is CMD's)
 #   far_start CMD...                    the same in the background: $FAR_PID
 #   check_far [EVICTED [FETCHED]]       after far: counters, nobody was killed, the server holds nothing any more
 #
-# Environment: EG_BIN (folder of endgame, endgame-memserver), EG_TRANSPORTS ("shm tcp"), EG_NATIVE=1 (develop a test:
-# far is the program itself without any limit, check_far checks nothing), EG_KEEP=1 (keep the work folder).
+# Environment: EG_BIN (folder of endgame, endgame-memserver), EG_TRANSPORTS ("shm tcp"; "rdma" where EG_RDMA_ADDR is an address
+# of an RDMA device, as in scripts/rdma-vm), EG_SHRINK=N (budgets and data are an Nth, and the native witness is left out),
+# EG_SLACK_MIB=N (where files are memory, too: more than 64), EG_MEMSERVER=ADDR (use that server, on whatever machine it is), EG_NATIVE=1 (develop a test: far is the program itself
+# without any limit, check_far checks nothing), EG_KEEP=1 (keep the work folder).
 # Exit status of a test: 0 passed, 1 failed, 77 skipped (the reason is printed).
 set -u
 LC_ALL=C
@@ -18,7 +21,9 @@ SYSTEM_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 EG_BIN=${EG_BIN:-$(cd "$SYSTEM_DIR/../.." && pwd)/build/bin}
 EG_NATIVE=${EG_NATIVE:-0}
 EG_TRANSPORTS=${EG_TRANSPORTS:-shm tcp}
-SLACK_MIB=64
+EG_SHRINK=${EG_SHRINK:-1}
+EG_MEMSERVER=${EG_MEMSERVER:-}
+SLACK_MIB=${EG_SLACK_MIB:-64}
 TEST_NAME=$(basename "$0" .test)
 PYTHON=/usr/bin/python3
 [ -x $PYTHON ] || PYTHON=$(command -v python3)
@@ -39,6 +44,7 @@ fail() {
     fi
     exit 1
 }
+shrunk() { echo $(($1 / EG_SHRINK)); }
 need() {
     local program
     for program; do
@@ -134,7 +140,8 @@ disown_pid() { # reaped: its number may soon be somebody else's
 }
 
 system_init() { # BUDGET_MIB [SLACK_MIB]
-    BUDGET_MIB=$1
+    BUDGET_MIB=$(shrunk "$1")
+    [ "$BUDGET_MIB" -ge 8 ] || BUDGET_MIB=8
     SLACK_MIB=${2:-$SLACK_MIB}
     need "$PYTHON" cc
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/endgame-$TEST_NAME.XXXXXX") || exit 1
@@ -163,9 +170,18 @@ memserver_start() { # TRANSPORT CAPACITY
     case $1 in
         shm) listen=unix:$WORK/memserver.sock ;;
         tcp) listen=tcp:127.0.0.1:0 ;;
+        rdma) listen=rdma:${EG_RDMA_ADDR:?an address of an RDMA device}:0 ;;
         *) fail "unknown transport $1" ;;
     esac
     TRANSPORT=$1
+    if [ -n "$EG_MEMSERVER" ]; then
+        MEMSERVER_ADDR=$EG_MEMSERVER
+        for try in $(seq 60); do
+            memserver_holds >/dev/null 2>&1 && return 0
+            sleep 0.5
+        done
+        fail "no answer from $EG_MEMSERVER: $(tail -n 1 "$WORK/status.err")"
+    fi
     : >"$WORK/memserver.out"
     "$EG_BIN/endgame-memserver" --listen "$listen" --capacity "$2" >"$WORK/memserver.out" 2>"$WORK/memserver.err" </dev/null &
     MEMSERVER_PID=$!
@@ -279,7 +295,7 @@ native() { timeout -k 5 "$FAR_TIMEOUT_S" "$@"; }
 
 native_dies() { # CMD...
     local before rc
-    [ "$EG_NATIVE" = 1 ] && return 0
+    [ "$EG_NATIVE" = 1 ] || [ "$EG_SHRINK" -gt 1 ] && return 0
     before=$(cgroup_oom_kills)
     { (in_cgroup timeout -k 5 "$FAR_TIMEOUT_S" "$@") >/dev/null </dev/null; } 2>/dev/null # the shell's own "Killed", too
     rc=$?
@@ -314,7 +330,7 @@ check_far() { # [MIN_EVICTED [MIN_FETCHED]]
     [ "$EG_NATIVE" = 1 ] && return 0
     check_not_killed
     [ -s "$WORK/stats.json" ] || fail "no statistics were written"
-    $PYTHON - "$WORK/stats.json" "${1:-500}" "${2:-500}" $((BUDGET_MIB << 20)) $((SLACK_MIB << 20)) "$TRANSPORT" <<'PY' ||
+    $PYTHON - "$WORK/stats.json" "$(shrunk "${1:-500}")" "$(shrunk "${2:-500}")" $((BUDGET_MIB << 20)) $((SLACK_MIB << 20)) "$TRANSPORT" <<'PY' ||
 import json, sys
 d = json.load(open(sys.argv[1]))
 evicted, fetched, budget, slack, transport = int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]

@@ -703,7 +703,7 @@ static const struct {
     { { "endgame-memserver", "--listen" }, 2, "endgame-memserver: --listen: an argument is missing (see --help)\n" },
     { { "endgame-memserver", "--listen", "udp:1" },
       2,
-      "endgame-memserver: --listen udp:1: not an address, write tcp:HOST:PORT or unix:PATH (see --help)\n" },
+      "endgame-memserver: --listen udp:1: not an address, write tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH (see --help)\n" },
     { { "endgame-memserver", "--listen", "unix:/tmp/x", "--capacity", "lots" },
       2,
       "endgame-memserver: --capacity lots: not a size, write for example 64G (see --help)\n" },

@@ -33,9 +33,14 @@ static const struct {
     { "tcp::80", 0, -EINVAL, "no host" },
     { "tcp:*:80", 0, -EINVAL, "no host" },
     { "unix:", 0, -EINVAL, "path is missing" },
-    { "rdma:host:1", 0, -EPROTONOSUPPORT, "no RDMA" },
-    { "", 0, -EINVAL, "write tcp:HOST:PORT or unix:PATH" },
-    { "127.0.0.1:80", 0, -EINVAL, "write tcp:HOST:PORT or unix:PATH" },
+    { "rdma:127.0.0.1:1", 0, 0, "rdma:127.0.0.1:1" },
+    { "rdma:[::1]:80", 0, 0, "rdma:[::1]:80" },
+    { "rdma:*:80", 0, -EINVAL, "write rdma:HOST:PORT" },
+    { "rdma:127.0.0.1", 0, -EINVAL, "write rdma:HOST:PORT, an IPv6 address as rdma:[ADDRESS]:PORT" },
+    { "auto:127.0.0.1:1", 0, 0, "auto:127.0.0.1:1" },
+    { "auto:127.0.0.1:1", 1, -EINVAL, "write tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH" },
+    { "", 0, -EINVAL, "write tcp:HOST:PORT, rdma:HOST:PORT, auto:HOST:PORT or unix:PATH" },
+    { "127.0.0.1:80", 0, -EINVAL, "write tcp:HOST:PORT, rdma:" },
     { "unix:/a\nb", 0, -EINVAL, "control character" },
     { "unix:/"
       "012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890",
@@ -58,7 +63,8 @@ START_TEST(address_is_read_or_refused)
         return;
     }
     ck_assert_str_eq(addr.text, addresses[_i].text);
-    ck_assert_uint_eq(addr.kind, addresses[_i].text[0] == 't' ? EG_ADDR_TCP : EG_ADDR_UNIX);
+    static const uint32_t kinds[] = { ['t'] = EG_ADDR_TCP, ['r'] = EG_ADDR_RDMA, ['a'] = EG_ADDR_AUTO, ['u'] = EG_ADDR_UNIX };
+    ck_assert_uint_eq(addr.kind, kinds[(unsigned char)addresses[_i].text[0]]);
     ck_assert_str_eq(eg_addr_format(addr.kind, (struct sockaddr *)&addr.sa, addr.len_bytes, text, sizeof text),
                      addresses[_i].formatted);
 }
