@@ -76,6 +76,9 @@ static int fail_errno(const struct call *call, int error)
         return fail(call, -error, "no RDMA device leads there: 'endgame doctor' says what is missing, or use tcp:HOST:PORT");
     case ELIBACC:
         return fail(call, -error, "the RDMA library cannot be loaded: install libibverbs1 and librdmacm1, or use tcp:HOST:PORT");
+    case EOPNOTSUPP:
+    case ENOSYS:
+        return fail(call, -error, "the RDMA device has no shared receive queues: use tcp:HOST:PORT");
     case ESHUTDOWN:
         return fail(call, -error, "the server is draining and takes no new programs: use another one");
     case EPROTONOSUPPORT:

@@ -1,19 +1,21 @@
 /* eg_verbs.h - every call into libibverbs and librdmacm goes through one table, so that a test can put a layer in between that fails
  * at any of them. Hosted.
  *
- * What the data-path calls do in the providers of rdma-core 44 (Debian 12), read in their sources, for whoever wants to post from
- * a fault handler:
+ * What the data-path calls do in the providers of rdma-core 44 (Debian 12; read in the sources of tag v44.0), for whoever wants to post
+ * from a fault handler:
  *
  *   call            rxe                                    mlx5                                     irdma
- *   post_send       spin lock, copies into a shared ring,  spin lock unless MLX5_SINGLE_THREADED,   spin lock, ring in memory,
- *                   then write(2) as doorbell              ring in memory, doorbell by MMIO         doorbell by MMIO
- *   post_srq_recv   spin lock, ring                        spin lock, doorbell record               spin lock, ring
- *   poll_cq         spin lock, ring                        spin lock (as above), ring               spin lock, ring
- *   req_notify_cq   ioctl or write(2)                      doorbell by MMIO                         doorbell by MMIO
+ *   post_send       spin lock, copies into a shared ring,  spin lock, ring in memory, doorbell by   spin lock, ring in memory,
+ *                   then write(2) as doorbell              MMIO                                     doorbell by MMIO
+ *   post_srq_recv   spin lock, ring                        spin lock, ring, doorbell record         no shared receive queues
+ *   poll_cq         spin lock, ring                        spin lock, ring                          spin lock, ring
+ *   req_notify_cq   write(2)                               doorbell by MMIO                         spin lock, doorbell by MMIO
  *
- * None allocates memory or sleeps. The locks are pthread spin locks, taken for the length of the call: a signal handler that
- * interrupts a call on the same queue would spin for ever, so a handler may post only to a queue that nothing but handlers (or
- * code with signals blocked) posts to. errno is set by rxe's write(2): the caller needs TLS. */
+ * None allocates memory or sleeps (mlx5 prints an error completion that it does not expect). The locks are pthread spin locks, taken for
+ * the length of the call, unless the program sets MLX5_SINGLE_THREADED: a signal handler that interrupts a call on the same queue
+ * would spin for ever, so a handler may post only to a queue to which nothing but handlers, or code with signals blocked, posts. rxe's
+ * write(2) sets errno: the caller needs TLS.
+ */
 #ifndef EG_VERBS_H
 #define EG_VERBS_H
 
