@@ -408,6 +408,7 @@ static long forked(void)
     struct image *im = image;
     for (uint32_t i = 0; im && i < im->n; i++)
         memcpy(im->segment[i].addr, im->copy + im->segment[i].at, im->segment[i].bytes);
+    eg_verbs_malloc_from(host.map); /* set after the image was taken */
     return 0;
 }
 
