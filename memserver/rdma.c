@@ -390,7 +390,7 @@ static bool same_host(const struct rdma_cm_id *id)
 static bool request_accept(struct egm_rdma *rdma, struct rdma_cm_id *id, const uint8_t *token,
                            const struct rdma_conn_param *param)
 {
-    struct eg_rdma_hello hello = { .magic = EG_RDMA_MAGIC, .version = EG_WIRE_VERSION, .window = EG_RDMA_WINDOW };
+    struct eg_rdma_hello hello = EG_RDMA_HELLO;
     struct device *device = device_get(rdma, id);
     struct domain *domain = device ? domain_get(device, token) : NULL;
     struct egm_rdma_link *link = domain ? calloc(1, sizeof *link) : NULL;
@@ -429,7 +429,7 @@ static void on_request(struct egm_rdma *rdma, struct rdma_cm_id *id, int check, 
                        const struct rdma_conn_param *param)
 {
     struct egm_server *server = rdma->server;
-    struct eg_rdma_hello answer = { .magic = EG_RDMA_MAGIC, .version = EG_WIRE_VERSION, .window = EG_RDMA_WINDOW };
+    struct eg_rdma_hello answer = EG_RDMA_HELLO;
 
     if (check == -EPROTO) {
         atomic_fetch_add(&server->bad_frames, 1);

@@ -45,6 +45,8 @@ struct eg_rdma_hello {
     uint8_t token[EG_TOKEN_BYTES]; /* request: the session; zeros: none, for tools */
 };
 _Static_assert(sizeof(struct eg_rdma_hello) == 32, "eg_rdma_hello is a wire format");
+/* What this side says of itself, without token and status. */
+#define EG_RDMA_HELLO {.magic = EG_RDMA_MAGIC, .version = EG_WIRE_VERSION, .window = EG_RDMA_WINDOW}
 
 struct eg_rdma_chunk;
 

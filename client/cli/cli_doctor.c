@@ -106,6 +106,16 @@ static void check_uffd(struct doctor *doctor)
         error ? ": " : "", error ? strerror(-error) : "");
 }
 
+static void check_memlock(struct doctor *doctor, const char *what, uint64_t need_bytes, const char *for_what)
+{
+    struct rlimit limit;
+    char text[32];
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    bool enough = geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= need_bytes;
+    say(doctor, enough ? HAVE : LACK_SLOWER, what, "ulimit -l 65536, or `USER - memlock 65536` in /etc/security/limits.conf", "limit %s%s",
+        limit.rlim_cur == RLIM_INFINITY ? "none" : eg_size_format(limit.rlim_cur, text, sizeof text), for_what);
+}
+
 static void check_process(struct doctor *doctor)
 {
     char from = 1, to = 0;
@@ -116,13 +126,7 @@ static void check_process(struct doctor *doctor)
         "%s", reads ? "works" : strerror(errno));
 
     enum { LOCKED_NEED_BYTES = 8 << 20 };
-    struct rlimit limit;
-    getrlimit(RLIMIT_MEMLOCK, &limit);
-    bool enough = geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= LOCKED_NEED_BYTES;
-    char text[32];
-    say(doctor, enough ? HAVE : LACK_SLOWER, "locked memory",
-        "ulimit -l 65536, or `USER - memlock 65536` in /etc/security/limits.conf", "limit %s; the runtime locks its own",
-        limit.rlim_cur == RLIM_INFINITY ? "none" : eg_size_format(limit.rlim_cur, text, sizeof text));
+    check_memlock(doctor, "locked memory", LOCKED_NEED_BYTES, "; the runtime locks its own");
 }
 
 static void check_memory(struct doctor *doctor)
@@ -150,11 +154,10 @@ static void check_memory(struct doctor *doctor)
             "vm.max_map_count=%s", line);
 }
 
-/* Ports of one verbs device, as the kernel shows them. Returns: how many are up. */
-static int check_ports(struct doctor *doctor, const char *device)
+/* Ports of one verbs device, as the kernel shows them. */
+static void check_ports(struct doctor *doctor, const char *device)
 {
     char path[PATH_MAX], state[64] = "?", layer[64] = "?", rate[64] = "?", netdev[64] = "no network interface";
-    int n_active = 0;
     for (int port = 1; port < 256; port++) {
         snprintf(path, sizeof path, "/sys/class/infiniband/%s/ports/%d/state", device, port);
         if (!read_line(path, state, sizeof state))
@@ -170,15 +173,13 @@ static int check_ports(struct doctor *doctor, const char *device)
         snprintf(what, sizeof what, "  %.60s/%d", device, port);
         say(doctor, active ? HAVE : LACK_SLOWER, what, "ip link set DEV up; see the cable, or the subnet manager (InfiniBand)", "%s, %s, %s, %s",
             state, layer, rate, netdev);
-        n_active += active;
     }
-    return n_active;
 }
 
 static void check_rdma(struct doctor *doctor)
 {
     enum { LOCKED_NEED_BYTES = 16 << 20 };
-    int n_devices = 0, n_active = 0;
+    int n_devices = 0;
     DIR *dir = opendir("/sys/class/infiniband");
     for (struct dirent *entry; dir && (entry = readdir(dir));)
         n_devices += entry->d_name[0] != '.';
@@ -189,20 +190,14 @@ static void check_rdma(struct doctor *doctor)
         rewinddir(dir);
     for (struct dirent *entry; dir && (entry = readdir(dir));)
         if (entry->d_name[0] != '.')
-            n_active += check_ports(doctor, entry->d_name);
+            check_ports(doctor, entry->d_name);
     if (dir)
         closedir(dir);
     if (n_devices) {
         bool cm = access("/dev/infiniband/rdma_cm", R_OK | W_OK) == 0;
         say(doctor, cm ? HAVE : LACK_SLOWER, "RDMA connections", "modprobe rdma_ucm; chmod 666 /dev/infiniband/rdma_cm /dev/infiniband/uverbs*",
             "/dev/infiniband/rdma_cm %s", cm ? "may be opened" : strerror(errno));
-        struct rlimit limit;
-        char text[32];
-        getrlimit(RLIMIT_MEMLOCK, &limit);
-        bool enough = geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= LOCKED_NEED_BYTES;
-        say(doctor, enough ? HAVE : LACK_SLOWER, "RDMA memory", "ulimit -l 65536, or `USER - memlock 65536` in /etc/security/limits.conf",
-            "each process of a program locks 9M for its device, limit %s",
-            limit.rlim_cur == RLIM_INFINITY ? "none" : eg_size_format(limit.rlim_cur, text, sizeof text));
+        check_memlock(doctor, "RDMA memory", LOCKED_NEED_BYTES, "; each process of a program locks 9M for its device");
     }
     void *verbs = dlopen("libibverbs.so.1", RTLD_LAZY | RTLD_LOCAL), *cm = dlopen("librdmacm.so.1", RTLD_LAZY | RTLD_LOCAL);
     say(doctor, verbs && cm ? HAVE : LACK_SLOWER, "RDMA libraries", "apt-get install libibverbs1 librdmacm1 ibverbs-providers", "%s",

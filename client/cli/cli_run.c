@@ -132,36 +132,32 @@ static int ping(const struct eg_addr *addr, Endgame__Reply **ret_reply, char *re
     return eg_control_call(addr, &request, PING_TIMEOUT_MS, ret_reply, ret_why, why_bytes);
 }
 
-/* auto: becomes rdma: where a server answers there, else tcp:. Says which, and why. */
-static void resolve_auto(struct eg_addr *addr)
+/* As ping; auto: becomes rdma: where a server answers there, else tcp:. Says which, and why. */
+static int ping_auto(struct eg_addr *addr, Endgame__Reply **ret_reply, char *ret_why, size_t why_bytes)
 {
     struct eg_addr rdma = *addr;
-    Endgame__Reply *reply = NULL;
-    char why[512];
     const char *place = strchr(addr->text, ':') + 1;
     rdma.kind = EG_ADDR_RDMA;
     snprintf(rdma.text, sizeof rdma.text, "rdma:%.*s", (int)sizeof rdma.text - 6, place);
-    if (ping(&rdma, &reply, why, sizeof why) == 0) {
-        endgame__reply__free_unpacked(reply, NULL);
+    if (ping(&rdma, ret_reply, ret_why, why_bytes) == 0) {
         cli_warn("%s: over rdma, device %s", addr->text, cli_verbs_device());
         *addr = rdma;
-        return;
+        return 0;
     }
     char text[sizeof addr->text];
     snprintf(text, sizeof text, "tcp:%.*s", (int)sizeof text - 5, place);
-    const char *reason = strncmp(why, rdma.text, strlen(rdma.text)) == 0 ? why + strlen(rdma.text) + 2 : why;
+    const char *reason = strncmp(ret_why, rdma.text, strlen(rdma.text)) == 0 ? ret_why + strlen(rdma.text) + 2 : ret_why;
     cli_warn("%s: over tcp, not rdma: %s", addr->text, reason);
     addr->kind = EG_ADDR_TCP;
     memcpy(addr->text, text, sizeof text);
+    return ping(addr, ret_reply, ret_why, why_bytes);
 }
 
 static int check_server(struct eg_addr *addr)
 {
     char why[512];
     Endgame__Reply *reply = NULL;
-    if (addr->kind == EG_ADDR_AUTO)
-        resolve_auto(addr);
-    if (ping(addr, &reply, why, sizeof why) != 0)
+    if ((addr->kind == EG_ADDR_AUTO ? ping_auto(addr, &reply, why, sizeof why) : ping(addr, &reply, why, sizeof why)) != 0)
         return cli_fail(CLI_EXIT_FAILED, "%s", why);
     int status = 0;
     const Endgame__PingReply *pong = reply->body_case == ENDGAME__REPLY__BODY_PING ? reply->ping : NULL;

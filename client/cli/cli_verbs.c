@@ -78,11 +78,12 @@ static int pause_for(struct eg_verbs_link *link, int64_t deadline_ms)
     return rc;
 }
 
-static int rdma_send(void *connection, const void *data, size_t bytes, int64_t deadline_ms)
+/* One of data_out and data_in. */
+static int stream(struct eg_verbs_link *link, const uint8_t *data_out, uint8_t *data_in, size_t bytes, int64_t deadline_ms)
 {
     for (size_t at = 0; at < bytes;) {
-        long n = lib->send(connection, (const uint8_t *)data + at, bytes - at);
-        int rc = n < 0 ? (int)n : n == 0 ? pause_for(connection, deadline_ms) : 0;
+        long n = data_out ? lib->send(link, data_out + at, bytes - at) : lib->recv(link, data_in + at, bytes - at);
+        int rc = n < 0 ? (int)n : n == 0 ? pause_for(link, deadline_ms) : 0;
         if (rc)
             return rc;
         at += (size_t)n;
@@ -90,16 +91,14 @@ static int rdma_send(void *connection, const void *data, size_t bytes, int64_t d
     return 0;
 }
 
+static int rdma_send(void *connection, const void *data, size_t bytes, int64_t deadline_ms)
+{
+    return stream(connection, data, NULL, bytes, deadline_ms);
+}
+
 static int rdma_recv(void *connection, void *data, size_t bytes, int64_t deadline_ms)
 {
-    for (size_t at = 0; at < bytes;) {
-        long n = lib->recv(connection, (uint8_t *)data + at, bytes - at);
-        int rc = n < 0 ? (int)n : n == 0 ? pause_for(connection, deadline_ms) : 0;
-        if (rc)
-            return rc;
-        at += (size_t)n;
-    }
-    return 0;
+    return stream(connection, NULL, data, bytes, deadline_ms);
 }
 
 static void rdma_close(void *connection)

@@ -36,10 +36,8 @@ struct eg_verbs_link {
     struct eg_rdma_ep ep;
     struct rdma_event_channel *events;
     struct eg_io_queue done; /* completed while something else was being done */
-    uint32_t n_done;
     uint32_t in_at, in_end;
     uint8_t in[STREAM_BYTES]; /* the control stream's bytes that came and were not read */
-    int used;
 };
 
 /* Writable memory of the namespace as it was after loading. */
@@ -199,7 +197,7 @@ static int connect_steps(struct eg_verbs_link *link, struct eg_verbs_open *arg, 
         (rc = device_get((*id)->verbs, arg, &d)) || (rc = eg_rdma_open(&link->ep, &d->domain, *id, d->channel)))
         return rc;
     *id = NULL; /* the endpoint's */
-    struct eg_rdma_hello hello = {.magic = EG_RDMA_MAGIC, .version = EG_WIRE_VERSION, .window = EG_RDMA_WINDOW};
+    struct eg_rdma_hello hello = EG_RDMA_HELLO;
     memcpy(hello.token, arg->token, EG_TOKEN_BYTES);
     struct rdma_conn_param param = eg_rdma_conn_param(&link->ep, &hello, NULL);
     if (verbs->connect(link->ep.id, &param))
@@ -259,8 +257,6 @@ static long link_open(struct eg_verbs_open *arg)
 static int progress(struct eg_verbs_link *link)
 {
     int n = eg_rdma_poll(&link->ep, &link->done);
-    if (n > 0)
-        link->n_done += (uint32_t)n;
     return n < 0 ? n : 0;
 }
 
@@ -296,14 +292,13 @@ static long link_submit(struct eg_verbs_link *link, struct eg_io *io)
 static long link_poll(struct eg_verbs_link *link, struct eg_io_queue *done)
 {
     struct eg_io *io;
+    long n = 0;
     int rc = progress(link);
     if (rc)
         return rc;
-    while ((io = eg_io_pop(&link->done)))
+    for (; (io = eg_io_pop(&link->done)); n++)
         eg_io_push(done, io);
-    uint32_t n = link->n_done;
-    link->n_done = 0;
-    return (long)n;
+    return n;
 }
 
 static long link_arm(struct eg_verbs_link *link)
@@ -329,6 +324,14 @@ static long link_check(struct eg_verbs_link *link)
 
 /* --- fork ---------------------------------------------------------------------------------------------------------------------- */
 
+static void image_segment(struct image *im, void *addr, size_t bytes)
+{
+    im->segment[im->n].addr = addr;
+    im->segment[im->n].bytes = bytes;
+    im->segment[im->n++].at = im->bytes;
+    im->bytes += bytes;
+}
+
 static int image_note(struct dl_phdr_info *info, size_t bytes, void *arg)
 {
     struct image *im = arg;
@@ -353,20 +356,9 @@ static int image_note(struct dl_phdr_info *info, size_t bytes, void *arg)
             continue;
         if (im->n == IMAGE_SEGMENTS)
             return 1;
-        im->segment[im->n].addr = (void *)start;
-        im->segment[im->n].bytes = end - start;
-        im->segment[im->n++].at = im->bytes;
-        im->bytes += end - start;
+        image_segment(im, (void *)start, end - start);
     }
     return 0;
-}
-
-static void image_segment(void *addr, size_t bytes)
-{
-    image->segment[image->n].addr = addr;
-    image->segment[image->n].bytes = bytes;
-    image->segment[image->n++].at = image->bytes;
-    image->bytes += bytes;
 }
 
 /* Keeps a copy of everything that the namespace may change: the child of a fork starts from it, because librdmacm and the providers
@@ -379,12 +371,12 @@ static int image_take(void *tls, size_t tls_bytes)
     image = im; /* before the copy: the copy must know of it */
     if (dl_iterate_phdr(image_note, im) || im->n + 2 > IMAGE_SEGMENTS)
         return -ENOSPC;
-    image_segment(tls, tls_bytes);
+    image_segment(im, tls, tls_bytes);
     size_t used;
     void *heap = eg_verbs_malloc_used(&used);
     if (!heap)
         return -ENOSPC;
-    image_segment(heap, used);
+    image_segment(im, heap, used);
     im->copy = mmap(NULL, im->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (im->copy == MAP_FAILED)
         return -ENOMEM;

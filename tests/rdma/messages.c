@@ -96,7 +96,7 @@ static struct rdma_cm_event *event_wait(struct rdma_event_channel *channel, enum
     return event;
 }
 
-static struct eg_rdma_hello hello = {.magic = EG_RDMA_MAGIC, .version = EG_WIRE_VERSION, .window = EG_RDMA_WINDOW};
+static struct eg_rdma_hello hello = EG_RDMA_HELLO;
 
 static void connect_to(struct sockaddr_in *sa, struct rdma_event_channel *channel, struct eg_rdma_domain *d, struct eg_rdma_ep *ep)
 {
