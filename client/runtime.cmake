@@ -19,6 +19,13 @@ set(EG_CORE_SOURCES
   pager/sum.c
   pager/uffd.c
   pager/verbs.c
+  ${CMAKE_SOURCE_DIR}/proto/eg_frame.c
+  threads/agent.c
+  threads/dir.c
+  threads/memory.c
+  threads/node.c
+  threads/proxy.c
+  threads/threads.S
   gate/gate.c
   gate/gate.S
   gate/patch.c)

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include "memserver/meminfo.h"
 #include "memserver/options.h"
 #include "memserver/server.h"
+#include "proto/eg_daemon.h"
 
 #define LISTEN_MAX 16
 #define DATA_THREADS_MAX 64
@@ -32,69 +32,21 @@ struct settings {
     int end_with;
 };
 
-__attribute__((format(printf, 1, 2), noreturn)) static void usage_error(const char *format, ...)
-{
-    va_list ap;
-    fputs("endgame-memserver: ", stderr);
-    va_start(ap, format);
-    vfprintf(stderr, format, ap);
-    va_end(ap);
-    fputs(" (see --help)\n", stderr);
-    exit(2);
-}
-
-__attribute__((format(printf, 1, 2), noreturn)) static void fatal(const char *format, ...)
-{
-    va_list ap;
-    fputs("endgame-memserver: ", stderr);
-    va_start(ap, format);
-    vfprintf(stderr, format, ap);
-    va_end(ap);
-    fputc('\n', stderr);
-    exit(1);
-}
+const char eg_daemon_name[] = "endgame-memserver";
+static const struct eg_daemon_sizes sizes = { EG_SLAB_BYTES, EGM_CAPACITY_MAX_BYTES, "2M", "64T", "64G" };
 
 static void show_help(void)
 {
     puts("Usage: endgame-memserver --listen ADDR [--listen ADDR]... [OPTION]...\n"
          "Lend this machine's memory to programs started with `endgame run -s ADDR`.\n");
-    static const struct {
-        char letter;
-        const char *name, *argument, *text;
-    } rows[] = {
+    static const struct eg_daemon_option rows[] = {
 #define EGM_X(id, letter, name, argument, text) { letter, name, argument, text },
         EGM_OPTIONS(EGM_X)
 #undef EGM_X
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char left[40], letter[8] = "    ";
-        if (rows[i].letter) snprintf(letter, sizeof letter, "-%c, ", rows[i].letter);
-        snprintf(left, sizeof left, "%s--%s%s%s", letter, rows[i].name, *rows[i].argument ? " " : "", rows[i].argument);
-        printf("  %-24s %s\n", left, rows[i].text);
-    }
+    eg_daemon_show_options(rows, sizeof rows / sizeof *rows, 24);
     puts("\nOn standard output comes one line `endgame-memserver ready ADDR` per address once all serve.\n"
          "SIGTERM and SIGINT end the server at once; `endgame status ADDR` shows what it holds.");
-}
-
-static uint64_t parse_size(const char *option, const char *text)
-{
-    uint64_t bytes = 0;
-    int r = eg_size_parse(text, &bytes);
-    if (r == -ERANGE || (!r && bytes > EGM_CAPACITY_MAX_BYTES))
-        usage_error("--%s %s: too large, at most 64T", option, text);
-    if (r) usage_error("--%s %s: not a size, write for example 64G", option, text);
-    if (bytes < EG_SLAB_BYTES) usage_error("--%s %s: too small, at least 2M", option, text);
-    return bytes;
-}
-
-static int parse_number(const char *option, const char *text, long least, long most)
-{
-    char *end;
-    errno = 0;
-    long n = strtol(text, &end, 10);
-    if (errno || end == text || *end || n < least || n > most)
-        usage_error("--%s %s: not a number from %ld to %ld", option, text, least, most);
-    return (int)n;
 }
 
 static struct settings parse_options(int argc, char **argv)
@@ -114,26 +66,26 @@ static struct settings parse_options(int argc, char **argv)
         switch (code) {
         case 'l':
         case OPTION_LISTEN:
-            if (s.n_listen == LISTEN_MAX) usage_error("--listen: at most %d addresses", LISTEN_MAX);
+            if (s.n_listen == LISTEN_MAX) eg_daemon_usage("--listen: at most %d addresses", LISTEN_MAX);
             s.listen[s.n_listen++] = optarg;
             break;
         case 'c':
         case OPTION_CAPACITY:
-            s.capacity = parse_size("capacity", optarg);
+            s.capacity = eg_daemon_size("capacity", optarg, &sizes);
             s.has_capacity = true;
             break;
         case 'q':
         case OPTION_QUOTA:
-            s.quota = parse_size("quota", optarg);
+            s.quota = eg_daemon_size("quota", optarg, &sizes);
             s.has_quota = true;
             break;
         case 't':
         case OPTION_DATA_THREADS:
-            s.data_threads = (unsigned)parse_number("data-threads", optarg, 1, DATA_THREADS_MAX);
+            s.data_threads = (unsigned)eg_daemon_number("data-threads", optarg, 1, DATA_THREADS_MAX);
             break;
         case OPTION_END_WITH:
-            s.end_with = parse_number("end-with", optarg, 0, 1 << 30);
-            if (fcntl(s.end_with, F_GETFD) < 0) usage_error("--end-with %s: that descriptor is not open", optarg);
+            s.end_with = eg_daemon_number("end-with", optarg, 0, 1 << 30);
+            if (fcntl(s.end_with, F_GETFD) < 0) eg_daemon_usage("--end-with %s: that descriptor is not open", optarg);
             break;
         case 'h':
         case OPTION_HELP:
@@ -144,14 +96,14 @@ static struct settings parse_options(int argc, char **argv)
             puts("endgame-memserver " EG_VERSION);
             exit(0);
         case ':':
-            usage_error("%s: an argument is missing", argv[at]);
+            eg_daemon_usage("%s: an argument is missing", argv[at]);
         default:
-            usage_error("%s: unknown option", argv[at]);
+            eg_daemon_usage("%s: unknown option", argv[at]);
         }
         at = optind;
     }
-    if (optind < argc) usage_error("%s: not an option", argv[optind]);
-    if (!s.n_listen) usage_error("no --listen ADDR");
+    if (optind < argc) eg_daemon_usage("%s: not an option", argv[optind]);
+    if (!s.n_listen) eg_daemon_usage("no --listen ADDR");
     return s;
 }
 
@@ -191,9 +143,9 @@ static void on_end_with(evutil_socket_t fd, short what, void *arg)
 static uint64_t default_capacity(void)
 {
     uint64_t left = egm_meminfo_available();
-    if (left == UINT64_MAX) fatal("cannot find out how much memory is free: give --capacity SIZE");
+    if (left == UINT64_MAX) eg_daemon_fatal("cannot find out how much memory is free: give --capacity SIZE");
     left -= left / 10;
-    if (left < EG_SLAB_BYTES) fatal("this machine has no memory to lend: free some or give --capacity SIZE");
+    if (left < EG_SLAB_BYTES) eg_daemon_fatal("this machine has no memory to lend: free some or give --capacity SIZE");
     return left < EGM_CAPACITY_MAX_BYTES ? left : EGM_CAPACITY_MAX_BYTES;
 }
 
@@ -219,8 +171,8 @@ int main(int argc, char **argv)
 
     for (unsigned i = 0; i < s.n_listen; i++) {
         int error = eg_addr_parse(s.listen[i], 1, &addresses[i], why, sizeof why);
-        if (error == -ENOENT) fatal("%s", why);
-        if (error) usage_error("--listen %s", why);
+        if (error == -ENOENT) eg_daemon_fatal("%s", why);
+        if (error) eg_daemon_usage("--listen %s", why);
     }
     event_set_log_callback(on_event_log);
     if (!s.has_capacity) s.capacity = default_capacity();
@@ -228,19 +180,19 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* the arena is no file of the user's: RLIMIT_FSIZE shows as an error */
     int r = egm_server_init(&server, s.capacity, s.quota, s.data_threads);
-    if (r) fatal("cannot start: %s", strerror(-r));
+    if (r) eg_daemon_fatal("cannot start: %s", strerror(-r));
     server.store.memory_left = egm_meminfo_available;
     server.store.memory_reserve =
         egm_meminfo_total() / 50 < RESERVE_MAX_BYTES ? egm_meminfo_total() / 50 : RESERVE_MAX_BYTES;
 
     for (unsigned i = 0; i < 2; i++) {
         signals[i] = evsignal_new(server.base, signal_numbers[i], on_signal, &end);
-        if (!signals[i] || event_add(signals[i], NULL)) fatal("cannot start: out of memory");
+        if (!signals[i] || event_add(signals[i], NULL)) eg_daemon_fatal("cannot start: out of memory");
     }
     for (unsigned i = 0; i < s.n_listen; i++)
         if (egm_server_listen(&server, &addresses[i], ready[i], sizeof ready[i], why, sizeof why)) {
             egm_server_done(&server); /* removes the socket files of the others */
-            fatal("%s", why);
+            eg_daemon_fatal("%s", why);
         }
     if (s.end_with >= 0) {
         (void)fcntl(s.end_with, F_SETFD, FD_CLOEXEC);
@@ -248,7 +200,7 @@ int main(int argc, char **argv)
         end_with_event = event_new(server.base, s.end_with, EV_READ | EV_PERSIST, on_end_with, &server);
         if (!end_with_event || event_add(end_with_event, NULL)) {
             egm_server_done(&server);
-            fatal("--end-with %d: give the reading end of a pipe or a socket", s.end_with);
+            eg_daemon_fatal("--end-with %d: give the reading end of a pipe or a socket", s.end_with);
         }
     }
     for (unsigned i = 0; i < s.n_listen; i++) printf("endgame-memserver ready %s\n", ready[i]);

@@ -1,4 +1,4 @@
-/* eg_control_client.c - one question to a memory server, for tools. */
+/* eg_control_client.c - one question to a memory server or compute node, for tools. */
 #include "proto/eg_control_client.h"
 #include <errno.h>
 #include <poll.h>
@@ -21,6 +21,7 @@ struct call {
     void *rdma; /* instead of the descriptor */
     int64_t deadline_ms;
     int timeout_ms;
+    const char *server, *daemon; /* what should be there */
     char *why;
     size_t why_bytes;
 };
@@ -52,7 +53,7 @@ static int fail_timeout(const struct call *call)
 
 static int fail_hangup(const struct call *call)
 {
-    return fail(call, -ECONNRESET, "the server hung up: check that this is an endgame-memserver, and its messages");
+    return fail(call, -ECONNRESET, "the server hung up: check that this is an %s, and its messages", call->daemon);
 }
 
 static int fail_errno(const struct call *call, int error)
@@ -61,7 +62,7 @@ static int fail_errno(const struct call *call, int error)
     case ECONNREFUSED:
     case ENOENT:
         return fail(call, -error,
-                    "no memory server listens there: start endgame-memserver --listen %s, or check the address",
+                    "no %s listens there: start %s --listen %s, or check the address", call->server, call->daemon,
                     call->addr->text);
     case EACCES:
     case EPERM:
@@ -86,7 +87,7 @@ static int fail_errno(const struct call *call, int error)
     case ENOMEM:
         return fail(call, -error, "no memory can be locked for RDMA: raise the limit (ulimit -l), or use tcp:HOST:PORT");
     default:
-        return fail(call, -error, "cannot reach the memory server: %s", strerror(error));
+        return fail(call, -error, "cannot reach the %s: %s", call->server, strerror(error));
     }
 }
 
@@ -224,7 +225,7 @@ static int converse(const struct call *call, const Endgame__Request *req, Endgam
     }
     if (head.magic != EG_WIRE_MAGIC || head.type != EG_FRAME_CONTROL || head.len_bytes > EG_CONTROL_MAX_BYTES ||
         head.cookie != cookie) {
-        r = fail(call, -EPROTO, "what answers there is not an endgame-memserver: check the address");
+        r = fail(call, -EPROTO, "what answers there is not an %s: check the address", call->daemon);
         goto out;
     }
     r = recv_all(call, payload, head.len_bytes);
@@ -251,7 +252,10 @@ out:
 int eg_control_call(const struct eg_addr *addr, const Endgame__Request *req, int timeout_ms, Endgame__Reply **ret_reply,
                     char *ret_why, size_t why_bytes)
 {
+    bool node = req->body_case == ENDGAME__REQUEST__BODY_NODE;
     struct call call = { .addr = addr,
+                         .server = node ? "compute node" : "memory server",
+                         .daemon = node ? "endgame-compute" : "endgame-memserver",
                          .deadline_ms = now_ms() + timeout_ms,
                          .timeout_ms = timeout_ms,
                          .why = ret_why,

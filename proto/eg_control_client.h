@@ -1,4 +1,5 @@
-/* eg_control_client.h - one question to a memory server's control plane, for tools: connect, ask, read the answer.
+/* eg_control_client.h - one question to the control plane of a memory server, or (Node) a compute node, for tools: connect, ask, read the
+ * answer.
  * Hosted; part of eg_proto. The runtime inside programs has its own freestanding client. */
 #ifndef EG_CONTROL_CLIENT_H
 #define EG_CONTROL_CLIENT_H

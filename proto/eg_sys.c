@@ -57,7 +57,7 @@ uint64_t eg_sys_now_ns(void)
 /* One reservation made at the start: memory taken later from wherever the kernel likes could land in a hole that the program
  * has just made and is about to fill again with MAP_FIXED. */
 static struct {
-    uint64_t at, open, end; /* next free byte; [start, open) is accessible */
+    uint64_t start, at, open, end; /* at: next free byte; [start, open) is accessible */
 } arena;
 
 #define ARENA_STEP (1ul << 20)
@@ -75,12 +75,18 @@ int eg_sys_reserve(size_t bytes)
         return -1;
     /* A huge page under sparse tables would be resident for a few bytes. */
     eg_sys3(SYS_madvise, p, bytes, MADV_NOHUGEPAGE);
-    arena.at = arena.open = (uint64_t)p;
+    arena.start = arena.at = arena.open = (uint64_t)p;
     arena.end = arena.at + bytes;
     return 0;
 }
 
-void *eg_sys_map(size_t bytes)
+void eg_sys_reserved(uint64_t *ret_start, uint64_t *ret_end)
+{
+    *ret_start = arena.start;
+    *ret_end = arena.end;
+}
+
+static void *arena_take(size_t bytes)
 {
     uint64_t size = (bytes + 63) & ~63ul, at = arena.at;
     if (bytes >= 4096)
@@ -97,6 +103,16 @@ void *eg_sys_map(size_t bytes)
     }
     arena.at = at + size;
     return (void *)at;
+}
+
+void *eg_sys_map(size_t bytes)
+{
+    static uint8_t lock; /* held for a few instructions, by threads with signals blocked */
+    while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
+        eg_sys0(SYS_sched_yield);
+    void *p = arena_take(bytes);
+    __atomic_store_n(&lock, 0, __ATOMIC_RELEASE);
+    return p;
 }
 
 void eg_sys_unmap(void *p, size_t bytes)

@@ -53,8 +53,10 @@ void eg_sys_clock_init(int (*vdso_clock_gettime)(int, void *));
 
 /* eg_sys_reserve - set addresses aside for eg_sys_map. Context: start-up. Returns: 0, -1 (eg_sys_map then asks the kernel). */
 int eg_sys_reserve(size_t bytes);
+/* eg_sys_reserved - which addresses those are; empty when there are none. */
+void eg_sys_reserved(uint64_t *ret_start, uint64_t *ret_end);
 /* eg_sys_map - zeroed memory of the runtime's own, never captured; page-aligned from a page upwards.
- * Context: start-up, or the pager's lock held. Returns: the address, or NULL when the kernel has none. */
+ * Context: any, with signals blocked. Returns: the address, or NULL when the kernel has none. */
 void *eg_sys_map(size_t bytes);
 /* eg_sys_unmap - the pages of an eg_sys_map go back to the kernel, the addresses do not. */
 void eg_sys_unmap(void *p, size_t bytes);

@@ -18,22 +18,28 @@
 #define CLI_ENVIRONMENT(X)                                                                                             \
     X("ENDGAME_LIBRARY", "libendgame.so to load into the program, instead of the one installed beside the command")    \
     X("ENDGAME_MEMSERVER", "endgame-memserver to embed, instead of the one installed beside the command")              \
+    X("ENDGAME_COMPUTE", "endgame-compute to embed, instead of the one installed beside the command")                  \
     X("XDG_RUNTIME_DIR", "where run keeps its private directory; /dev/shm and /tmp are tried next")                    \
     X("ENDGAME_POOL", "set by run for the program: the file its processes share; not for users")                       \
     X("LD_PRELOAD", "libendgame.so is put in front of what is there already")
 
 /* X(function, "name", "arguments", "one line", "paragraph"); options of `name` are CLI_OPTIONS_<function>. */
 #define CLI_COMMANDS(X)                                                                                                \
-    X(run, "run", "[OPTION]... [--] PROGRAM [ARG...]", "run an unmodified program with its memory on memory servers",  \
+    X(run, "run", "[OPTION]... [--] PROGRAM [ARG...]", "run an unmodified program with its memory or its threads elsewhere", \
       "The program runs as it would without endgame: same arguments, environment, descriptors, signals and exit "      \
       "status. At most --memory of its anonymous memory stays in this machine; the rest lives on the memory servers "  \
       "and comes back page by page. Without --memserver a server of its own starts on this machine and ends with the " \
-      "program and everything it left running. Statically linked, set-user-ID and 32-bit programs cannot be run.")     \
+      "program and everything it left running. With --compute, the program's threads run on compute nodes, in one "    \
+      "address space with what stays here, and all memory stays here. Statically linked, set-user-ID and 32-bit "      \
+      "programs cannot be run.")                                                                                       \
     X(doctor, "doctor", "", "say what this machine can do, and the command that gives what is missing",                \
       "Checks what `endgame run` needs and what it would use if it were there. The exit status is 0 if run would "     \
       "work here, 1 if it would not.")                                                                                 \
-    X(status, "status", "[OPTION]... ADDR", "show what a memory server holds, and for whom",                           \
+    X(status, "status", "[OPTION]... ADDR", "show what a memory server or a compute node does, and for whom",          \
       "ADDR is tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH.")                                                           \
+    X(ps, "ps", "[OPTION]...", "list your programs that run under endgame, and where their threads are",               \
+      "One line for each process of each run of this user on this machine, then, for a run with compute nodes, one "   \
+      "for each node: the threads that it has now, and all that began there so far.")                                  \
     X(help, "help", "[OPTION] [COMMAND]", "show help for a command", "")
 
 /* X(ID, 'letter' or 0, "name", "ARGUMENT" or NULL, "text") */
@@ -45,12 +51,20 @@
       "memory server to use: tcp:HOST:PORT, rdma:HOST:PORT, auto:HOST:PORT (rdma where that works, else tcp; one "     \
       "line says which) or unix:PATH. May be given up to 16 times: memory is spread over them. Default: an embedded "  \
       "server")                                                                                                        \
+    X(RUN_COMPUTE, 'c', "compute", "ADDR",                                                                             \
+      "compute node to run threads on: tcp:HOST:PORT, unix:PATH, or embedded[:N]: one, or N, of its own on this "      \
+      "machine. May be given up to 16 times: threads are spread over them. Not together with --memory or "             \
+      "--memserver yet")                                                                                               \
+    X(RUN_THREADS, 0, "threads", "home|remote|auto",                                                                   \
+      "where threads run: all at home, all on compute nodes (remote, the default with --compute), or on compute "      \
+      "nodes where that pays (auto)")                                                                                  \
     X(RUN_ENGINE, 0, "fault-engine", "auto|handler",                                                                   \
       "how page faults are served: by a handler thread, or the best way that the machine has (auto, the default)")     \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \
       "at the program's end, write counters of the whole process tree to FILE as one JSON object; - is standard error")
 #define CLI_OPTIONS_doctor(X)
 #define CLI_OPTIONS_status(X) X(STATUS_JSON, 0, "json", NULL, "print one JSON object instead of tables")
+#define CLI_OPTIONS_ps(X) X(PS_JSON, 0, "json", NULL, "print one JSON object instead of tables")
 #define CLI_OPTIONS_help(X) \
     X(HELP_ROFF, 0, "roff", NULL, "print the command's options as manual page source (used when building)")
 
@@ -66,7 +80,8 @@ enum cli_option_id {
     CLI_OPT_HELP = 0,
     CLI_OPT_VERSION,
 #define CLI_X(id, letter, name, arg, text) CLI_OPT_##id,
-    CLI_OPTIONS_run(CLI_X) CLI_OPTIONS_doctor(CLI_X) CLI_OPTIONS_status(CLI_X) CLI_OPTIONS_help(CLI_X)
+    CLI_OPTIONS_run(CLI_X) CLI_OPTIONS_doctor(CLI_X) CLI_OPTIONS_status(CLI_X) CLI_OPTIONS_ps(CLI_X)
+    CLI_OPTIONS_help(CLI_X)
 #undef CLI_X
 };
 

@@ -10,16 +10,26 @@
 #include <gnu/libc-version.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "proto/eg_addr.h"
+#include "proto/eg_cpu.h"
+
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#define PR_SYS_DISPATCH_OFF 0
+#endif
 
 enum verdict { HAVE, LACK_SLOWER, LACK_FATAL };
 
@@ -208,6 +218,38 @@ static void check_rdma(struct doctor *doctor)
         dlclose(cm);
 }
 
+/* Can a child have namespaces of its own? Returns: 0, or the errno. */
+static int try_namespaces(void)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0)
+        _exit(unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWUTS) == 0 ? 0 : errno & 0x7f);
+    if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
+        return EAGAIN;
+    return WEXITSTATUS(status);
+}
+
+/* What a compute node needs, and what threads that go to one must find alike here. */
+static void check_compute(struct doctor *doctor)
+{
+    uint8_t sum[EG_VDSO_SUM_BYTES];
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    bool faults = fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0;
+    if (fd >= 0)
+        close(fd);
+    bool dispatch = prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0) == 0;
+    bool vdso = eg_cpu_vdso_sum(sum) == 0;
+    const char *lacks = !faults ? "userfaultfd of user mode with SIGBUS" : !dispatch ? "Syscall User Dispatch" : !vdso ? "a vDSO" : NULL;
+    say(doctor, lacks ? LACK_SLOWER : HAVE, "remote threads", "boot Linux 5.11 or later, built with CONFIG_USERFAULTFD", "%s%s",
+        lacks ? "not here, and no compute node here: there is no " : "can come from here and run here", lacks ? lacks : "");
+    int error = try_namespaces();
+    say(doctor, error ? LACK_SLOWER : HAVE, "namespaces", "sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1",
+        "%s%s", error ? "endgame-compute has to do without some here: " : "a compute node's workers are shut in",
+        error ? strerror(error) : "");
+}
+
 static void check_installation(struct doctor *doctor)
 {
     char path[PATH_MAX];
@@ -216,6 +258,9 @@ static void check_installation(struct doctor *doctor)
         error ? " is not there" : "");
     error = cli_memserver_find(path, sizeof path);
     say(doctor, error ? LACK_FATAL : HAVE, "endgame-memserver", "scripts/build, or install endgame whole", "%s%s", path,
+        error ? " is not there" : "");
+    error = cli_compute_find(path, sizeof path);
+    say(doctor, error ? LACK_SLOWER : HAVE, "endgame-compute", "scripts/build, or install endgame whole", "%s%s", path,
         error ? " is not there" : "");
 }
 
@@ -232,6 +277,7 @@ int cli_doctor_main(const struct cli_command *command, int argc, char **argv)
     check_process(&doctor);
     check_memory(&doctor);
     check_rdma(&doctor);
+    check_compute(&doctor);
     check_installation(&doctor);
     if (doctor.n_fatal)
         printf("\n'endgame run' does not work here: %d missing\n", doctor.n_fatal);

@@ -65,7 +65,7 @@ void cli_help_print(FILE *to, const struct cli_command *command)
 {
     if (!command) {
         fputs("Usage: endgame COMMAND [ARGUMENT]...\n"
-              "Runs unmodified programs with more memory than their machine has.\n\nCommands:\n",
+              "Runs unmodified programs with more memory than their machine has, or with their threads on other machines.\n\nCommands:\n",
               to);
         for (command = cli_commands; command->name; command++)
             entry(to, command->name, command->summary);

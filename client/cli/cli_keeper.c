@@ -1,4 +1,4 @@
-/* cli_keeper.c - the keeper process and the embedded memory server. */
+/* cli_keeper.c - the keeper process and the embedded servers. */
 #include "cli_keeper.h"
 #include "cli.h"
 
@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define READY_TIMEOUT_MS 15000
@@ -44,13 +45,16 @@ static void reset_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void run_server(const char *memserver, const struct cli_pool *pool, int end_with)
+static void run_server(const struct cli_embedded *embedded, int i, const struct cli_pool *pool, int ready, int end_with)
 {
     enum { SERVER_END_WITH = 3 };
-    char address[sizeof pool->socket + 8];
-    snprintf(address, sizeof address, "unix:%s", pool->socket);
+    char address[sizeof pool->socket + 32];
+    if (embedded->compute)
+        snprintf(address, sizeof address, "unix:%s/" CLI_POOL_COMPUTE_SOCKET, pool->dir, i);
+    else
+        snprintf(address, sizeof address, "unix:%s", pool->socket);
     reset_signals();
-    dup2(KEEPER_READY, STDOUT_FILENO);
+    dup2(ready, STDOUT_FILENO);
     dup2(KEEPER_LOG, STDERR_FILENO);
     if (dup2(end_with, SERVER_END_WITH) < 0)
         _exit(CLI_EXIT_FAILED);
@@ -58,9 +62,73 @@ static void run_server(const char *memserver, const struct cli_pool *pool, int e
     /* A server must not page to a server: this run may itself be inside another run. */
     unsetenv("LD_PRELOAD");
     unsetenv("ENDGAME_POOL");
-    execl(memserver, memserver, "--listen", address, "--end-with", "3", (char *)NULL);
-    dprintf(STDERR_FILENO, "cannot execute %s: %s\n", memserver, strerror(errno));
+    execl(embedded->daemon, embedded->daemon, "--listen", address, "--end-with", "3", (char *)NULL);
+    dprintf(STDERR_FILENO, "cannot execute %s: %s\n", embedded->daemon, strerror(errno));
     _exit(CLI_EXIT_FAILED);
+}
+
+/* The servers that the keeper started. */
+struct servers {
+    pid_t pid[EG_POOL_NODES];
+    int end_with[EG_POOL_NODES]; /* ours to close */
+    int ready[EG_POOL_NODES];
+    int n;
+};
+
+/* What the keeper tells the run, in one byte. */
+enum { SAYS_READY = 'r', SAYS_LATE = 't', SAYS_ENDED = 'e' };
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static char start_servers(const struct cli_embedded *embedded, const struct cli_pool *pool, struct servers *servers)
+{
+    for (int i = 0; i < embedded->n; i++) {
+        int ready[2], end_with[2];
+        if (pipe2(ready, O_CLOEXEC) != 0 || pipe2(end_with, O_CLOEXEC) != 0)
+            return SAYS_ENDED;
+        pid_t pid = fork();
+        if (pid == 0)
+            run_server(embedded, i, pool, ready[1], end_with[0]);
+        close(ready[1]);
+        close(end_with[0]);
+        if (pid < 0)
+            return SAYS_ENDED;
+        servers->pid[i] = pid;
+        servers->end_with[i] = end_with[1];
+        servers->ready[i] = ready[0];
+        servers->n++;
+    }
+    int64_t deadline_ms = now_ms() + READY_TIMEOUT_MS;
+    for (int i = 0; i < servers->n; i++) {
+        struct pollfd readable = {.fd = servers->ready[i], .events = POLLIN};
+        char text[512];
+        int64_t left_ms = deadline_ms - now_ms();
+        int n = poll(&readable, 1, left_ms > 0 ? (int)left_ms : 0);
+        if (n <= 0 || read(servers->ready[i], text, sizeof text) <= 0)
+            return n == 0 ? SAYS_LATE : SAYS_ENDED;
+        close(servers->ready[i]);
+    }
+    return SAYS_READY;
+}
+
+static void end_servers(const struct servers *servers)
+{
+    for (int i = 0; i < servers->n; i++)
+        close(servers->end_with[i]);
+    for (int i = 0; i < servers->n; i++) {
+        if (wait_child(servers->pid[i], END_TIMEOUT_MS))
+            continue;
+        kill(servers->pid[i], SIGTERM);
+        if (!wait_child(servers->pid[i], TERM_TIMEOUT_MS)) {
+            kill(servers->pid[i], SIGKILL);
+            wait_child(servers->pid[i], -1);
+        }
+    }
 }
 
 /* Moves the descriptors to their fixed numbers and closes all others, so that nobody waits on a pipe that only the keeper
@@ -86,16 +154,11 @@ static int settle(int link, int ready, int server_log, int pool_fd)
     return 0;
 }
 
-static void keep(struct cli_pool *pool, const char *memserver)
+static void keep(struct cli_pool *pool, const struct cli_embedded *embedded)
 {
-    int end_with[2] = {-1, -1};
-    pid_t server = 0;
-    if (memserver && pipe2(end_with, O_CLOEXEC) == 0) {
-        server = fork();
-        if (server == 0)
-            run_server(memserver, pool, end_with[0]);
-        close(end_with[0]);
-    }
+    struct servers servers = {.n = 0};
+    char said = start_servers(embedded, pool, &servers);
+    bool told = write(KEEPER_READY, &said, 1) == 1;
     close(KEEPER_READY);
     close(KEEPER_LOG);
 
@@ -103,7 +166,7 @@ static void keep(struct cli_pool *pool, const char *memserver)
     ssize_t got;
     while ((got = read(KEEPER_LINK, &byte, 1)) < 0 && errno == EINTR)
         ;
-    if (got <= 0) {
+    if (told && said == SAYS_READY && got <= 0) {
         /* Two looks, for what one look cannot see: a child between two locks. */
         int unused = 0;
         for (int pause_ms = POLL_MIN_MS; unused < 2;) {
@@ -112,16 +175,7 @@ static void keep(struct cli_pool *pool, const char *memserver)
             pause_ms = unused ? POLL_MIN_MS : pause_ms * 2 > POLL_MAX_MS ? POLL_MAX_MS : pause_ms * 2;
         }
     }
-    if (server > 0) {
-        close(end_with[1]);
-        if (!wait_child(server, END_TIMEOUT_MS)) {
-            kill(server, SIGTERM);
-            if (!wait_child(server, TERM_TIMEOUT_MS)) {
-                kill(server, SIGKILL);
-                wait_child(server, -1);
-            }
-        }
-    }
+    end_servers(&servers);
     cli_pool_remove(pool);
     _exit(0);
 }
@@ -144,29 +198,29 @@ void cli_keeper_server_said(const struct cli_keeper *keeper, char *ret_line, siz
     snprintf(ret_line, line_bytes, "%s", line ? line + 1 : text);
 }
 
-/* Waits for the server's line. Returns 0, or CLI_EXIT_FAILED after saying why. */
-static int wait_ready(const struct cli_keeper *keeper, int ready)
+/* Waits until the keeper says how it went. Returns 0, or CLI_EXIT_FAILED after saying why. */
+static int wait_ready(const struct cli_keeper *keeper, const struct cli_embedded *embedded, int ready)
 {
+    enum { GRACE_MS = 5000 };
     struct pollfd readable = {.fd = ready, .events = POLLIN};
-    char text[512], said[512];
-    int n = poll(&readable, 1, READY_TIMEOUT_MS);
-    if (n > 0 && read(ready, text, sizeof text) > 0)
+    char result = SAYS_ENDED, said[512];
+    int n = poll(&readable, 1, READY_TIMEOUT_MS + GRACE_MS);
+    if (n > 0 && read(ready, &result, 1) == 1 && result == SAYS_READY)
         return 0;
-    if (n == 0)
-        return cli_fail(CLI_EXIT_FAILED, "the embedded memory server was not ready after %d seconds; start one by hand "
-                                         "and name it with --memserver",
-                        READY_TIMEOUT_MS / 1000);
+    if (n == 0 || result == SAYS_LATE)
+        return cli_fail(CLI_EXIT_FAILED, "the embedded %s was not ready after %d seconds; start one by hand and name it with %s",
+                        embedded->what, READY_TIMEOUT_MS / 1000, embedded->option);
     cli_keeper_server_said(keeper, said, sizeof said);
-    return cli_fail(CLI_EXIT_FAILED, "the embedded memory server did not start: %s", *said ? said : "it gave no reason");
+    return cli_fail(CLI_EXIT_FAILED, "the embedded %s did not start: %s", embedded->what, *said ? said : "it gave no reason");
 }
 
-int cli_keeper_start(struct cli_pool *pool, const char *memserver, struct cli_keeper *ret_keeper)
+int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded, struct cli_keeper *ret_keeper)
 {
     struct cli_keeper keeper = {.pid = -1, .link = -1, .server_log = -1};
     int link[2] = {-1, -1}, ready[2] = {-1, -1};
     bool made = pipe2(link, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0;
-    if (made && memserver)
-        made = (keeper.server_log = memfd_create("endgame-memserver-log", MFD_CLOEXEC)) >= 0;
+    if (made && embedded->n > 0)
+        made = (keeper.server_log = memfd_create("endgame-log", MFD_CLOEXEC)) >= 0;
     if (made)
         made = (keeper.pid = fork()) >= 0;
     if (made && keeper.pid == 0) {
@@ -174,7 +228,7 @@ int cli_keeper_start(struct cli_pool *pool, const char *memserver, struct cli_ke
         if (chdir("/") != 0 || settle(link[0], ready[1], keeper.server_log, pool->fd) != 0)
             _exit(CLI_EXIT_FAILED);
         pool->fd = KEEPER_POOL;
-        keep(pool, memserver);
+        keep(pool, embedded);
     }
     int status = 0;
     if (!made)
@@ -182,8 +236,8 @@ int cli_keeper_start(struct cli_pool *pool, const char *memserver, struct cli_ke
     close(link[0]);
     close(ready[1]);
     keeper.link = link[1];
-    if (!status && memserver)
-        status = wait_ready(&keeper, ready[0]);
+    if (!status && embedded->n > 0)
+        status = wait_ready(&keeper, embedded, ready[0]);
     close(ready[0]);
     if (status) {
         close(keeper.link);

@@ -17,9 +17,7 @@
 
 #define DIR_PREFIX "endgame-"
 
-/* Removes what runs left whose keeper was killed with them: a pool that neither run nor keeper holds (flock), nor any process
- * of the program. */
-static void sweep(const char *parent)
+static void each_below(const char *parent, void (*visit)(struct cli_pool *pool, void *arg), void *arg)
 {
     DIR *dir = opendir(parent);
     if (!dir)
@@ -35,14 +33,39 @@ static void sweep(const char *parent)
         pool.fd = open(pool.path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
         if (pool.fd < 0)
             continue;
-        /* The magic is written after the lock is taken: a run that is just starting is safe. */
+        /* The magic is written last, when the run has its lock: one that is just starting is safe. */
         if (fstat(pool.fd, &st) == 0 && st.st_uid == geteuid() && st.st_size == EG_POOL_FILE_BYTES &&
-            pread(pool.fd, &magic, sizeof magic, 0) == sizeof magic && magic == EG_POOL_MAGIC &&
-            flock(pool.fd, LOCK_EX | LOCK_NB) == 0 && !cli_pool_in_use(&pool))
-            cli_pool_remove(&pool);
+            pread(pool.fd, &magic, sizeof magic, 0) == sizeof magic && magic == EG_POOL_MAGIC)
+            visit(&pool, arg);
         cli_pool_close(&pool);
     }
     closedir(dir);
+}
+
+/* Removes what a run left whose keeper was killed with it: a pool that neither run nor keeper holds (flock), nor any process
+ * of the program. */
+static void sweep(struct cli_pool *pool, void *arg)
+{
+    (void)arg;
+    if (flock(pool->fd, LOCK_EX | LOCK_NB) == 0 && !cli_pool_in_use(pool))
+        cli_pool_remove(pool);
+}
+
+#define N_PARENTS 3
+static void list_parents(const char **ret_parents)
+{
+    ret_parents[0] = getenv("XDG_RUNTIME_DIR");
+    ret_parents[1] = "/dev/shm";
+    ret_parents[2] = "/tmp";
+}
+
+void cli_pool_each(void (*visit)(struct cli_pool *pool, void *arg), void *arg)
+{
+    const char *parents[N_PARENTS];
+    list_parents(parents);
+    for (int i = 0; i < N_PARENTS; i++)
+        if (parents[i] && *parents[i] && (i == 0 || !parents[0] || strcmp(parents[0], parents[i]) != 0))
+            each_below(parents[i], visit, arg);
 }
 
 /* Makes directory and file below `parent`. Returns 0 or -errno, and nothing is left then. */
@@ -53,7 +76,7 @@ static int create_below(const char *parent, struct cli_pool *pool)
     if (len < 0 || (size_t)len + sizeof "/" CLI_POOL_SOCKET > sizeof(((struct sockaddr_un *)0)->sun_path) ||
         (size_t)len >= sizeof pool->dir || parent[0] != '/' || strpbrk(parent, " :\n"))
         return -EINVAL;
-    sweep(parent);
+    each_below(parent, sweep, NULL);
     if (!mkdtemp(pool->dir))
         return -errno;
     snprintf(pool->path, sizeof pool->path, "%s/pool", pool->dir);
@@ -80,10 +103,11 @@ static int create_below(const char *parent, struct cli_pool *pool)
 
 int cli_pool_create(uint64_t budget_bytes, enum eg_engine engine, const char *library, struct cli_pool *ret_pool)
 {
-    const char *parents[] = {getenv("XDG_RUNTIME_DIR"), "/dev/shm", "/tmp"};
+    const char *parents[N_PARENTS];
+    list_parents(parents);
     struct cli_pool pool = {.fd = -1};
     int error = -ENOENT;
-    for (size_t i = 0; i < sizeof parents / sizeof *parents && error; i++)
+    for (int i = 0; i < N_PARENTS && error; i++)
         if (parents[i] && *parents[i])
             error = create_below(parents[i], &pool);
     if (error)
@@ -128,6 +152,17 @@ void cli_pool_add_server(struct cli_pool *pool, const struct eg_addr *addr)
     pool->map->n_servers++;
 }
 
+void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32_t slots)
+{
+    struct eg_pool_node *node = &pool->map->nodes[pool->map->n_nodes];
+    node->kind = addr->kind;
+    node->sockaddr_len = addr->len_bytes;
+    memcpy(node->sockaddr, &addr->sa, addr->len_bytes);
+    snprintf(node->text, sizeof node->text, "%.*s", (int)sizeof node->text - 1, addr->text);
+    node->slots = slots;
+    pool->map->n_nodes++;
+}
+
 void cli_pool_remove(struct cli_pool *pool)
 {
     if (!pool->dir[0])
@@ -136,6 +171,11 @@ void cli_pool_remove(struct cli_pool *pool)
     if (dir >= 0) {
         unlinkat(dir, "pool", 0);
         unlinkat(dir, CLI_POOL_SOCKET, 0);
+        for (int i = 0; i < EG_POOL_NODES; i++) {
+            char name[sizeof CLI_POOL_SOCKET];
+            snprintf(name, sizeof name, CLI_POOL_COMPUTE_SOCKET, i);
+            unlinkat(dir, name, 0);
+        }
         unlinkat(dir, "libendgame.so", 0);
         close(dir);
         rmdir(pool->dir);

@@ -10,6 +10,7 @@
 #include "proto/eg_addr.h"
 
 #define CLI_POOL_SOCKET "memserver.sock"
+#define CLI_POOL_COMPUTE_SOCKET "compute%d.sock" /* of embedded compute node i; no longer than the other */
 
 struct cli_pool {
     int fd;                   /* of the pool file, close-on-exec; -1: none */
@@ -30,12 +31,19 @@ int cli_pool_create(uint64_t budget_bytes, enum eg_engine engine, const char *li
 /* Pre: fewer than EG_POOL_SERVERS are in; the program is not started yet. */
 void cli_pool_add_server(struct cli_pool *pool, const struct eg_addr *addr);
 
+/* Pre: fewer than EG_POOL_NODES are in; the program is not started yet. */
+void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32_t slots);
+
 /* Removes directory and content; what is gone already is no error. */
 void cli_pool_remove(struct cli_pool *pool);
 void cli_pool_close(struct cli_pool *pool);
 
 struct eg_pool_row *cli_pool_row(const struct cli_pool *pool, uint32_t i);
 bool cli_pool_row_alive(const struct cli_pool *pool, uint32_t i);
+
+/* cli_pool_each - call `visit` for every pool file of this user's runs, those being made excepted. The pool has no map.
+ * Context: hosted. Owns: the pool is closed after the call. */
+void cli_pool_each(void (*visit)(struct cli_pool *pool, void *arg), void *arg);
 
 /* cli_pool_in_use - is any process of the run left? Those with far memory hold a lock on their row; the others (static
  * programs, those just starting) are known by their environment.

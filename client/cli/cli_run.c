@@ -1,6 +1,7 @@
 /* cli_run.c - `endgame run`: check everything, make the pool, start the keeper and the program, wait, report. */
 #include "cli.h"
 #include "cli_child.h"
+#include "cli_compute.h"
 #include "cli_keeper.h"
 #include "cli_machine.h"
 #include "cli_pool.h"
@@ -24,6 +25,7 @@
 #define BUDGET_MIN_TEXT "8M"
 #define BUDGET_UNIT_BYTES (UINT64_C(1) << 20)
 #define PING_TIMEOUT_MS 3000
+#define BUDGET_NONE (UINT64_C(1) << 62) /* nothing is ever evicted */
 
 struct run {
     uint64_t budget_bytes;
@@ -31,6 +33,7 @@ struct run {
     const char *stats_path; /* NULL: none wanted */
     struct eg_addr servers[EG_POOL_SERVERS];
     int n_servers;
+    struct cli_compute compute;
     char **program;
     char library[PATH_MAX];
     char memserver[PATH_MAX];
@@ -97,6 +100,12 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
         case CLI_OPT_RUN_MEMSERVER:
             status = parse_server(command, args.value, ret_run);
             break;
+        case CLI_OPT_RUN_COMPUTE:
+            status = cli_compute_add(command, args.value, &ret_run->compute);
+            break;
+        case CLI_OPT_RUN_THREADS:
+            status = cli_compute_mode(command, args.value, &ret_run->compute);
+            break;
         case CLI_OPT_RUN_ENGINE:
             if (strcmp(args.value, "auto") == 0)
                 ret_run->engine = EG_ENGINE_AUTO;
@@ -116,6 +125,14 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
     }
     if (status)
         return status;
+    if (cli_compute_wanted(&ret_run->compute)) {
+        if (ret_run->budget_bytes || ret_run->n_servers)
+            return cli_usage(command, "--compute together with --memory or --memserver is not supported yet: leave one out");
+        ret_run->budget_bytes = BUDGET_NONE;
+    } else if (ret_run->compute.mode != EG_THREADS_HOME) {
+        return cli_usage(command, "--threads %s needs a compute node: give --compute ADDR, or --compute embedded",
+                         ret_run->compute.mode == EG_THREADS_AUTO ? "auto" : "remote");
+    }
     if (args.next >= argc)
         return cli_usage(command, "no program given");
     ret_run->program = argv + args.next;
@@ -166,6 +183,8 @@ static int check_server(struct eg_addr *addr)
     else if (pong->version != EG_WIRE_VERSION)
         status = cli_fail(CLI_EXIT_FAILED, "%s speaks protocol version %" PRIu32 ", this endgame speaks %u; upgrade the older one",
                           addr->text, pong->version, EG_WIRE_VERSION);
+    else if (pong->compute)
+        status = cli_fail(CLI_EXIT_FAILED, "%s is a compute node: name it with --compute; memory servers are endgame-memserver", addr->text);
     else if (pong->draining)
         status = cli_fail(CLI_EXIT_FAILED, "%s is draining and takes no new programs; use another server", addr->text);
     else if (pong->free_bytes < EG_SLAB_BYTES)
@@ -186,7 +205,8 @@ static int check(struct run *run)
     if (cli_library_find(run->library, sizeof run->library) != 0)
         return cli_fail(CLI_EXIT_FAILED, "no runtime library at %s; build or install endgame, or set ENDGAME_LIBRARY",
                         run->library);
-    if (run->n_servers == 0 && cli_memserver_find(run->memserver, sizeof run->memserver) != 0)
+    bool memory = !cli_compute_wanted(&run->compute);
+    if (memory && run->n_servers == 0 && cli_memserver_find(run->memserver, sizeof run->memserver) != 0)
         return cli_fail(CLI_EXIT_FAILED, "no memory server at %s to embed; build or install endgame, or name a running one "
                                          "with --memserver",
                         run->memserver);
@@ -195,6 +215,8 @@ static int check(struct run *run)
     const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
     if (missing)
         return cli_fail(CLI_EXIT_FAILED, "%s; 'endgame doctor' says more", missing);
+    if (!memory)
+        return cli_compute_check(&run->compute);
     for (int i = 0; i < run->n_servers && !status; i++) {
         status = check_server(&run->servers[i]);
         if (status || run->servers[i].kind != EG_ADDR_RDMA)
@@ -228,18 +250,33 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
 {
     struct cli_pool pool;
     struct cli_keeper keeper;
-    bool embedded = run->n_servers == 0;
+    bool compute = cli_compute_wanted(&run->compute);
+    struct cli_embedded embedded = {.what = "memory server", .option = "--memserver", .daemon = run->memserver};
+    if (compute)
+        embedded = (struct cli_embedded){.what = "compute node",
+                                         .option = "--compute",
+                                         .daemon = run->compute.daemon,
+                                         .n = run->compute.n_embedded,
+                                         .compute = true};
+    else
+        embedded.n = run->n_servers == 0;
     int status = cli_pool_create(run->budget_bytes, run->engine, run->library, &pool);
     if (status)
         return status;
-    if (embedded && (status = embedded_address(&pool, &run->servers[run->n_servers++])) != 0)
+    if (!compute && embedded.n && (status = embedded_address(&pool, &run->servers[run->n_servers++])) != 0)
         goto no_keeper;
     for (int i = 0; i < run->n_servers; i++)
         cli_pool_add_server(&pool, &run->servers[i]);
     memcpy(pool.map->verbs_library, run->verbs_library, sizeof run->verbs_library);
-    status = cli_keeper_start(&pool, embedded ? run->memserver : NULL, &keeper);
+    status = cli_keeper_start(&pool, &embedded, &keeper);
     if (status)
         goto no_keeper;
+
+    if (compute && (status = cli_compute_publish(&run->compute, &pool)) != 0) {
+        cli_keeper_finish(&keeper, &pool);
+        cli_pool_close(&pool);
+        return status;
+    }
 
     uint64_t start_ns = now_ns();
     pid_t child = cli_child_start(inherit, run->program, pool.path, pool.library);
@@ -257,7 +294,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
         char said[512];
         cli_keeper_server_said(&keeper, said, sizeof said);
         if (*said)
-            cli_warn("the embedded memory server's last words: %s", said);
+            cli_warn("the embedded %s's last words: %s", embedded.what, said);
     }
     cli_keeper_finish(&keeper, &pool);
     cli_child_end_like(wait_status);

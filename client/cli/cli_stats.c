@@ -16,7 +16,7 @@ struct counters {
 #define CLI_X(name, text) uint64_t name;
     EG_COUNTERS(CLI_X)
 #undef CLI_X
-    uint64_t hist[EG_HIST_BUCKETS];
+    uint64_t fault_hist[EG_HIST_BUCKETS], thread_start_hist[EG_HIST_BUCKETS], coherent_fault_hist[EG_HIST_BUCKETS];
 };
 
 static void close_all(struct cli_stats *stats)
@@ -105,8 +105,17 @@ static void add_row(struct counters *sum, const struct eg_pool_row *row)
 #define CLI_X(name, text) sum->name += __atomic_load_n(&row->name, __ATOMIC_RELAXED);
     EG_COUNTERS(CLI_X)
 #undef CLI_X
-    for (unsigned i = 0; i < EG_HIST_BUCKETS; i++)
-        sum->hist[i] += __atomic_load_n(&row->fault_hist[i], __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < EG_HIST_BUCKETS; i++) {
+        sum->fault_hist[i] += __atomic_load_n(&row->fault_hist[i], __ATOMIC_RELAXED);
+        sum->thread_start_hist[i] += __atomic_load_n(&row->thread_start_hist[i], __ATOMIC_RELAXED);
+        sum->coherent_fault_hist[i] += __atomic_load_n(&row->coherent_fault_hist[i], __ATOMIC_RELAXED);
+    }
+}
+
+static void print_percentiles(FILE *to, const char *what, const uint64_t *hist, const char *indent)
+{
+    fprintf(to, "%s\"%s_ns_p50\": %" PRIu64 ",\n", indent, what, percentile_ns(hist, 50));
+    fprintf(to, "%s\"%s_ns_p99\": %" PRIu64 ",\n", indent, what, percentile_ns(hist, 99));
 }
 
 static void print_counters(FILE *to, const struct counters *counters, const char *indent)
@@ -114,8 +123,9 @@ static void print_counters(FILE *to, const struct counters *counters, const char
 #define CLI_X(name, text) fprintf(to, "%s\"" #name "\": %" PRIu64 ",\n", indent, counters->name);
     EG_COUNTERS(CLI_X)
 #undef CLI_X
-    fprintf(to, "%s\"fault_ns_p50\": %" PRIu64 ",\n", indent, percentile_ns(counters->hist, 50));
-    fprintf(to, "%s\"fault_ns_p99\": %" PRIu64 ",\n", indent, percentile_ns(counters->hist, 99));
+    print_percentiles(to, "fault", counters->fault_hist, indent);
+    print_percentiles(to, "thread_start", counters->thread_start_hist, indent);
+    print_percentiles(to, "coherent_fault", counters->coherent_fault_hist, indent);
 }
 
 /* Adds the parts of one process's "shm+tcp" that all does not have yet; "none" gives way to anything. */
@@ -149,6 +159,24 @@ static void print_process(FILE *to, const struct cli_pool *pool, uint32_t i)
     fputs(",\n      \"fault_engine\": ", to);
     cli_json_string(to, row->engine, sizeof row->engine);
     fputs("\n    }", to);
+}
+
+static void print_nodes(FILE *to, const struct eg_pool *map)
+{
+    for (uint32_t i = 0; i < map->n_nodes && i < EG_POOL_NODES; i++) {
+        const struct eg_pool_node *node = &map->nodes[i];
+        fputs(i ? ",\n    {\"node\": " : "\n    {\"node\": ", to);
+        cli_json_string(to, node->text, sizeof node->text);
+        fprintf(to, ", \"slots\": %" PRIu32, node->slots);
+#define CLI_NUMBER(name) fprintf(to, ", \"" #name "\": %" PRIu64, __atomic_load_n(&node->name, __ATOMIC_RELAXED))
+        CLI_NUMBER(threads_total);
+        CLI_NUMBER(pages_sent);
+        CLI_NUMBER(pages_taken);
+        CLI_NUMBER(calls);
+#undef CLI_NUMBER
+        fputc('}', to);
+    }
+    fputs(map->n_nodes ? "\n  ]" : "]", to);
 }
 
 static void print_all(FILE *to, const struct cli_pool *pool, const char *program, int wait_status, uint64_t wall_ns)
@@ -188,7 +216,9 @@ static void print_all(FILE *to, const struct cli_pool *pool, const char *program
         fputs(i ? ", " : "", to);
         cli_json_string(to, pool->map->servers[i].text, sizeof pool->map->servers[i].text);
     }
-    fprintf(to, "],\n  \"processes_not_counted\": %" PRIu64 ",\n  \"processes\": [",
+    fputs("],\n  \"nodes\": [", to);
+    print_nodes(to, pool->map);
+    fprintf(to, ",\n  \"processes_not_counted\": %" PRIu64 ",\n  \"processes\": [",
             __atomic_load_n(&pool->map->rows_lost, __ATOMIC_RELAXED));
     for (uint32_t i = 0, printed = 0; i < EG_POOL_ROWS && printed < n_rows; i++) {
         if (cli_pool_row(pool, i)->pid == 0)

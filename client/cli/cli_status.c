@@ -59,12 +59,18 @@ static const char *column(const char *text, char *ret_text, size_t text_bytes)
     return ret_text;
 }
 
+static void print_head(const char *what, const struct eg_addr *addr, const char *version, uint64_t uptime_s, bool draining)
+{
+    char text[64];
+    printf("%-10s %s\nversion    %s\n", what, addr->text, column(version, text, sizeof text));
+    printf("uptime     %" PRIu64 "d %02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 "%s\n", uptime_s / 86400, uptime_s / 3600 % 24,
+           uptime_s / 60 % 60, uptime_s % 60, draining ? ", draining" : "");
+}
+
 static void print_table(const struct eg_addr *addr, const Endgame__StatsReply *stats)
 {
     char text[64], more[64];
-    printf("memserver  %s\nversion    %s\n", addr->text, column(stats->version, text, sizeof text));
-    printf("uptime     %" PRIu64 "d %02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 "%s\n", stats->uptime_s / 86400,
-           stats->uptime_s / 3600 % 24, stats->uptime_s / 60 % 60, stats->uptime_s % 60, stats->draining ? ", draining" : "");
+    print_head("memserver", addr, stats->version, stats->uptime_s, stats->draining);
     printf("capacity   %s\n", eg_size_format(stats->capacity_bytes, text, sizeof text));
     printf("stored     %s\n", eg_size_format(stats->stored_bytes, text, sizeof text));
     printf("promised   %s\n", eg_size_format(stats->promised_bytes, text, sizeof text));
@@ -85,6 +91,46 @@ static void print_table(const struct eg_addr *addr, const Endgame__StatsReply *s
         printf(" %10s", eg_size_format(row->slabs_held * EG_SLAB_BYTES, text, sizeof text));
         printf(" %10s", eg_size_format(row->slabs_shared * EG_SLAB_BYTES, text, sizeof text));
         printf(" %10s %7" PRIu64 "s\n", eg_size_format(row->slabs_promised * EG_SLAB_BYTES, text, sizeof text), row->age_s);
+    }
+}
+
+static void print_node_json(const struct eg_addr *addr, const Endgame__NodeStatsReply *stats)
+{
+    fputs("{\n  \"node\": ", stdout);
+    cli_json_string(stdout, addr->text, sizeof addr->text);
+    fputs(",\n  \"version\": ", stdout);
+    cli_json_string(stdout, stats->version, SIZE_MAX);
+    printf(",\n  \"uptime_s\": %" PRIu64 ",\n  \"draining\": %s,\n", stats->uptime_s, stats->draining ? "true" : "false");
+    printf("  \"slots\": %" PRIu32 ",\n  \"slots_busy\": %" PRIu32 ",\n  \"memory_bytes\": %" PRIu64 ",\n", stats->slots,
+           stats->slots_busy, stats->memory_bytes);
+    printf("  \"warm\": %" PRIu32 ",\n  \"bad_frames\": %" PRIu64 ",\n  \"workers_total\": %" PRIu64 ",\n  \"workers\": [",
+           stats->warm, stats->bad_frames, stats->workers_total);
+    for (size_t i = 0; i < stats->n_workers; i++) {
+        const Endgame__WorkerRow *row = stats->workers[i];
+        printf("%s\n    {\"run\": \"%016" PRIx64 "\", \"pid\": %" PRIu32 ", \"home_pid\": %" PRIu32 ", \"streams\": %" PRIu32
+               ", \"threads\": %" PRIu32 ", \"age_s\": %" PRIu64 "}",
+               i ? "," : "", row->run, row->pid, row->home_pid, row->streams, row->threads, row->age_s);
+    }
+    fputs(stats->n_workers ? "\n  ]\n}\n" : "]\n}\n", stdout);
+}
+
+static void print_node_table(const struct eg_addr *addr, const Endgame__NodeStatsReply *stats)
+{
+    char text[64];
+    print_head("node", addr, stats->version, stats->uptime_s, stats->draining);
+    printf("slots      %" PRIu32 ", %" PRIu32 " busy\n", stats->slots, stats->slots_busy);
+    printf("memory     %s\n", stats->memory_bytes ? eg_size_format(stats->memory_bytes, text, sizeof text) : "no limit");
+    printf("workers    %" PRIu64 " so far, %" PRIu32 " warm\n", stats->workers_total, stats->warm);
+    printf("bad frames %" PRIu64 "\n", stats->bad_frames);
+    if (stats->n_workers == 0) {
+        puts("\nno programs");
+        return;
+    }
+    printf("\n%-16s %8s %8s %8s %8s %8s\n", "RUN", "WORKER", "HOME PID", "THREADS", "STREAMS", "AGE");
+    for (size_t i = 0; i < stats->n_workers; i++) {
+        const Endgame__WorkerRow *row = stats->workers[i];
+        printf("%016" PRIx64 " %8" PRIu32 " %8" PRIu32 " %8" PRIu32 " %8" PRIu32 " %7" PRIu64 "s\n", row->run, row->pid, row->home_pid,
+               row->threads, row->streams, row->age_s);
     }
 }
 
@@ -125,12 +171,12 @@ int cli_status_main(const struct cli_command *command, int argc, char **argv)
     if (eg_control_call(&addr, &request, STATS_TIMEOUT_MS, &reply, why, sizeof why) != 0)
         return cli_fail(CLI_EXIT_FAILED, "%s", why);
     int status = 0;
-    if (reply->body_case != ENDGAME__REPLY__BODY_STATS)
-        status = cli_fail(CLI_EXIT_FAILED, "%s does not answer as a memory server should; is it another service?", addr.text);
-    else if (json)
-        print_json(&addr, reply->stats);
+    if (reply->body_case == ENDGAME__REPLY__BODY_STATS)
+        (json ? print_json : print_table)(&addr, reply->stats);
+    else if (reply->body_case == ENDGAME__REPLY__BODY_NODE_STATS)
+        (json ? print_node_json : print_node_table)(&addr, reply->node_stats);
     else
-        print_table(&addr, reply->stats);
+        status = cli_fail(CLI_EXIT_FAILED, "%s does not answer as a memory server should; is it another service?", addr.text);
     endgame__reply__free_unpacked(reply, NULL);
     if (!status && fflush(stdout) != 0)
         status = cli_fail(CLI_EXIT_FAILED, "cannot write to standard output");

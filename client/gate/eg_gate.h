@@ -21,6 +21,7 @@
     X(fork, 57, 0)            \
     X(vfork, 58, 0)           \
     X(pkey_mprotect, 329, 0)  \
+    X(exit, 60, 0)            \
     X(close, 3, 1)            \
     X(close_range, 436, 0)    \
     X(dup2, 33, 0)            \
@@ -35,6 +36,9 @@ struct eg_gate_frame {
 /* eg_gate_dispatch - one call of the program's. Context: any program thread, on its own stack.
  * Returns: the call's result or -errno; meaningless when frame->pass is set. */
 long eg_gate_dispatch(struct eg_gate_frame *frame);
+/* eg_gate_exits - set before patching: thread ends (exit) are led to the gate as well; only remote threads need that. */
+extern uint8_t eg_gate_exits;
+
 /* eg_gate_init - set up the gate's stacks. Returns: 0, -ENOMEM. */
 int eg_gate_init(void);
 

@@ -2,6 +2,7 @@
  * change here (but the arithmetic flags, which compiled code never keeps across a system call); the C side is compiled without vector registers. */
     .text
     .hidden eg_gate_dispatch
+    .hidden eg_where
 
 /* Called by a trampoline, red zone already skipped; rax: number. Returns to the trampoline, or, to have the call made in
  * place, EG_PASS_OFFSET bytes further. */
@@ -10,6 +11,8 @@
     .type eg_gate_entry, @function
 eg_gate_entry:
     .cfi_startproc
+    cmpl $0, eg_where(%rip)
+    jne 2f                  /* on a compute node: the call is made in place, and seen there */
     push %r9
     push %r8
     push %r10
@@ -21,6 +24,11 @@ eg_gate_entry:
     push %rbp
     mov %rsp, %rbp
     lea 8(%rsp), %rdi
+    push %rbx               /* a new thread begins with these: see eg_gate_state */
+    push %r12
+    push %r13
+    push %r14
+    push %r15
     and $-16, %rsp
     call eg_gate_dispatch
     mov %rbp, %rsp
@@ -38,6 +46,8 @@ eg_gate_entry:
     mov %rcx, %rax
     addq $13, (%rsp)
 1:  ret
+2:  addq $13, (%rsp)
+    ret
     .cfi_endproc
     .size eg_gate_entry, . - eg_gate_entry
 

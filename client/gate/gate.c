@@ -1,5 +1,6 @@
 #include "client/gate/eg_gate.h"
 #include "client/pager/eg_pager.h"
+#include "client/threads/eg_home.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -76,12 +77,64 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
     return eg_cap_fork(nr, arg);
 }
 
+#define RED_ZONE 128u
+
+/* What gate.S pushed below the frame, and where the call returns to. */
+static void state_of(const struct eg_gate_frame *f, struct eg_thread_state *ret_state)
+{
+    const uint64_t *at = (const uint64_t *)f, *end = (const uint64_t *)(f + 1);
+    memset(ret_state, 0, sizeof *ret_state);
+    ret_state->rbp = at[-1];
+    ret_state->rbx = at[-2];
+    ret_state->r12 = at[-3];
+    ret_state->r13 = at[-4];
+    ret_state->r14 = at[-5];
+    ret_state->r15 = at[-6];
+    ret_state->rdi = (uint64_t)f->arg[0];
+    ret_state->rsi = (uint64_t)f->arg[1];
+    ret_state->rdx = (uint64_t)f->arg[2];
+    ret_state->r10 = (uint64_t)f->arg[3];
+    ret_state->r8 = (uint64_t)f->arg[4];
+    ret_state->r9 = (uint64_t)f->arg[5];
+    ret_state->eflags = 0x202;
+    ret_state->rip = end[0]; /* into the trampoline, which undoes the red zone's skip */
+}
+
+/* The calls of a program whose threads may be away: memory is one authority's, and threads begin and end under its eyes. */
+static long with_nodes(struct eg_gate_frame *f, uint64_t mask)
+{
+    struct eg_thread_state state;
+    long a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = f->arg[i];
+    switch (f->nr) {
+    case NR_clone:
+    case NR_clone3:
+    case NR_fork:
+    case NR_vfork:
+        switch (eg_home_clones(f->nr, a)) {
+        case EG_CLONES_THREAD:
+            state_of(f, &state);
+            return eg_home_clone(f->nr, a, &state, NULL, mask, RED_ZONE);
+        case EG_CLONES_PROCESS: return eg_home_fork(f->nr, a);
+        case EG_CLONES_REFUSED: return -ENOMEM;
+        case EG_CLONES_IN_PLACE: f->pass = 1; return 0;
+        }
+        return -ENOMEM;
+    default: return eg_home_memory(f->nr, a);
+    }
+}
+
 static long slow(struct eg_gate_frame *f)
 {
     /* The frame is on the program's stack, which may be captured memory: nothing of it is needed under the lock. */
     long a[6];
+    uint64_t mask = (uint64_t)f->pass;
+    f->pass = 0;
     for (int i = 0; i < 6; i++)
         a[i] = f->arg[i];
+    if (eg_home.on && f->nr != NR_dup2 && f->nr != NR_dup3 && f->nr != NR_close_range)
+        return with_nodes(f, mask);
     switch (f->nr) {
     case NR_mmap: return eg_cap_mmap(a[0], a[1], a[2], a[3], a[4], a[5]);
     case NR_munmap: return eg_cap_munmap(a[0], a[1]);
@@ -118,6 +171,11 @@ static long slow(struct eg_gate_frame *f)
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
     switch (f->nr) {
+    case NR_exit:
+        if (eg_home.on)
+            eg_home_exit(f->arg[0]);
+        f->pass = 1;
+        return 0;
     case NR_close:
         if (eg_cap_fd_reserved(f->arg[0]))
             return -EBADF;
@@ -149,6 +207,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
     }
     uint64_t all = ~0ull, old;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    f->pass = (long)old; /* for slow, until it decides */
     uint32_t i = stack_take();
     uint32_t pid = eg_rt.pid;
     long ret = eg_gate_call_on(stacks + (size_t)(i + 1) * STACK_BYTES, slow, f);

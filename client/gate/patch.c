@@ -19,8 +19,28 @@ static const uint16_t numbers[] = {
 /* syscall(3) ends in: mov 0x8(%rsp),%r9; syscall. */
 static const uint8_t generic_site[7] = {0x4c, 0x8b, 0x4c, 0x24, 0x08, 0x0f, 0x05};
 
+/* The end of libc's threads, a loop: xor %edi,%edi; mov %edx,%eax; syscall, with mov $60,%edx right before it. The jump takes the first five
+ * of its six bytes; nobody jumps onto the syscall of an endless loop. */
+static const uint8_t exit_site[6] = {0x31, 0xff, 0x89, 0xd0, 0x0f, 0x05};
+static const uint8_t exit_number[5] = {0xba, 0x3c, 0x00, 0x00, 0x00};
+#define EXIT_REACH 24
+
+uint8_t eg_gate_exits;
+
+static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
+{
+    if (!eg_gate_exits || syscall - text < 4 + EXIT_REACH || memcmp(syscall - 4, exit_site, sizeof exit_site) != 0)
+        return 0;
+    for (int back = 5; back <= EXIT_REACH; back++)
+        if (memcmp(syscall - 4 - back, exit_number, sizeof exit_number) == 0)
+            return 1;
+    return 0;
+}
+
 static int number_known(uint32_t nr)
 {
+    if (nr == 60 && !eg_gate_exits)
+        return -1;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (numbers[i] == nr)
             return (int)i;
@@ -77,6 +97,20 @@ static void trampoline_write(uint8_t *t, const uint8_t *site, void *const *entry
     put_jump(at, site + 5);
 }
 
+static void exit_trampoline_write(uint8_t *t, void *const *entry)
+{
+    static const uint8_t begin[] = {0xb8, 0x3c, 0x00, 0x00, 0x00, 0x31, 0xff, 0x48, 0x8d, 0x64, 0x24, 0x80}; /* mov $60,%eax; xor %edi,%edi; lea -128(%rsp),%rsp */
+    static const uint8_t never[13] = {0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x90};
+    static const uint8_t in_place[] = {0x31, 0xff, 0x0f, 0x05, 0x0f, 0x0b}; /* xor %edi,%edi; syscall; ud2 */
+    uint8_t call[6] = {0xff, 0x15};
+    uint8_t *at = put(t, begin, sizeof begin);
+    int32_t rel = (int32_t)((const uint8_t *)entry - (at + 6));
+    memcpy(call + 2, &rel, 4);
+    at = put(at, call, sizeof call);
+    at = put(at, never, sizeof never);
+    put(at, in_place, sizeof in_place);
+}
+
 /* Memory within a jump's reach of the text. */
 static uint8_t *near_memory(uint8_t *text, size_t text_bytes, size_t bytes)
 {
@@ -125,9 +159,16 @@ static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
 
 int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched)
 {
-    uint8_t *site[MAX_SITES];
+    uint8_t *site[MAX_SITES], exits[MAX_SITES] = {0};
     int n = 0;
     for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
+        if (is_exit_site(p, text)) {
+            if (n == MAX_SITES)
+                return -E2BIG;
+            exits[n] = 1;
+            site[n++] = p - 4;
+            continue;
+        }
         int k = site_at(p - 5, text);
         if (k == -1) {
             *ret_patched += p[-5] == 0xe9;
@@ -147,8 +188,13 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
         return -ENOMEM;
     void **entry = (void **)mem;
     *entry = (void *)eg_gate_entry;
-    for (int i = 0; i < n; i++)
-        trampoline_write(mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES, site[i], entry);
+    for (int i = 0; i < n; i++) {
+        uint8_t *t = mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES;
+        if (exits[i])
+            exit_trampoline_write(t, entry);
+        else
+            trampoline_write(t, site[i], entry);
+    }
     long rc = eg_sys3(SYS_mprotect, mem, need, PROT_READ | PROT_EXEC);
     for (int i = 0; i < n && !eg_sys_failed(rc); i++)
         rc = site_patch(site[i], mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES);

@@ -301,6 +301,8 @@ int eg_slot_find(uint64_t page);
 
 /* eg_pager_activate - start the pager's thread. Context: lock held. Returns: 0, -errno. */
 int eg_pager_activate(void);
+/* eg_thread_start - a thread of the runtime's: no TLS, signals as the caller has them; fn never returns. Returns: its number, -errno. */
+long eg_thread_start(void *stack_top, void (*fn)(void));
 /* eg_pager_collect - collect completions. Context: lock held. Returns: 0 when something is under way and nothing came. */
 int eg_pager_collect(void);
 /* eg_pager_poll - the same for whoever waits for one: when nothing comes, the processor is given away for a moment. */

@@ -11,9 +11,11 @@
 #include <stdint.h>
 
 #define EG_POOL_MAGIC 0x4c4f4f5045474e45ull
-#define EG_POOL_VERSION 2u
+#define EG_POOL_VERSION 3u
 #define EG_POOL_ROWS 1024
 #define EG_POOL_SERVERS 16
+#define EG_POOL_NODES 16
+#define EG_POOL_ROW_BYTES 2048
 #define EG_HIST_BUCKETS 128
 
 enum eg_addr_kind { EG_ADDR_UNIX = 1, EG_ADDR_TCP = 2, EG_ADDR_RDMA = 3, EG_ADDR_AUTO = 4 };
@@ -24,6 +26,20 @@ struct eg_pool_server {
     uint32_t sockaddr_len;
     uint8_t sockaddr[128];  /* resolved: the runtime never looks a name up */
     char text[128];         /* as the user wrote it, for messages */
+};
+
+enum eg_threads_mode { EG_THREADS_HOME = 0, EG_THREADS_REMOTE = 1, EG_THREADS_AUTO = 2 };
+
+/* One compute node. The counters are written by every process of the run: only atomic access. */
+struct eg_pool_node {
+    uint32_t kind;          /* EG_ADDR_UNIX or EG_ADDR_TCP */
+    uint32_t sockaddr_len;
+    uint8_t sockaddr[128];
+    char text[120];
+    uint32_t slots;         /* threads that it offers to run at once; more share them */
+    uint32_t threads;       /* of this run, there now */
+    uint64_t threads_total; /* ever sent there */
+    uint64_t pages_sent, pages_taken, calls; /* system calls forwarded */
 };
 
 /* Histogram of nanoseconds: bucket of v is 4*floor(log2(v)) + the next two bits, minus 4*EG_HIST_MIN_LOG2, clamped. */
@@ -46,7 +62,13 @@ struct eg_pool_server {
     X(slabs_leased, "2 MiB slabs leased from memory servers")                                             \
     X(forks, "forks of a process with captured memory")                                                   \
     X(evict_stalls, "faults that had to wait for an eviction")                                            \
-    X(pages_kept_local, "evictions given up because no server had room")
+    X(pages_kept_local, "evictions given up because no server had room")                                  \
+    X(threads_remote, "threads that began on a compute node")                                             \
+    X(migrations, "threads moved: to a node, or home before their end")                                   \
+    X(syscalls_forwarded, "system calls of remote threads made at home")                                  \
+    X(futex_waits_remote, "of these: waits for a futex")                                                  \
+    X(pages_coherent_fetched, "pages handed to another machine, or taken back")                           \
+    X(invalidations, "shared copies of a page that had to go because somebody wrote to it")
 
 struct eg_pool_row {
     uint32_t lock_byte;  /* lives at the row's start: the OFD lock is on its first byte */
@@ -66,9 +88,11 @@ struct eg_pool_row {
     EG_COUNTERS(EG_X)
 #undef EG_X
     uint32_t fault_hist[EG_HIST_BUCKETS];
-    uint8_t reserved[1024 - 144 - 8 * 16 - 4 * EG_HIST_BUCKETS];
+    uint32_t thread_start_hist[EG_HIST_BUCKETS];   /* clone to the thread's first instruction on its node */
+    uint32_t coherent_fault_hist[EG_HIST_BUCKETS]; /* a request from a node (or of home's) to its answer, at the directory */
+    uint8_t reserved[EG_POOL_ROW_BYTES - 144 - 8 * 22 - 3 * 4 * EG_HIST_BUCKETS];
 };
-_Static_assert(sizeof(struct eg_pool_row) == 1024, "eg_pool_row is a file format");
+_Static_assert(sizeof(struct eg_pool_row) == EG_POOL_ROW_BYTES, "eg_pool_row is a file format");
 
 #define EG_ROW_ACTIVE 1u /* the process had to use a memory server */
 
@@ -82,6 +106,9 @@ struct eg_pool {
     uint8_t token[16];
     uint64_t rows_offset;   /* bytes from the start of the file */
     struct eg_pool_server servers[EG_POOL_SERVERS];
+    uint32_t n_nodes;       /* compute nodes; 0: threads stay here */
+    uint32_t threads_mode;  /* enum eg_threads_mode */
+    struct eg_pool_node nodes[EG_POOL_NODES];
     char verbs_library[512]; /* path of libendgame-verbs.so; empty: no server is reached over RDMA */
     /* The account: only atomic access. */
     _Alignas(64) uint64_t charged_pages; /* sum over the tree */
@@ -94,8 +121,8 @@ struct eg_pool {
     char words[320];                     /* a message for stderr of a process that has closed its own; else empty */
     uint64_t rows_lost;                  /* processes that found no row (their counters are in no row) */
 };
-#define EG_POOL_ROWS_OFFSET 8192
-#define EG_POOL_FILE_BYTES (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * 1024)
+#define EG_POOL_ROWS_OFFSET 16384
+#define EG_POOL_FILE_BYTES (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * EG_POOL_ROW_BYTES)
 _Static_assert(sizeof(struct eg_pool) <= EG_POOL_ROWS_OFFSET, "rows begin after the header");
 
 #endif

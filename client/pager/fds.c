@@ -1,5 +1,6 @@
 /* fds.c - the runtime's descriptors, out of the program's way. */
 #include "client/pager/eg_capture.h"
+#include "client/threads/eg_home.h"
 
 /* The k-th of the runtime's descriptors, open or not; NULL past the last. */
 static int *own_fd(uint32_t k)
@@ -11,7 +12,7 @@ static int *own_fd(uint32_t k)
         return fixed[k];
     k -= n;
     if (k >= rt->n_servers * 2)
-        return NULL;
+        return eg_home.on ? eg_home_fd(k - rt->n_servers * 2) : NULL;
     struct eg_server *s = &rt->server[k / 2];
     return k % 2 ? &s->link.fd : &s->control_fd;
 }

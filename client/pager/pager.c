@@ -500,7 +500,7 @@ static int setup_memory(void)
 }
 
 /* The new thread: no TLS, all signals blocked (inherited from the gate), its own descriptors shared with the program's. */
-static long thread_start(void *stack_top, void (*fn)(void))
+long eg_thread_start(void *stack_top, void (*fn)(void))
 {
     long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
     long ret;
@@ -546,7 +546,7 @@ int eg_pager_activate(void)
     eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, "handler");
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
     /* The top of a page-aligned stack, less one word: the ABI's alignment at a call. */
-    long tid = thread_start((char *)rt->pager_stack + STACK_BYTES, pager_main);
+    long tid = eg_thread_start((char *)rt->pager_stack + STACK_BYTES, pager_main);
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
     if (eg_sys_failed(tid))
         return (int)tid;

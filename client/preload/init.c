@@ -4,6 +4,7 @@
 #include "client/gate/eg_gate.h"
 #include "client/pager/eg_pager.h"
 #include "client/pager/eg_verbs_call.h"
+#include "client/threads/eg_home.h"
 
 #include <dlfcn.h>
 #include <elf.h>
@@ -143,6 +144,66 @@ static void verbs_open(void)
         refuse("the RDMA library cannot start (out of memory, or of another version): use tcp: instead");
 }
 
+static void private_add(uint64_t lo, uint64_t hi)
+{
+    uint32_t n = eg_home.n_private++;
+    eg_home.private_lo[n] = lo;
+    eg_home.private_hi[n] = hi;
+}
+
+/* The runtime's own writable memory: no node gets it. What is read-only since relocation everybody may read: the loader does when it binds
+ * symbols. */
+static int nodes_private(struct dl_phdr_info *info, size_t bytes, void *arg)
+{
+    (void)bytes;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        uint64_t lo = (info->dlpi_addr + p->p_vaddr) & ~(uint64_t)(EG_PAGE_BYTES - 1), own = (uint64_t)&eg_rt;
+        uint64_t hi = (info->dlpi_addr + p->p_vaddr + p->p_memsz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+        if (p->p_type == PT_LOAD && p->p_flags & PF_W && own >= lo && own < hi) {
+            if (!*(int *)arg && info->dlpi_name[0] == 0)
+                refuse("remote threads need the preloaded library, not one that is linked in");
+            for (int k = 0; k < info->dlpi_phnum; k++) {
+                const ElfW(Phdr) *r = &info->dlpi_phdr[k];
+                uint64_t end = (info->dlpi_addr + r->p_vaddr + r->p_memsz) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+                if (r->p_type == PT_GNU_RELRO && end > lo && end < hi)
+                    lo = end;
+            }
+            private_add(lo, hi);
+        }
+    }
+    *(int *)arg = 1;
+    return 0;
+}
+
+/* The kernel would write into the thread's control block at any moment: glibc then asks the kernel for its processor instead. */
+static void rseq_off(void)
+{
+    const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
+    const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
+    if (offset && size && *size) {
+        uint64_t self;
+        __asm__("mov %%fs:0, %0" : "=r"(self));
+        eg_sys4(SYS_rseq, self + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
+    }
+}
+
+/* A run with compute nodes. */
+static void nodes_init(void)
+{
+    int seen = 0;
+    eg_home.on = 1;
+    eg_gate_exits = 1;
+    void *hole = mmap((void *)EG_WORKER_START, EG_WORKER_END - EG_WORKER_START, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (hole != (void *)EG_WORKER_START)
+        refuse("the addresses that remote threads need are taken in this program");
+    dl_iterate_phdr(nodes_private, &seen);
+    eg_home_vdso_find();
+    rseq_off();
+    eg_home.maps_fd = eg_fd_high(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
+}
+
 static void budget_init(void)
 {
     uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, margin = pages / 16;
@@ -204,6 +265,8 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
         eg_rt.fork_mark = mark;
         *eg_rt.fork_mark = 1;
     }
+    if (eg_rt.pool->n_nodes)
+        nodes_init();
     verbs_open(); /* before the gate, so that nothing of it is captured */
     if (eg_gate_init())
         refuse("out of memory at start");
@@ -227,7 +290,16 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     /* After the trampolines, which need room near the text. */
     if (eg_sys_reserve(RESERVE_BYTES))
         eg_sys_reserve(RESERVE_SMALL_BYTES); /* under `ulimit -v` */
-    dl_iterate_phdr(adopt_object, NULL);
+    if (eg_home.on) {
+        uint64_t lo, hi;
+        eg_sys_reserved(&lo, &hi);
+        private_add(lo, hi);
+        private_add((uint64_t)eg_rt.pool, (uint64_t)eg_rt.pool + EG_POOL_FILE_BYTES);
+    }
+    if (eg_home.on)
+        eg_home_convert_all(); /* last: the text is patched, the tables are made */
+    else
+        dl_iterate_phdr(adopt_object, NULL);
 }
 
 PUBLIC int endgame_active(void)

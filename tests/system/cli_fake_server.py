@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A memory server that answers every control frame in one wrong way: fake_server.py SOCKET WAY."""
+"""A server that answers every control frame in one wrong way: fake_server.py SOCKET WAY [NODE]. With NODE, the socket of a real compute
+node, its answers are passed on, but for what WAY says."""
 import os
 import socket
 import struct
@@ -46,12 +47,39 @@ REPLIES = {
 }
 
 
+# What is added to a real node's answer: later fields of a message replace earlier ones.
+NODE_CHANGES = {
+    "node-version": number(1, 9),
+    "node-slots": number(2, 0),
+    "node-pages": number(5, 16384),
+    "node-draining": number(6, 1),
+    "node-kernel": text(7, b"6.6.6-\x1b[31mother") + text(9, b"0123456789abcdef"),
+    "node-cpu": text(10, struct.pack("<14I", 1, *[0] * 13)),
+    "node-cpu-short": text(10, b"abc"),
+}
+
+
+def node_reply(payload):
+    """The NodeReply inside a Reply that holds nothing else."""
+    length = 1 + next(i for i in range(1, 10) if payload[i] < 0x80)
+    assert payload[0] == 9 << 3 | 2
+    return payload[length:]
+
+
+def ask_real(path, frame):
+    with socket.socket(socket.AF_UNIX) as real:
+        real.connect(path)
+        real.sendall(frame)
+        length = HEAD.unpack(real.recv(HEAD.size, socket.MSG_WAITALL))[4]
+        return real.recv(length, socket.MSG_WAITALL)
+
+
 def serve(connection, way):
     head = connection.recv(HEAD.size, socket.MSG_WAITALL)
     if len(head) < HEAD.size:
         return
     magic, kind, flags, status, length, arg, offset, cookie = HEAD.unpack(head)
-    connection.recv(length, socket.MSG_WAITALL)
+    body = connection.recv(length, socket.MSG_WAITALL)
     if way == "silent":
         time.sleep(60)
     elif way == "hangup":
@@ -63,12 +91,15 @@ def serve(connection, way):
     elif way == "truncated":
         connection.sendall(HEAD.pack(MAGIC, 1, 0, 0, 100, 0, 0, cookie) + b"x" * 10)
     else:
-        payload = REPLIES[way]
+        if way in NODE_CHANGES:
+            payload = text(9, node_reply(ask_real(sys.argv[3], head + body)) + NODE_CHANGES[way])
+        else:
+            payload = REPLIES[way]
         connection.sendall(HEAD.pack(MAGIC, 1, 0, 0, len(payload), 0, 0, cookie) + payload)
 
 
 def main():
-    path, way = sys.argv[1:]
+    path, way = sys.argv[1:3]
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen()

@@ -12,6 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Of the runtime: 0, this is home. */
+uint32_t eg_where[1024];
+
 #define PAGE 4096u
 #define TEXT_BYTES (8 * PAGE)
 #define SITE_BYTES 7u

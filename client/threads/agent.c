@@ -1,0 +1,796 @@
+/* agent.c - home's agent: one thread that owns the directory, the coherence streams, and the faults of home's own threads on memory that
+ * workers have touched. It waits for nobody, and reads only pages that the kernel says are here. */
+#include "client/threads/eg_home.h"
+
+#include "client/pager/eg_capture.h"
+#include "client/pager/eg_pager.h"
+#include "client/pager/eg_uffd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#define STACK_BYTES (256u << 10)
+#define EVENTS 16
+#define SPIN_NS 60000u
+#define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
+#define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
+#define HOLD_MAX_NS 2000000u
+#define AHEAD_MAX 16u
+#define ZERO_AHEAD 16u
+#define OUT_BUSY_BYTES (1u << 20) /* no reading ahead when so much waits to be sent */
+
+struct eg_home eg_home = {.maps_fd = -1};
+uint32_t eg_where[1024] __attribute__((aligned(4096)));
+
+static struct pollfd polls[2 + EG_HOME_NODES];
+
+/* --- the chunks of the directory ------------------------------------------------------------------------------------------------ */
+
+static struct eg_dir_chunk *chunk_find(uint64_t addr)
+{
+    uint64_t i = addr >> EG_BLOCK_SHIFT;
+    struct eg_dir_chunk **leaf = eg_home.leaf[i >> 13];
+    return leaf ? leaf[i & 8191] : NULL;
+}
+
+static struct eg_dir_chunk *chunk_get(uint64_t addr)
+{
+    uint64_t i = addr >> EG_BLOCK_SHIFT;
+    struct eg_dir_chunk ***leaf = &eg_home.leaf[i >> 13];
+    if (!*leaf && !(*leaf = eg_sys_map(8192 * sizeof **leaf)))
+        eg_die("no memory for the directory of pages", NULL, 0);
+    struct eg_dir_chunk **c = &(*leaf)[i & 8191];
+    if (!*c && !(*c = eg_sys_map(sizeof **c)))
+        eg_die("no memory for the directory of pages", NULL, 0);
+    return *c;
+}
+
+static struct eg_dir_page *page_of(struct eg_dir_chunk *c, uint64_t addr)
+{
+    return &c->page[addr / EG_PAGE_BYTES % EG_BLOCK_PAGES];
+}
+
+/* --- streams ---------------------------------------------------------------------------------------------------------------------- */
+
+static void node_lost(uint32_t k)
+{
+    struct eg_node *n = eg_home.node[k];
+    if (n->alive) {
+        n->alive = 0;
+        eg_home_lost(k);
+    }
+}
+
+static void node_flush(uint32_t k)
+{
+    struct eg_node *n = eg_home.node[k];
+    while (n->alive && n->out_at < n->out_end) {
+        long sent = eg_sys6(SYS_sendto, n->fd, n->out + n->out_at, n->out_end - n->out_at, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
+        if (sent == -EAGAIN || sent == -EINTR)
+            return;
+        if (sent <= 0) {
+            node_lost(k);
+            return;
+        }
+        n->out_at += (uint64_t)sent;
+    }
+    n->out_at = n->out_end = 0;
+}
+
+/* Room for a message in the queue; it is sent by node_flush. */
+static uint8_t *node_room(uint32_t k, uint64_t bytes)
+{
+    struct eg_node *n = eg_home.node[k];
+    if (n->out_end + bytes > EG_NODE_OUT_BYTES) {
+        memmove(n->out, n->out + n->out_at, n->out_end - n->out_at);
+        n->out_end -= n->out_at;
+        n->out_at = 0;
+        if (n->out_end + bytes > EG_NODE_OUT_BYTES)
+            node_lost(k); /* it takes nothing any more */
+    }
+    uint8_t *p = n->out + n->out_end;
+    n->out_end += bytes;
+    return p;
+}
+
+static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned slot, uint32_t n, uint64_t addr)
+{
+    struct eg_co m = {.type = (uint8_t)type, .flags = (uint8_t)flags, .slot = (uint16_t)slot, .n = n, .addr = addr};
+    if (eg_home.node[k]->alive)
+        memcpy(node_room(k, sizeof m), &m, sizeof m);
+}
+
+/* --- grants ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Pages that go to one worker in one message. What the directory decides is gathered here and done at once: the state has changed, and
+ * nobody else looks before it is done. */
+static struct {
+    uint64_t addr;
+    uint32_t n, node;
+    uint16_t slot;
+    uint8_t flags, take, on;
+} batch;
+static uint8_t absent; /* what is being asked for is nowhere yet: zeros */
+
+static void batch_do(void)
+{
+    if (!batch.on)
+        return;
+    uint64_t bytes = (uint64_t)batch.n * EG_PAGE_BYTES;
+    int payload = !(batch.flags & (EG_CO_F_ZERO | EG_CO_F_NODATA));
+    struct eg_co m = {.type = EG_CO_GRANT, .flags = batch.flags, .slot = batch.slot, .n = batch.n, .addr = batch.addr};
+    batch.on = 0;
+    if (payload) {
+        uint8_t *p = node_room(batch.node, sizeof m + bytes);
+        int rc = eg_uffd_protect(batch.addr, batch.addr + bytes, 1);
+        if (rc)
+            eg_die("cannot protect a page that goes to a compute node", NULL, 0);
+        memcpy(p, &m, sizeof m);
+        memcpy(p + sizeof m, (const void *)batch.addr, bytes);
+        __atomic_fetch_add(&eg_home.node[batch.node]->config->pages_sent, batch.n, __ATOMIC_RELAXED);
+        EG_COUNT(pages_coherent_fetched, batch.n);
+    } else {
+        memcpy(node_room(batch.node, sizeof m), &m, sizeof m);
+    }
+    if (batch.take)
+        eg_sys3(SYS_madvise, batch.addr, bytes, MADV_DONTNEED);
+}
+
+static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flags, int take)
+{
+    if (batch.on && (batch.node != node || batch.flags != flags || batch.take != take || slot != EG_SLOT_NOBODY ||
+                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == EG_CO_MAX_PAGES))
+        batch_do();
+    if (!batch.on) {
+        batch.on = 1;
+        batch.addr = addr;
+        batch.n = 0;
+        batch.node = node;
+        batch.slot = (uint16_t)slot;
+        batch.flags = (uint8_t)flags;
+        batch.take = (uint8_t)take;
+    }
+    batch.n++;
+}
+
+static uint64_t now_ns; /* of this turn */
+
+static void held_note(uint64_t page, uint32_t tid)
+{
+    eg_home.held[eg_home.next_held++ % EG_HOME_HELD] =
+        (struct eg_home_held){.page = page, .until_ns = now_ns + HOLD_NS, .given_ns = now_ns, .tid = tid};
+}
+
+static uint64_t held_until(uint64_t page)
+{
+    for (uint32_t i = 0; i < EG_HOME_HELD; i++)
+        if (eg_home.held[i].page == page && eg_home.held[i].until_ns > now_ns)
+            return eg_home.held[i].until_ns;
+    return 0;
+}
+
+static uint32_t faulting_tid;
+
+static void home_granted(uint64_t addr, unsigned slot, int write)
+{
+    uint64_t page = addr / EG_PAGE_BYTES;
+    if (write)
+        eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0); /* wakes */
+    eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+    if (slot == EG_SLOT_FREEZE)
+        eg_home.pending--;
+    else
+        held_note(page, faulting_tid);
+}
+
+static void op_grant(uint64_t page, unsigned agent, unsigned slot, int write, int data)
+{
+    uint64_t addr = page * EG_PAGE_BYTES;
+    if (agent == EG_DIR_AT_HOME) {
+        home_granted(addr, slot, write);
+        return;
+    }
+    unsigned flags = (write ? EG_CO_F_EXCLUSIVE : 0u) | (data ? (absent ? EG_CO_F_ZERO : 0u) : EG_CO_F_NODATA);
+    /* A new owner: home's own copy goes, if it has one. */
+    batch_add(addr, agent - 1, slot, flags, write && !absent);
+}
+
+static void op_protect(uint64_t page)
+{
+    (void)page; /* batch_do protects what it sends */
+}
+
+static void op_invalidate(uint64_t page, unsigned agent)
+{
+    EG_COUNT(invalidations, 1);
+    batch_do();
+    node_say(agent - 1, EG_CO_INVALIDATE, 0, EG_SLOT_NOBODY, 1, page * EG_PAGE_BYTES);
+}
+
+static void op_recall(uint64_t page, unsigned agent, int keep)
+{
+    batch_do();
+    node_say(agent - 1, EG_CO_RECALL, keep ? EG_CO_F_KEPT : 0, EG_SLOT_NOBODY, 1, page * EG_PAGE_BYTES);
+}
+
+static void op_store(uint64_t page, const void *data, int write)
+{
+    uint64_t addr = page * EG_PAGE_BYTES;
+    int rc = eg_uffd_copy(addr, data, EG_PAGE_BYTES, !write);
+    if (rc && rc != -EEXIST)
+        eg_die("cannot put a page back that was on a compute node", NULL, 0);
+    EG_COUNT(pages_coherent_fetched, 1);
+}
+
+static const struct eg_dir_ops ops = {op_grant, op_protect, op_invalidate, op_recall, op_store};
+
+/* --- who may have what ----------------------------------------------------------------------------------------------------------- */
+
+static int frozen(uint64_t addr)
+{
+    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_RELAXED);
+    return (r == EG_REQ_FREEZE || r == EG_REQ_FROZEN) && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
+}
+
+static void park(uint64_t addr, uint64_t due_ns, uint32_t node, unsigned slot, int write)
+{
+    if (eg_home.n_parked == EG_PARKED)
+        eg_die("internal error: more threads wait than there are", NULL, 0);
+    eg_home.parked[eg_home.n_parked++] = (struct eg_parked){addr, due_ns, (uint16_t)node, (uint16_t)slot, (uint8_t)write};
+}
+
+/* The part of [addr's mapping) in this chunk is registered. Returns: where it ends; 0: it cannot be. */
+static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64_t addr)
+{
+    for (uint32_t i = 0; i < c->n_watched; i++)
+        if (addr >= c->watched[i].lo && addr < c->watched[i].hi)
+            return c->watched[i].hi;
+    uint64_t lo = addr & ~(EG_BLOCK_BYTES - 1), hi = lo + EG_BLOCK_BYTES;
+    lo = lo < area->start ? area->start : lo;
+    hi = hi > area->end ? area->end : hi;
+    if (eg_uffd_register(lo, hi))
+        return 0;
+    uint32_t i = c->n_watched < 4 ? c->n_watched++ : (uint32_t)(addr >> 12) % 4;
+    c->watched[i].lo = lo;
+    c->watched[i].hi = hi;
+    return hi;
+}
+
+/* Which of n pages are here (or in the kernel's swap). */
+static uint64_t present(uint64_t addr, uint32_t n)
+{
+    uint64_t entry[64], bits = 0;
+    n = n > 64 ? 64 : n;
+    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, entry, n * 8, addr / EG_PAGE_BYTES * 8);
+    if (got != (long)(n * 8))
+        eg_die("cannot read /proc/self/pagemap", NULL, 0);
+    for (uint32_t i = 0; i < n; i++)
+        bits |= (uint64_t)((entry[i] >> 62) != 0) << i;
+    return bits;
+}
+
+/* Read-only memory: copies, uncounted; a memory call on it takes them all back. */
+static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area, uint64_t addr)
+{
+    static uint8_t buf[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
+    uint64_t n = (area->end - addr) / EG_PAGE_BYTES;
+    n = n > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : n;
+    if (eg_home.node[node]->out_end - eg_home.node[node]->out_at > OUT_BUSY_BYTES)
+        n = 1;
+    if (!area->file) { /* what is not here may be registered, and we would wait for ourselves: only what is, or one page of zeros */
+        uint64_t here = present(addr, (uint32_t)n);
+        memset(buf, 0, EG_PAGE_BYTES);
+        n = here & 1 ? (uint64_t)__builtin_ctzll(~here) : 1;
+        if (!(here & 1))
+            area = NULL;
+    }
+    struct {
+        void *base;
+        uint64_t bytes;
+    } local = {buf, n * EG_PAGE_BYTES}, remote = {(void *)addr, n * EG_PAGE_BYTES};
+    long got = area ? eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) : (long)EG_PAGE_BYTES;
+    if (got < (long)EG_PAGE_BYTES) { /* past the end of its file, for one */
+        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        return;
+    }
+    n = (uint64_t)got / EG_PAGE_BYTES;
+    for (uint64_t at = addr; at < addr + n * EG_PAGE_BYTES; at = (at | (EG_BLOCK_BYTES - 1)) + 1)
+        chunk_get(at)->fixed = 1;
+    struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .slot = (uint16_t)slot, .n = (uint32_t)n, .addr = addr};
+    uint8_t *p = node_room(node, sizeof m + n * EG_PAGE_BYTES);
+    memcpy(p, &m, sizeof m);
+    memcpy(p + sizeof m, buf, n * EG_PAGE_BYTES);
+    __atomic_fetch_add(&eg_home.node[node]->config->pages_sent, n, __ATOMIC_RELAXED);
+}
+
+/* How far this thread's accesses go on in order. */
+static uint32_t ahead(struct eg_node *node, unsigned slot, uint64_t page)
+{
+    static struct {
+        uint64_t next;
+        uint32_t window;
+    } seen[1024];
+    uint32_t i = (slot + (uint32_t)(node->config - eg_rt.pool->nodes) * 131) % 1024;
+    if (page >= seen[i].next && page <= seen[i].next + 1 && seen[i].window)
+        seen[i].window = seen[i].window * 2 > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : seen[i].window * 2;
+    else
+        seen[i].window = 1;
+    uint32_t n = node->out_end - node->out_at > OUT_BUSY_BYTES ? 1 : seen[i].window;
+    seen[i].next = page + n;
+    return n;
+}
+
+static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
+{
+    struct eg_area area;
+    if (addr & (EG_PAGE_BYTES - 1) || eg_home_is_private(addr)) {
+        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        return;
+    }
+    if (frozen(addr)) {
+        park(addr, 0, node, slot, write);
+        return;
+    }
+    struct eg_dir_chunk *c = chunk_find(addr);
+    struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+    uint64_t page = addr / EG_PAGE_BYTES;
+    if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
+        absent = 0;
+        int rc = eg_dir_ask(&eg_home.dir, p, page, node + 1, slot, write);
+        if (rc)
+            eg_die("internal error: the directory's lines are full", NULL, 0);
+        batch_do();
+        return;
+    }
+    if (eg_area_find(addr, &area) || area.shared || !area.readable || (write && !area.writable) || (area.file && area.writable)) {
+        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        return;
+    }
+    if (!area.writable) {
+        grant_fixed(node, slot, &area, addr);
+        return;
+    }
+    uint64_t until = held_until(page);
+    if (until) {
+        park(addr, until, node, slot, write);
+        return;
+    }
+    c = chunk_get(addr);
+    uint64_t end = watch(c, &area, addr);
+    if (!end) {
+        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        return;
+    }
+    end = end < area.end ? end : area.end;
+    uint32_t n = ahead(eg_home.node[node], slot, page);
+    if (n > (end - addr) / EG_PAGE_BYTES)
+        n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
+    uint64_t room = (end - addr) / EG_PAGE_BYTES;
+    uint64_t here = present(addr, room > ZERO_AHEAD ? ZERO_AHEAD > n ? ZERO_AHEAD : n : (uint32_t)room);
+    absent = !(here & 1);
+    if (absent && n < ZERO_AHEAD) /* fresh memory: its neighbours will be wanted */
+        n = room > ZERO_AHEAD ? ZERO_AHEAD : (uint32_t)room;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
+        p = page_of(c, at);
+        if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i)))
+            break;
+        int rc = eg_dir_ask(&eg_home.dir, p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
+        if (rc)
+            eg_die("internal error: the directory's lines are full", NULL, 0);
+    }
+    batch_do();
+    absent = 0;
+}
+
+/* --- what comes from workers --------------------------------------------------------------------------------------------------------- */
+
+static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
+{
+    struct eg_dir_chunk *c = chunk_find(m->addr);
+    int rc = -EPROTO;
+    absent = 0;
+    if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
+        eg_home.pending--;
+        return;
+    }
+    if (c && m->type == EG_CO_ACK)
+        rc = eg_dir_ack(&eg_home.dir, page_of(c, m->addr), m->addr / EG_PAGE_BYTES, node + 1);
+    else if (c && m->type == EG_CO_DATA)
+        rc = eg_dir_data(&eg_home.dir, page_of(c, m->addr), m->addr / EG_PAGE_BYTES, node + 1, data);
+    batch_do();
+    if (m->type == EG_CO_DATA)
+        __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, 1, __ATOMIC_RELAXED);
+    if (rc)
+        eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
+}
+
+static int node_turn(uint32_t k)
+{
+    struct eg_node *n = eg_home.node[k];
+    if (!n->alive)
+        return 0;
+    long got = eg_sys6(SYS_recvfrom, n->fd, n->in + n->in_end, EG_NODE_IN_BYTES - n->in_end, MSG_DONTWAIT, 0, 0);
+    if (got == -EAGAIN || got == -EINTR)
+        return 0;
+    if (got <= 0) {
+        node_lost(k);
+        return 1;
+    }
+    n->in_end += (uint64_t)got;
+    uint64_t at = 0;
+    while (n->in_end - at >= sizeof(struct eg_co)) {
+        struct eg_co m;
+        memcpy(&m, n->in + at, sizeof m);
+        uint64_t payload = m.type == EG_CO_DATA ? EG_PAGE_BYTES : 0;
+        if (n->in_end - at < sizeof m + payload)
+            break;
+        const uint8_t *data = n->in + at + sizeof m;
+        at += sizeof m + payload;
+        if (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE)
+            get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE);
+        else
+            answer(k, &m, data);
+    }
+    memmove(n->in, n->in + at, n->in_end - at);
+    n->in_end -= at;
+    return 1;
+}
+
+/* --- home's own faults ---------------------------------------------------------------------------------------------------------------- */
+
+static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
+{
+    int rc = eg_uffd_zero_check(addr);
+    if (rc == 0)
+        eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+    for (uint64_t at = addr + EG_PAGE_BYTES; c && rc == 1 && at % EG_BLOCK_BYTES && at < addr + ZERO_AHEAD * EG_PAGE_BYTES; at += EG_PAGE_BYTES) {
+        if (page_of(c, at)->state != EG_DIR_HOME)
+            break;
+        rc = eg_uffd_zero_check(at);
+    }
+}
+
+static void home_fault(const struct uffd_msg *m)
+{
+    uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), page = addr / EG_PAGE_BYTES;
+    int wp = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+    int write = wp || (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
+    struct eg_dir_chunk *c = chunk_find(addr);
+    struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+    faulting_tid = m->arg.pagefault.feat.ptid;
+    for (uint32_t i = 0; i < EG_HOME_HELD; i++) {
+        struct eg_home_held *h = &eg_home.held[i];
+        if (h->tid == faulting_tid && now_ns - h->given_ns < HOLD_MAX_NS && h->until_ns)
+            h->until_ns = now_ns + HOLD_MORE_NS;
+    }
+    if (!p || p->state == EG_DIR_HOME) {
+        if (wp)
+            eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
+        else
+            home_zero(c, addr);
+        return;
+    }
+    if (p->state == EG_DIR_SHARED && !write) {
+        eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+        return;
+    }
+    absent = 0;
+    uint8_t owner = p->state == EG_DIR_OWNED ? p->owner : 0;
+    int rc = eg_dir_ask(&eg_home.dir, p, page, EG_DIR_AT_HOME, 0, write);
+    /* Coming back in order: what lies behind it comes too. */
+    eg_home.window = page == eg_home.last_fault + 1 && eg_home.window ? eg_home.window * 2 : 1;
+    if (eg_home.window > AHEAD_MAX)
+        eg_home.window = AHEAD_MAX;
+    eg_home.last_fault = page;
+    for (uint64_t i = 1; i < eg_home.window && owner && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES && !rc; i++) {
+        p = page_of(c, addr + i * EG_PAGE_BYTES);
+        if (p->state != EG_DIR_OWNED || p->owner != owner || p->line)
+            break;
+        rc = eg_dir_ask(&eg_home.dir, p, page + i, EG_DIR_AT_HOME, 0, write);
+        eg_home.last_fault = page + i;
+    }
+    batch_do();
+    if (rc)
+        eg_die("internal error: the directory's lines are full", NULL, 0);
+}
+
+/* --- memory calls ---------------------------------------------------------------------------------------------------------------------- */
+
+static void freeze_begin(void)
+{
+    uint64_t lo = eg_home.freeze_lo, hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
+    int fixed = 0;
+    eg_home.pending = 1;
+    for (uint64_t at = lo; at < hi;) {
+        uint64_t i = at >> EG_BLOCK_SHIFT;
+        if (!eg_home.leaf[i >> 13]) {
+            at = ((i >> 13) + 1) << 13 << EG_BLOCK_SHIFT;
+            continue;
+        }
+        struct eg_dir_chunk *c = chunk_find(at);
+        uint64_t end = (i + 1) << EG_BLOCK_SHIFT;
+        end = end > hi ? hi : end;
+        if (c) {
+            fixed |= c->fixed;
+            for (; at < end; at += EG_PAGE_BYTES) {
+                struct eg_dir_page *p = page_of(c, at);
+                if (p->state == EG_DIR_HOME)
+                    continue;
+                eg_home.pending++;
+                if (eg_dir_ask(&eg_home.dir, p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1))
+                    eg_die("internal error: the directory's lines are full", NULL, 0);
+            }
+        }
+        at = end;
+    }
+    /* A fork changes nothing for the workers' read-only copies. */
+    for (uint32_t k = 0; k < eg_home.n_nodes && fixed && !(lo == 0 && hi == EG_USER_END); k++)
+        if (eg_home.node[k]->alive) {
+            const uint64_t most = 1ul << 31;
+            for (uint64_t at = lo, n; at < hi; at += n * EG_PAGE_BYTES) {
+                n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
+                eg_home.pending++;
+                node_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
+            }
+        }
+    eg_home.pending--;
+}
+
+static void thaw(void)
+{
+    uint64_t lo = eg_home.freeze_lo, hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
+    for (uint64_t at = lo; at < hi; at = (at | (EG_BLOCK_BYTES - 1)) + 1) {
+        uint64_t i = at >> EG_BLOCK_SHIFT;
+        if (!eg_home.leaf[i >> 13]) {
+            at = ((((i >> 13) + 1) << 13) << EG_BLOCK_SHIFT) - 1;
+            continue;
+        }
+        struct eg_dir_chunk *c = chunk_find(at);
+        if (c && !(lo == 0 && hi == EG_USER_END))
+            c->n_watched = 0; /* mappings may have changed; registering again costs little */
+    }
+    __atomic_store_n(&eg_home.request, EG_REQ_NONE, __ATOMIC_SEQ_CST);
+    uint32_t n = eg_home.n_parked, kept = 0;
+    struct eg_parked *all = eg_home.parked;
+    eg_home.parked = all + EG_PARKED; /* the second half takes those that are parked again */
+    eg_home.n_parked = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (all[i].due_ns == 0)
+            get(all[i].node, all[i].slot, all[i].addr, all[i].write);
+        else
+            all[kept++] = all[i];
+    for (uint32_t i = 0; i < eg_home.n_parked; i++)
+        all[kept++] = eg_home.parked[i];
+    eg_home.parked = all;
+    eg_home.n_parked = kept;
+}
+
+static int request_turn(void)
+{
+    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+    static uint8_t under_way;
+    if (r == EG_REQ_FREEZE) {
+        if (!under_way) {
+            under_way = 1;
+            freeze_begin();
+        }
+        if (eg_home.pending)
+            return 0;
+        under_way = 0;
+        __atomic_store_n(&eg_home.request, EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
+    } else if (r == EG_REQ_THAW) {
+        thaw();
+    } else {
+        return 0;
+    }
+    eg_sys3(SYS_futex, &eg_home.request, FUTEX_WAKE_PRIVATE, 1);
+    return 1;
+}
+
+static uint64_t parked_turn(void)
+{
+    uint64_t due = 0;
+    for (uint32_t i = 0; i < eg_home.n_parked;) {
+        struct eg_parked p = eg_home.parked[i];
+        if (p.due_ns && p.due_ns <= now_ns) {
+            eg_home.parked[i] = eg_home.parked[--eg_home.n_parked];
+            get(p.node, p.slot, p.addr, p.write);
+            continue;
+        }
+        if (p.due_ns && (!due || p.due_ns < due))
+            due = p.due_ns;
+        i++;
+    }
+    return due;
+}
+
+static void kicks_turn(void)
+{
+    if (!__atomic_exchange_n(&eg_home.kicks, 0, __ATOMIC_ACQ_REL))
+        return;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        struct eg_thread *t = eg_home.thread[i];
+        if (__atomic_load_n(&t->kick, __ATOMIC_ACQUIRE) == 1) {
+            node_say(t->node, EG_CO_KICK, 0, t->slot, 1, 0);
+            __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
+        }
+    }
+}
+
+/* --- the thread -------------------------------------------------------------------------------------------------------------------------- */
+
+static void agent_main(void)
+{
+    struct uffd_msg m[EVENTS];
+    uint64_t last = eg_sys_now_ns();
+    for (;;) {
+        now_ns = eg_sys_now_ns();
+        int work = 0;
+        long got = eg_sys3(SYS_read, eg_rt.uffd, m, sizeof m);
+        for (long k = 0; k < got / (long)sizeof *m; k++)
+            if (m[k].event == UFFD_EVENT_PAGEFAULT) {
+                work = 1;
+                home_fault(&m[k]);
+            }
+        for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+            work |= node_turn(k);
+        work |= request_turn();
+        uint64_t due = eg_home.n_parked ? parked_turn() : 0;
+        kicks_turn();
+        for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+            node_flush(k);
+        if (work) {
+            last = now_ns;
+            continue;
+        }
+        if (due || now_ns - last < SPIN_NS) {
+            eg_sys0(SYS_sched_yield);
+            continue;
+        }
+        __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
+        uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+        if (!((r == EG_REQ_FREEZE && !eg_home.pending) || r == EG_REQ_THAW || __atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST))) {
+            uint64_t drain;
+            uint32_t n = 0;
+            polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
+            polls[n++] = (struct pollfd){.fd = eg_rt.wake_fd, .events = POLLIN};
+            for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
+                const struct eg_node *node = eg_home.node[k];
+                if (node->alive)
+                    polls[n++] = (struct pollfd){.fd = node->fd,
+                                                 .events = (short)(POLLIN | (node->out_at < node->out_end ? POLLOUT : 0))};
+            }
+            eg_sys5(SYS_ppoll, polls, n, 0, 0, 8);
+            if (polls[1].revents)
+                eg_sys3(SYS_read, eg_rt.wake_fd, &drain, sizeof drain);
+        }
+        __atomic_store_n(&eg_home.agent_asleep, 0, __ATOMIC_SEQ_CST);
+        last = eg_sys_now_ns();
+    }
+}
+
+void eg_home_wake(void)
+{
+    uint64_t one = 1;
+    if (__atomic_load_n(&eg_home.agent_asleep, __ATOMIC_SEQ_CST))
+        eg_sys3(SYS_write, eg_rt.wake_fd, &one, sizeof one);
+}
+
+void eg_home_lost(uint32_t node)
+{
+    eg_die("lost a compute node on which threads or memory of the program were: ", eg_rt.pool->nodes[node].text, 0);
+    for (;;)
+        eg_sys1(SYS_exit_group, 135);
+}
+
+static int memory_init(void)
+{
+    struct eg_home *h = &eg_home;
+    if (!h->parked && !(h->parked = eg_sys_map(2 * EG_PARKED * sizeof *h->parked)))
+        return -ENOMEM;
+    struct eg_dir_wait *wait = h->dir.wait ? h->dir.wait : eg_sys_map(EG_DIR_WAITS * sizeof *wait);
+    if (!wait)
+        return -ENOMEM;
+    eg_dir_init(&h->dir, &ops, wait);
+    for (uint32_t k = 0; k < h->n_nodes; k++) {
+        struct eg_node *n = h->node[k];
+        if (!n && (n = h->node[k] = eg_sys_map(sizeof *n))) {
+            n->config = &eg_rt.pool->nodes[k];
+            n->out = eg_sys_map(EG_NODE_OUT_BYTES);
+            n->in = eg_sys_map(EG_NODE_IN_BYTES);
+        }
+        if (!n || !n->out || !n->in)
+            return -ENOMEM;
+        n->fd = -1;
+    }
+    return 0;
+}
+
+int eg_home_activate(void)
+{
+    static void *stack;
+    struct eg_home *h = &eg_home;
+    if (h->active)
+        return 0;
+    h->n_nodes = eg_rt.pool->n_nodes < EG_HOME_NODES ? eg_rt.pool->n_nodes : EG_HOME_NODES;
+    int rc = memory_init();
+    if (rc || (!stack && !(stack = eg_sys_map(STACK_BYTES))))
+        return -ENOMEM;
+    eg_sys3(SYS_getrandom, &h->process, sizeof h->process, 0);
+    if (eg_rt.uffd < 0)
+        rc = eg_uffd_open();
+    if (!rc && eg_rt.pagemap_fd < 0)
+        eg_rt.pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+    if (!rc && eg_rt.wake_fd < 0)
+        eg_rt.wake_fd = eg_fd_high((int)eg_sys2(SYS_eventfd2, 0, O_CLOEXEC | O_NONBLOCK));
+    if (rc || eg_rt.pagemap_fd < 0 || eg_rt.wake_fd < 0)
+        return rc ? rc : -EMFILE;
+    uint32_t n_alive = 0;
+    for (uint32_t k = 0; k < h->n_nodes; k++) {
+        struct eg_node *n = h->node[k];
+        n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, NULL);
+        n->alive = n->fd >= 0;
+        n_alive += n->alive;
+        if (!n->alive)
+            eg_warn_once(EG_WARN_ACTIVATE, "a compute node cannot be used: ", n->config->text);
+    }
+    if (!n_alive)
+        return -EHOSTUNREACH;
+    long tid = eg_thread_start((uint8_t *)stack + STACK_BYTES, agent_main);
+    if (eg_sys_failed(tid))
+        return (int)tid;
+    h->agent_tid = (uint32_t)tid;
+    __atomic_store_n(&h->active, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
+void eg_home_child(void)
+{
+    struct eg_home *h = &eg_home;
+    for (uint32_t k = 0; k < h->n_nodes; k++) {
+        struct eg_node *n = h->node[k];
+        if (!n)
+            continue;
+        if (n->fd >= 0)
+            eg_sys1(SYS_close, n->fd);
+        for (uint32_t i = 0; i < n->n_free; i++)
+            eg_sys1(SYS_close, n->free[i].fd);
+        n->fd = -1;
+        n->alive = 0;
+        n->n_free = n->n_threads = 0;
+        n->out_at = n->out_end = n->in_end = 0;
+        n->lock = (struct eg_lock){0};
+    }
+    for (uint32_t i = 0; i < h->n_threads; i++) {
+        struct eg_thread *t = h->thread[i];
+        int *fds[2] = {&t->fd, &t->signal_fd};
+        for (uint32_t k = 0; k < 2; k++) {
+            if (*fds[k] >= 0)
+                eg_sys1(SYS_close, *fds[k]);
+            *fds[k] = -1;
+        }
+        t->tid = t->tid == (uint32_t)eg_sys0(SYS_gettid) ? t->tid : 0;
+    }
+    for (uint32_t i = 0; i < 1u << 13; i++)
+        for (uint32_t k = 0; h->leaf[i] && k < 8192; k++)
+            if (h->leaf[i][k])
+                memset(h->leaf[i][k], 0, sizeof *h->leaf[i][k]);
+    h->active = 0;
+    h->n_parked = 0;
+    h->pending = 0;
+    h->request = EG_REQ_NONE;
+    h->kicks = 0;
+    h->agent_asleep = 0;
+    memset(h->held, 0, sizeof h->held);
+    h->start_lock = h->memory_lock = (struct eg_lock){0};
+    if (h->maps_fd >= 0)
+        eg_sys1(SYS_close, h->maps_fd);
+    h->maps_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0));
+    eg_cap_child_start(0, 0);
+    eg_rt.lock = (struct eg_lock){0};
+}

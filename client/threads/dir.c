@@ -1,0 +1,176 @@
+/* dir.c - the directory's protocol: rows of EG_DIR_TABLE, and what their actions are. */
+#include "client/threads/eg_dir.h"
+
+#include <errno.h>
+
+enum when { ALWAYS, MINE, ALONE, LAST };
+
+enum action {
+    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, STORE_SHARE,
+};
+
+struct row {
+    uint8_t state, event, when, action, next;
+};
+
+static const struct row table[] = {
+#define EG_X(state, event, when, action, next) {EG_DIR_##state, EG_DIR_EV_##event, when, action, EG_DIR_##next},
+    EG_DIR_TABLE(EG_X)
+#undef EG_X
+};
+
+static uint64_t bit(unsigned agent)
+{
+    return agent == EG_DIR_AT_HOME ? 0 : 1ull << agent;
+}
+
+static int holds(const struct eg_dir_page *p, unsigned agent)
+{
+    switch (p->state) {
+    case EG_DIR_HOME: return agent == EG_DIR_AT_HOME;
+    case EG_DIR_SHARED: return agent == EG_DIR_AT_HOME || (p->sharers & bit(agent));
+    default: return agent != EG_DIR_AT_HOME && p->owner == agent;
+    }
+}
+
+static int is(const struct eg_dir_page *p, enum when when, unsigned agent)
+{
+    switch (when) {
+    case MINE: return holds(p, agent);
+    case ALONE: return !(p->sharers & ~bit(agent));
+    case LAST: return p->sharers == bit(agent);
+    default: return 1;
+    }
+}
+
+static int queue(struct eg_dir *dir, struct eg_dir_page *p, unsigned agent, unsigned slot, int write)
+{
+    uint16_t i = dir->free, *at = &p->line;
+    if (!i)
+        return -ENOSPC;
+    dir->free = dir->wait[i].next;
+    dir->wait[i] = (struct eg_dir_wait){.slot = (uint16_t)slot, .agent = (uint8_t)agent, .write = write != 0};
+    while (*at)
+        at = &dir->wait[*at].next;
+    *at = i;
+    return 0;
+}
+
+/* The page is `agent`'s to write. Home's way of owning is the state HOME. */
+static void give(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int data)
+{
+    p->sharers = 0;
+    p->owner = (uint8_t)agent;
+    p->state = agent == EG_DIR_AT_HOME ? EG_DIR_HOME : EG_DIR_OWNED;
+    dir->ops->grant(page, agent, slot, 1, data);
+}
+
+static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum eg_dir_event event, unsigned agent, unsigned slot,
+                const void *data)
+{
+    const struct row *row = table, *end = table + sizeof table / sizeof *table;
+    while (row < end && !(row->state == p->state && row->event == event && is(p, row->when, agent)))
+        row++;
+    if (row == end)
+        return -EPROTO;
+    int write = event == EG_DIR_EV_WRITE;
+    switch ((enum action)row->action) {
+    case QUEUE: return queue(dir, p, agent, slot, write);
+    case NOTHING_NEW: dir->ops->grant(page, agent, slot, row->next != EG_DIR_SHARED, 0); return 0;
+    case SHARE:
+        if (p->state == EG_DIR_HOME)
+            dir->ops->protect(page);
+        p->state = row->next;
+        p->sharers |= bit(agent);
+        dir->ops->grant(page, agent, slot, 0, 1);
+        return 0;
+    case GIVE:
+        if (event == EG_DIR_EV_ACK)
+            give(dir, p, page, p->agent, p->slot, !p->had_copy);
+        else
+            give(dir, p, page, agent, slot, !holds(p, agent));
+        return 0;
+    case INVALIDATE: {
+        uint64_t others = p->sharers & ~bit(agent);
+        p->had_copy = holds(p, agent) != 0;
+        p->agent = (uint8_t)agent;
+        p->slot = (uint16_t)slot;
+        p->sharers = others;
+        p->state = row->next;
+        for (unsigned k = 1; k < EG_DIR_AGENTS; k++)
+            if (others & bit(k))
+                dir->ops->invalidate(page, k);
+        return 0;
+    }
+    case RECALL:
+    case RECALL_COPY:
+        p->agent = (uint8_t)agent;
+        p->slot = (uint16_t)slot;
+        p->state = row->next;
+        dir->ops->recall(page, p->owner, row->action == RECALL_COPY);
+        return 0;
+    case NOTE_ACK:
+        if (!(p->sharers & bit(agent)))
+            return -EPROTO;
+        p->sharers &= ~bit(agent);
+        return 0;
+    case STORE_GIVE:
+        if (p->owner != agent)
+            return -EPROTO;
+        dir->ops->store(page, data, p->agent == EG_DIR_AT_HOME);
+        give(dir, p, page, p->agent, p->slot, p->agent != EG_DIR_AT_HOME);
+        return 0;
+    case STORE_SHARE:
+        if (p->owner != agent)
+            return -EPROTO;
+        dir->ops->store(page, data, 0);
+        p->state = row->next;
+        p->sharers = bit(agent) | bit(p->agent);
+        dir->ops->grant(page, p->agent, p->slot, 0, 1);
+        return 0;
+    }
+    return -EPROTO;
+}
+
+/* After a transaction: those in line, until one of them begins another. */
+static int next(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page)
+{
+    int rc = 0;
+    while (!rc && p->line && !eg_dir_busy(p)) {
+        uint16_t i = p->line;
+        struct eg_dir_wait w = dir->wait[i];
+        p->line = w.next;
+        dir->wait[i].next = dir->free;
+        dir->free = i;
+        rc = step(dir, p, page, w.write ? EG_DIR_EV_WRITE : EG_DIR_EV_READ, w.agent, w.slot, 0);
+    }
+    return rc;
+}
+
+void eg_dir_init(struct eg_dir *dir, const struct eg_dir_ops *ops, struct eg_dir_wait *wait)
+{
+    dir->ops = ops;
+    dir->wait = wait;
+    dir->free = 0;
+    for (uint32_t i = EG_DIR_WAITS - 1; i > 0; i--) {
+        wait[i].next = dir->free;
+        dir->free = (uint16_t)i;
+    }
+}
+
+int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
+{
+    return step(dir, p, page, write ? EG_DIR_EV_WRITE : EG_DIR_EV_READ, agent, slot, 0);
+}
+
+int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent)
+{
+    int rc = step(dir, p, page, EG_DIR_EV_ACK, agent, 0, 0);
+    return rc ? rc : next(dir, p, page);
+}
+
+int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data)
+{
+    int rc = step(dir, p, page, EG_DIR_EV_DATA, agent, 0, data);
+    return rc ? rc : next(dir, p, page);
+}

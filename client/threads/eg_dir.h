@@ -1,0 +1,130 @@
+/* eg_dir.h - the directory: who holds which page. Freestanding, one thread (home's agent), no locks.
+ *
+ * A page that the directory does not know is HOME's alone. Agent 0 is home; agents 1 to EG_DIR_AGENTS-1 are workers. Single writer
+ * or many readers; home has a good copy whenever a page is shared. Transactions are asynchronous: whoever asks while one is under way
+ * on the page waits in line, first in first out, and nobody retries.
+ *
+ * The protocol is EG_DIR_TABLE below, and nothing else: eg_dir.c looks its rows up, tests/model/directory.pml is checked with Spin,
+ * and tests/unit/client_dir.c runs random schedules of it against a reference. Change them together.
+ *
+ * Order: each worker's messages travel on one stream in each direction, so a recall never overtakes the grant before it. An
+ * invalidation that meets a request of the same worker on its way is answered first (the copy goes); the request, when its turn comes, finds
+ * the worker no sharer any more and is granted with data. */
+#ifndef EG_DIR_H
+#define EG_DIR_H
+
+#include <stdint.h>
+
+#define EG_DIR_AGENTS 64
+#define EG_DIR_AT_HOME 0u
+
+/* X(name, "meaning") */
+#define EG_DIR_STATES(X)                                                                   \
+    X(HOME, "home's alone, writable there")                                                \
+    X(SHARED, "home and some workers have copies, nobody may write")                       \
+    X(OWNED, "one worker's alone, writable there; home has none")                          \
+    X(WAIT_ACKS, "shared copies are being invalidated, for a writer")                      \
+    X(WAIT_DATA, "the owner has been asked to give it back")                               \
+    X(WAIT_KEPT, "the owner has been asked for a copy, and to keep one")
+
+/* X(name, "meaning") */
+#define EG_DIR_EVENTS(X)                                                                   \
+    X(READ, "somebody wants a copy")                                                       \
+    X(WRITE, "somebody wants to write")                                                    \
+    X(ACK, "a worker has dropped its copy")                                                \
+    X(DATA, "the owner's content has come")
+
+/* X(state, event, when, action, next): `when` picks among rows of one state and event. The conditions:
+ *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; LAST: no other acknowledgement is awaited.
+ * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits). */
+#define EG_DIR_TABLE(X)                                                                    \
+    X(HOME, READ, MINE, NOTHING_NEW, HOME)                                                 \
+    X(HOME, READ, ALWAYS, SHARE, SHARED)                                                   \
+    X(HOME, WRITE, MINE, NOTHING_NEW, HOME)                                                \
+    X(HOME, WRITE, ALWAYS, GIVE, OWNED)                                                    \
+    X(SHARED, READ, MINE, NOTHING_NEW, SHARED)                                             \
+    X(SHARED, READ, ALWAYS, SHARE, SHARED)                                                 \
+    X(SHARED, WRITE, ALONE, GIVE, OWNED)                                                   \
+    X(SHARED, WRITE, ALWAYS, INVALIDATE, WAIT_ACKS)                                        \
+    X(OWNED, READ, MINE, NOTHING_NEW, OWNED)                                               \
+    X(OWNED, READ, ALWAYS, RECALL_COPY, WAIT_KEPT)                                         \
+    X(OWNED, WRITE, MINE, NOTHING_NEW, OWNED)                                              \
+    X(OWNED, WRITE, ALWAYS, RECALL, WAIT_DATA)                                             \
+    X(WAIT_ACKS, READ, ALWAYS, QUEUE, WAIT_ACKS)                                           \
+    X(WAIT_ACKS, WRITE, ALWAYS, QUEUE, WAIT_ACKS)                                          \
+    X(WAIT_ACKS, ACK, LAST, GIVE, OWNED)                                                   \
+    X(WAIT_ACKS, ACK, ALWAYS, NOTE_ACK, WAIT_ACKS)                                         \
+    X(WAIT_DATA, READ, ALWAYS, QUEUE, WAIT_DATA)                                           \
+    X(WAIT_DATA, WRITE, ALWAYS, QUEUE, WAIT_DATA)                                          \
+    X(WAIT_DATA, DATA, ALWAYS, STORE_GIVE, OWNED)                                          \
+    X(WAIT_KEPT, READ, ALWAYS, QUEUE, WAIT_KEPT)                                           \
+    X(WAIT_KEPT, WRITE, ALWAYS, QUEUE, WAIT_KEPT)                                          \
+    X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)
+
+enum eg_dir_state {
+#define EG_X(name, text) EG_DIR_##name,
+    EG_DIR_STATES(EG_X)
+#undef EG_X
+    EG_DIR_N_STATES
+};
+
+enum eg_dir_event {
+#define EG_X(name, text) EG_DIR_EV_##name,
+    EG_DIR_EVENTS(EG_X)
+#undef EG_X
+    EG_DIR_N_EVENTS
+};
+
+/* One page. All zeros: HOME. */
+struct eg_dir_page {
+    uint64_t sharers; /* bit per worker with a copy; WAIT_ACKS: those whose acknowledgement is awaited */
+    uint8_t state;    /* enum eg_dir_state */
+    uint8_t owner;    /* OWNED, WAIT_DATA, WAIT_KEPT */
+    uint8_t agent;    /* WAIT_*: for whom */
+    uint8_t had_copy; /* WAIT_ACKS: the asker has a good copy already */
+    uint16_t slot;    /* WAIT_*: for which of the asker's threads */
+    uint16_t line;    /* first of those who wait; 0: nobody */
+};
+_Static_assert(sizeof(struct eg_dir_page) == 16, "millions of them");
+
+/* What the directory has done by whoever knows memory and streams. None may block or call back. */
+struct eg_dir_ops {
+    /* grant - `agent` gets the page: to write, or a shared copy. data: the content must go with it (home's copy is good: take it from
+     * there; to write: home's copy then goes). Home: its page table is changed and its threads are woken. */
+    void (*grant)(uint64_t page, unsigned agent, unsigned slot, int write, int data);
+    /* protect - home's copy may not be written any more. */
+    void (*protect)(uint64_t page);
+    void (*invalidate)(uint64_t page, unsigned agent);
+    /* recall - ask the owner for the content; keep: it goes on with a shared copy. */
+    void (*recall)(uint64_t page, unsigned agent, int keep);
+    /* store - the content that came is home's copy now; write: home may write it. */
+    void (*store)(uint64_t page, const void *data, int write);
+};
+
+struct eg_dir_wait {
+    uint16_t next, slot;
+    uint8_t agent, write;
+};
+#define EG_DIR_WAITS 4096u
+
+struct eg_dir {
+    const struct eg_dir_ops *ops;
+    struct eg_dir_wait *wait; /* EG_DIR_WAITS of them, [0] unused */
+    uint16_t free;
+};
+
+/* eg_dir_init - Context: any; wait: zeroed memory for EG_DIR_WAITS entries. */
+void eg_dir_init(struct eg_dir *dir, const struct eg_dir_ops *ops, struct eg_dir_wait *wait);
+
+/* eg_dir_ask - READ or WRITE. Returns: 0; -ENOSPC (the lines are full: more than EG_DIR_WAITS threads wait). */
+int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
+/* eg_dir_ack, eg_dir_data - a worker's answer. Returns: 0; -EPROTO (nobody asked: the worker does not keep to the protocol). */
+int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent);
+int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data);
+
+static inline int eg_dir_busy(const struct eg_dir_page *p)
+{
+    return p->state >= EG_DIR_WAIT_ACKS;
+}
+
+#endif

@@ -1,0 +1,185 @@
+/* eg_home.h - remote threads, seen from home: the agent (directory and streams), the proxies of threads that are away, and the program's
+ * memory calls. Freestanding.
+ *
+ * Who waits for whom: program threads and proxies may wait for the agent; the agent waits for nobody. Nothing here touches the
+ * program's memory while it holds a lock or is the agent, but pages that the directory knows to be here. */
+#ifndef EG_HOME_H
+#define EG_HOME_H
+
+#include "client/gate/eg_gate.h"
+#include "client/pager/eg_lock.h"
+#include "client/pager/eg_pool.h"
+#include "client/threads/eg_dir.h"
+#include "proto/eg_frame.h"
+#include "proto/eg_sys.h"
+
+#define EG_HOME_NODES EG_POOL_NODES
+#define EG_NODE_OUT_BYTES (64ul << 20) /* of address space; pages come when needed */
+#define EG_NODE_IN_BYTES (1ul << 20)
+#define EG_THREADS 4096u
+#define EG_THREAD_BYTES (96ul << 10) /* the struct, then the proxy's stack */
+#define EG_SLOT_NOBODY 0xffffu
+#define EG_SLOT_FREEZE 0xfffeu /* of home: a memory call waits for the page */
+#define EG_PARKED 8192u
+
+/* A thread's stream that no thread uses just now. */
+struct eg_stream_free {
+    int fd;
+    uint32_t slot;
+};
+
+struct eg_node {
+    struct eg_pool_node *config;
+    int fd; /* coherence stream; -1: no worker there yet, or lost */
+    uint8_t alive;
+    uint8_t *out, *in;
+    uint64_t out_at, out_end, in_at, in_end;
+    uint32_t n_threads; /* of this process, there now */
+    struct eg_lock lock; /* of the free streams */
+    struct eg_stream_free free[EG_THREADS];
+    uint32_t n_free;
+};
+
+enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
+
+/* One thread of the program that the gate saw begin, at the start of its private memory. threads.S knows the first fields. */
+struct eg_thread {
+    uint64_t own_sp;   /* 0: the proxy's stack pointer while a system call is made */
+    uint64_t prog_sp;  /* 8 */
+    uint64_t mask;     /* 16: the program's signal mask */
+    int64_t nr;        /* 24 */
+    int64_t arg[6];    /* 32 */
+    int64_t ret;       /* 80 */
+    uint32_t tid;      /* 88: the kernel clears it when the thread is gone: the slot is free */
+    uint32_t where;    /* enum eg_thread_where */
+    uint32_t node;
+    uint32_t slot;     /* the worker's number */
+    int fd, signal_fd;
+    uint32_t kick;     /* 1: asked for, 2: sent */
+    uint64_t signal_mask; /* that signal_fd has */
+    uint64_t clear_tid; /* the program's word for the end of the thread; 0: none */
+    uint64_t robust;    /* the program's list of robust mutexes; 0: none */
+    uint64_t start_ns;
+    struct eg_thread_state state;
+    uint8_t xstate[EG_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
+    uint8_t frame[EG_XSTATE_MAX_BYTES + 1024]; /* that rt_sigreturn reads: the way home */
+};
+
+/* A page that was given to a thread of home's, and stays until its instruction could go on. */
+struct eg_home_held {
+    uint64_t page, until_ns, given_ns;
+    uint32_t tid;
+};
+#define EG_HOME_HELD 64u
+
+struct eg_parked {
+    uint64_t addr, due_ns; /* due_ns 0: until the thaw */
+    uint16_t node, slot;
+    uint8_t write;
+};
+
+/* 512 pages of the directory. */
+struct eg_dir_chunk {
+    struct eg_dir_page page[512];
+    struct {
+        uint64_t lo, hi;
+    } watched[4]; /* parts that are registered with userfaultfd */
+    uint8_t n_watched;
+    uint8_t fixed; /* read-only pages of it were given away, uncounted */
+};
+
+enum { EG_REQ_NONE = 0, EG_REQ_FREEZE = 1, EG_REQ_FROZEN = 2, EG_REQ_THAW = 3 };
+
+struct eg_home {
+    uint8_t on;        /* this run has compute nodes */
+    uint8_t active;    /* the agent runs */
+    uint32_t agent_tid;
+    struct eg_lock start_lock, memory_lock;
+    struct eg_node *node[EG_HOME_NODES];
+    uint32_t n_nodes, next_node;
+    int maps_fd;
+    uint64_t process;
+    uint64_t vdso, vvar, vdso_end;
+    uint64_t private_lo[8], private_hi[8]; /* the runtime's own memory, beside the arena */
+    uint32_t n_private;
+    struct eg_thread *thread[EG_THREADS];
+    uint32_t n_threads;
+
+    /* The agent's. */
+    struct eg_dir dir;
+    struct eg_dir_chunk **leaf[1u << 13];
+    struct eg_home_held held[EG_HOME_HELD];
+    uint32_t next_held;
+    struct eg_parked *parked;
+    uint32_t n_parked;
+    struct eg_thread **unused;
+    uint64_t last_fault, window; /* sequence of home's own faults */
+    uint32_t agent_asleep;
+
+    /* A memory call's request, under memory_lock. */
+    uint32_t request; /* futex, EG_REQ_* */
+    uint64_t freeze_lo, freeze_hi;
+    uint32_t pending; /* pages and nodes that the freeze waits for */
+    uint32_t kicks;
+};
+extern struct eg_home eg_home;
+
+/* In a page of its own: 0 at home; a worker has a page of its own there, with 1. */
+extern uint32_t eg_where[1024];
+
+/* --- agent.c --- */
+/* eg_home_activate - open userfaultfd, connect to the nodes, start the agent. Context: a program thread in the gate, signals
+ * blocked. Returns: 0, -errno: threads stay at home, one warning was given. */
+int eg_home_activate(void);
+/* eg_home_wake - the agent looks at its requests. */
+void eg_home_wake(void);
+/* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */
+__attribute__((noreturn)) void eg_home_lost(uint32_t node);
+/* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */
+void eg_home_child(void);
+
+/* --- node.c --- */
+/* eg_node_connect - a stream to node k. Returns: its descriptor (ret_slot: the worker's number for a thread), -errno. */
+int eg_node_connect(uint32_t k, enum eg_stream_kind kind, uint32_t *ret_slot);
+
+/* --- memory.c --- */
+struct eg_area {
+    uint64_t start, end;
+    uint8_t readable, writable, shared, file;
+};
+/* eg_area_find - the mapping that addr lies in. Returns: 0, -ENOENT. */
+int eg_area_find(uint64_t addr, struct eg_area *ret_area);
+int eg_home_is_private(uint64_t addr);
+/* eg_home_vdso_find - where the kernel put its vDSO and that one's data. Context: start-up. */
+void eg_home_vdso_find(void);
+/* eg_home_convert_all - private writable mappings of files become anonymous, in place. Context: one thread. */
+void eg_home_convert_all(void);
+/* eg_home_memory - a memory call of the program's, whoever makes it. Context: gate stack or proxy, signals blocked. */
+long eg_home_memory(long nr, const long arg[6]);
+long eg_home_fork(long nr, const long arg[6]);
+
+/* --- proxy.c --- */
+/* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the
+ * new thread begins, stack and FS not yet set). below: it begins that far below its stack's top. Returns: as the call. */
+long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below);
+enum eg_clones {
+    EG_CLONES_THREAD,   /* eg_home_clone */
+    EG_CLONES_PROCESS,  /* eg_home_fork */
+    EG_CLONES_IN_PLACE, /* shares our memory (vfork, posix_spawn): nothing to do */
+    EG_CLONES_REFUSED   /* a copy of our memory on another stack, while parts of it are away */
+};
+/* eg_home_clones - what a clone, clone3, fork or vfork is for. */
+enum eg_clones eg_home_clones(long nr, const long arg[6]);
+/* eg_home_exit - exit(2) by a thread that runs at home. */
+__attribute__((noreturn)) void eg_home_exit(long status);
+/* eg_home_fd - the k-th descriptor of this part of the runtime; NULL past the last. */
+int *eg_home_fd(uint32_t k);
+
+/* threads.S */
+/* eg_thread_call - thread->nr with thread->arg on the program's stack, under the program's signal mask; the result is in
+ * thread->ret, the mask as it is then in thread->mask, and all signals are blocked again. */
+void eg_thread_call(struct eg_thread *thread);
+/* eg_thread_clone - a new thread that begins in fn(arg) below stack_top. */
+long eg_thread_clone(long flags, void *stack_top, long parent_tid, long child_tid, long tls, void (*fn)(void *), void *arg);
+
+#endif

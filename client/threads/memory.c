@@ -1,0 +1,318 @@
+/* memory.c - the program's address space: what may go away, and the memory calls, which are home's alone to make. */
+#include "client/threads/eg_home.h"
+
+#include "client/pager/eg_capture.h"
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#define CONVERT_MAX_BYTES (256ul << 20)
+
+/* --- which mapping ------------------------------------------------------------------------------------------------------------ */
+
+/* struct procmap_query of Linux 6.11 (include/uapi/linux/fs.h); Debian 12's headers lack it. */
+struct map_query {
+    uint64_t size, flags, addr, start, end, vma_flags, page_bytes, offset, inode;
+    uint32_t dev_major, dev_minor, name_bytes, build_id_bytes;
+    uint64_t name, build_id;
+};
+#define MAP_QUERY 0xc0686611ul /* _IOWR('f', 17, struct procmap_query) */
+_Static_assert(sizeof(struct map_query) == 104, "the kernel's layout");
+
+static const char *hex(const char *p, uint64_t *ret_value)
+{
+    uint64_t v = 0;
+    for (;; p++) {
+        if (*p >= '0' && *p <= '9')
+            v = v * 16 + (uint64_t)(*p - '0');
+        else if (*p >= 'a' && *p <= 'f')
+            v = v * 16 + (uint64_t)(*p - 'a' + 10);
+        else
+            break;
+    }
+    *ret_value = v;
+    return p;
+}
+
+/* Calls fn with each line of /proc/self/maps until it returns 1. */
+static int maps_each(int (*fn)(const struct eg_area *area, const char *name, void *arg), void *arg)
+{
+    char buf[4096];
+    size_t have = 0;
+    long fd = eg_sys4(SYS_openat, -100, "/proc/self/maps", 02000000, 0), n = 1;
+    if (eg_sys_failed(fd))
+        return 0;
+    int stop = 0;
+    while (!stop && (n > 0 || have)) {
+        n = eg_sys3(SYS_read, fd, buf + have, sizeof buf - 1 - have);
+        if (n > 0)
+            have += (size_t)n;
+        buf[have] = 0;
+        size_t at = 0, end;
+        for (; !stop; at = end + 1) {
+            for (end = at; end < have && buf[end] != '\n'; end++)
+                ;
+            if (end == have)
+                break;
+            buf[end] = 0;
+            struct eg_area a;
+            uint64_t skip;
+            const char *p = hex(buf + at, &a.start);
+            p = hex(p + 1, &a.end);
+            a.readable = p[1] == 'r';
+            a.writable = p[2] == 'w';
+            a.shared = p[4] == 's';
+            p = hex(p + 6, &skip); /* offset */
+            while (*++p != ' ')
+                ; /* device */
+            a.file = p[1] != '0' || p[2] != ' ';
+            while (*++p && *p != ' ')
+                ;
+            while (*p == ' ')
+                p++;
+            stop = fn(&a, p, arg);
+        }
+        memmove(buf, buf + at, have - at);
+        have -= at;
+        if (n <= 0)
+            break;
+    }
+    eg_sys1(SYS_close, fd);
+    return stop;
+}
+
+struct find {
+    uint64_t addr;
+    struct eg_area area;
+};
+
+static int find_line(const struct eg_area *area, const char *name, void *arg)
+{
+    struct find *f = arg;
+    (void)name;
+    if (f->addr < area->start || f->addr >= area->end)
+        return 0;
+    f->area = *area;
+    return 1;
+}
+
+int eg_area_find(uint64_t addr, struct eg_area *ret_area)
+{
+    static uint8_t no_query;
+    if (!no_query) {
+        struct map_query q = {.size = sizeof q, .addr = addr};
+        long rc = eg_sys3(SYS_ioctl, eg_home.maps_fd, MAP_QUERY, &q);
+        if (rc == -ENOENT)
+            return -ENOENT;
+        if (rc == 0) {
+            *ret_area = (struct eg_area){.start = q.start, .end = q.end, .readable = q.vma_flags & 1,
+                                         .writable = (q.vma_flags & 2) != 0, .shared = (q.vma_flags & 8) != 0, .file = q.inode != 0};
+            return 0;
+        }
+        no_query = 1;
+    }
+    struct find f = {.addr = addr};
+    if (!maps_each(find_line, &f))
+        return -ENOENT;
+    *ret_area = f.area;
+    return 0;
+}
+
+static int is_name(const char *name, const char *want)
+{
+    size_t n = eg_strlen(want);
+    return memcmp(name, want, n) == 0;
+}
+
+static int vdso_line(const struct eg_area *area, const char *name, void *arg)
+{
+    (void)arg;
+    if (is_name(name, "[vvar") && !eg_home.vvar)
+        eg_home.vvar = area->start; /* vvar_vclock follows it */
+    if (!is_name(name, "[vdso]"))
+        return 0;
+    eg_home.vdso = area->start;
+    eg_home.vdso_end = area->end;
+    return 1;
+}
+
+void eg_home_vdso_find(void)
+{
+    if (!maps_each(vdso_line, NULL))
+        eg_home.vvar = 0;
+}
+
+int eg_home_is_private(uint64_t addr)
+{
+    for (uint32_t i = 0; i < eg_home.n_private; i++)
+        if (addr >= eg_home.private_lo[i] && addr < eg_home.private_hi[i])
+            return 1;
+    return addr < EG_USER_START || addr >= EG_USER_END || (addr >= EG_WORKER_START && addr < EG_WORKER_END) ||
+           (addr >= eg_home.vvar && addr < eg_home.vdso_end);
+}
+
+/* --- conversion ---------------------------------------------------------------------------------------------------------------- */
+
+/* Private memory of a file cannot be registered with userfaultfd: a copy takes its place. What lies past the file's end stays as it is. */
+static void convert(uint64_t start, uint64_t end, int prot)
+{
+    uint64_t bytes = end - start, done = 0;
+    long to = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (eg_sys_failed(to))
+        return;
+    long pid = eg_sys0(SYS_getpid);
+    while (done < bytes) {
+        struct iovec local = {(void *)(to + (long)done), bytes - done}, remote = {(void *)(start + done), bytes - done};
+        long n = eg_sys6(SYS_process_vm_readv, pid, &local, 1, &remote, 1, 0);
+        if (n <= 0)
+            break;
+        done += (uint64_t)n;
+    }
+    done &= ~(uint64_t)(EG_PAGE_BYTES - 1);
+    if (prot != (PROT_READ | PROT_WRITE))
+        eg_sys3(SYS_mprotect, to, bytes, prot);
+    if (!done || eg_sys_failed(eg_sys5(SYS_mremap, to, done, done, MREMAP_MAYMOVE | MREMAP_FIXED, start)))
+        done = 0;
+    if (done < bytes)
+        eg_sys2(SYS_munmap, to + (long)done, bytes - done);
+}
+
+struct convert_list {
+    uint64_t start[256], end[256];
+    uint32_t n;
+};
+
+static int convert_note(const struct eg_area *area, const char *name, void *arg)
+{
+    struct convert_list *list = arg;
+    (void)name;
+    if (area->file && area->writable && area->readable && !area->shared && !eg_home_is_private(area->start) &&
+        area->end - area->start <= CONVERT_MAX_BYTES && list->n < 256) {
+        list->start[list->n] = area->start;
+        list->end[list->n++] = area->end;
+    }
+    return 0;
+}
+
+void eg_home_convert_all(void)
+{
+    struct convert_list list;
+    list.n = 0;
+    maps_each(convert_note, &list);
+    for (uint32_t i = 0; i < list.n; i++)
+        convert(list.start[i], list.end[i], PROT_READ | PROT_WRITE);
+}
+
+/* --- memory calls -------------------------------------------------------------------------------------------------------------- */
+
+static void ask(uint32_t what)
+{
+    __atomic_store_n(&eg_home.request, what, __ATOMIC_SEQ_CST);
+    eg_home_wake();
+}
+
+/* Everything of [lo, hi) comes home, and no worker gets any of it until the thaw. Context: memory_lock held. */
+static void freeze(uint64_t lo, uint64_t hi)
+{
+    uint32_t seen;
+    eg_home.freeze_lo = lo & ~(uint64_t)(EG_PAGE_BYTES - 1);
+    eg_home.freeze_hi = eg_page_up(hi);
+    ask(EG_REQ_FREEZE);
+    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != EG_REQ_FROZEN; turn++) {
+        if (turn < 100)
+            eg_sys0(SYS_sched_yield);
+        else
+            eg_sys4(SYS_futex, &eg_home.request, FUTEX_WAIT_PRIVATE, seen, 0);
+    }
+}
+
+static void thaw(void)
+{
+    uint32_t seen;
+    ask(EG_REQ_THAW);
+    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != EG_REQ_NONE; turn++) {
+        if (turn < 100)
+            eg_sys0(SYS_sched_yield);
+        else
+            eg_sys4(SYS_futex, &eg_home.request, FUTEX_WAIT_PRIVATE, seen, 0);
+    }
+}
+
+static long raw(long nr, const long a[6])
+{
+    return eg_syscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* The range that a call changes. Returns: 0 (none that anybody could have). */
+static int affected(long nr, const long a[6], uint64_t *lo, uint64_t *hi)
+{
+    *lo = (uint64_t)a[0];
+    *hi = *lo + (uint64_t)a[1];
+    switch (nr) {
+    case SYS_mmap: return (a[3] & MAP_FIXED) != 0 && *hi > *lo;
+    case SYS_munmap:
+    case SYS_mprotect:
+    case SYS_pkey_mprotect: return *hi > *lo;
+    case SYS_mremap:
+        if (a[3] & MREMAP_FIXED) {
+            /* Two ranges: the hull, when they lie apart, is more than needed, never less. */
+            uint64_t to = (uint64_t)a[4], to_end = to + (uint64_t)a[2];
+            *lo = to < *lo ? to : *lo;
+            *hi = to_end > *hi ? to_end : *hi;
+        }
+        return *hi > *lo;
+    case SYS_madvise:
+        return *hi > *lo && a[2] != MADV_NORMAL && a[2] != MADV_SEQUENTIAL && a[2] != MADV_RANDOM && a[2] != MADV_HUGEPAGE &&
+               a[2] != MADV_DONTDUMP && a[2] != MADV_DODUMP;
+    case SYS_brk:
+        *lo = (uint64_t)a[0];
+        *hi = eg_rt.heap_end;
+        return a[0] && *lo < *hi;
+    default: return 0;
+    }
+}
+
+long eg_home_memory(long nr, const long arg[6])
+{
+    long a[6];
+    uint64_t lo = 0, hi = 0;
+    memcpy(a, arg, sizeof a);
+    eg_lock_take(&eg_home.memory_lock);
+    int frozen = affected(nr, a, &lo, &hi) && eg_home.active && lo < EG_USER_END;
+    if (frozen)
+        freeze(lo, hi);
+    long ret = raw(nr, a);
+    if (nr == SYS_brk)
+        eg_rt.heap_end = (uint64_t)ret;
+    /* A library that is loaded later: its data, too. The loader alone says MAP_DENYWRITE (no effect for 20 years); other private mappings of
+     * files stay as they are (MADV_DONTNEED brings the file's content back), and who touches them does so at home. */
+    if (nr == SYS_mmap && !eg_sys_failed(ret) && (a[3] & (MAP_TYPE | MAP_ANONYMOUS | MAP_DENYWRITE)) == (MAP_PRIVATE | MAP_DENYWRITE) &&
+        (a[2] & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE) && (uint64_t)a[1] <= CONVERT_MAX_BYTES)
+        convert((uint64_t)ret, (uint64_t)ret + eg_page_up((uint64_t)a[1]), (int)a[2]);
+    if (frozen)
+        thaw();
+    eg_lock_give(&eg_home.memory_lock);
+    return ret;
+}
+
+long eg_home_fork(long nr, const long arg[6])
+{
+    eg_lock_take(&eg_home.start_lock);
+    eg_lock_take(&eg_home.memory_lock);
+    int active = eg_home.active;
+    if (active)
+        freeze(0, EG_USER_END);
+    long ret = raw(nr, arg);
+    if (ret == 0) {
+        eg_home_child();
+        return 0;
+    }
+    if (active)
+        thaw();
+    eg_lock_give(&eg_home.memory_lock);
+    eg_lock_give(&eg_home.start_lock);
+    return ret;
+}

@@ -1,0 +1,84 @@
+/* node.c - streams to compute nodes. */
+#include "client/threads/eg_home.h"
+
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#define TIMEOUT_S 10
+
+static void set_timeouts(int fd, long seconds)
+{
+    struct timeval tv = {.tv_sec = seconds};
+    eg_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+    eg_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
+}
+
+static void tune_tcp(int fd)
+{
+    static const struct {
+        int level, option, value;
+    } options[] = {
+        {IPPROTO_TCP, TCP_NODELAY, 1}, {SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 10},
+        {IPPROTO_TCP, TCP_KEEPINTVL, 5}, {IPPROTO_TCP, TCP_KEEPCNT, 3},
+    };
+    for (uint32_t i = 0; i < sizeof options / sizeof *options; i++)
+        eg_sys5(SYS_setsockopt, fd, options[i].level, options[i].option, &options[i].value, sizeof(int));
+}
+
+static int all(long nr, int fd, void *data, size_t bytes)
+{
+    for (size_t at = 0; at < bytes;) {
+        long n = eg_sys6(nr, fd, (uint8_t *)data + at, bytes - at, MSG_NOSIGNAL, 0, 0);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0)
+            return n == 0 ? -ECONNRESET : (int)n;
+        at += (size_t)n;
+    }
+    return 0;
+}
+
+int eg_node_connect(uint32_t k, enum eg_stream_kind kind, uint32_t *ret_slot)
+{
+    const struct eg_pool_node *config = &eg_rt.pool->nodes[k];
+    int family = config->kind == EG_ADDR_UNIX ? AF_UNIX : ((const struct sockaddr *)(const void *)config->sockaddr)->sa_family;
+    long fd = eg_sys3(SYS_socket, family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (eg_sys_failed(fd))
+        return (int)fd;
+    fd = eg_fd_high((int)fd);
+    if (family != AF_UNIX)
+        tune_tcp((int)fd);
+    set_timeouts((int)fd, TIMEOUT_S);
+    struct eg_node_hello hello = {
+        .magic = EG_THREADS_MAGIC,
+        .version = EG_THREADS_VERSION,
+        .kind = (uint16_t)kind,
+        .process = eg_home.process,
+        .vdso = eg_home.vdso,
+        .vvar = eg_home.vvar,
+        .where = (uint64_t)eg_where,
+        .pid = (uint64_t)eg_sys0(SYS_getpid),
+    };
+    memcpy(hello.token, eg_rt.pool->token, sizeof hello.token);
+    struct eg_node_welcome welcome;
+    long rc = eg_sys3(SYS_connect, fd, config->sockaddr, config->sockaddr_len);
+    if (!rc)
+        rc = all(SYS_sendto, (int)fd, &hello, sizeof hello);
+    if (!rc)
+        rc = all(SYS_recvfrom, (int)fd, &welcome, sizeof welcome);
+    if (!rc && (welcome.magic != EG_THREADS_MAGIC || welcome.version != EG_THREADS_VERSION || welcome.status))
+        rc = -EPROTO;
+    if (rc) {
+        eg_sys1(SYS_close, fd);
+        return (int)rc;
+    }
+    set_timeouts((int)fd, 0);
+    if (ret_slot)
+        memcpy(ret_slot, welcome.why, sizeof *ret_slot);
+    return (int)fd;
+}

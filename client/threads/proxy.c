@@ -1,0 +1,518 @@
+/* proxy.c - the home end of a thread that is away: it starts the thread on a node, makes its system calls, and takes it back.
+ *
+ * A proxy is the program's own thread, made by the program's own clone, on a stack of the runtime's and with every signal blocked. While it
+ * makes a call it stands on the program's stack under the program's mask (eg_thread_call), so a handler that runs then runs where it
+ * would have, and may even jump away: the thread is at home from then on. A signal that comes while the thread computes is seen through a
+ * signalfd; the thread is asked home, and the kernel delivers the signal there. Going home is also the answer to all that a node cannot do. */
+#include "client/threads/eg_home.h"
+
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#define ARCH_SET_FS 0x1002
+#define ARCH_SET_GS 0x1001
+#define PR_GET_TID_ADDRESS 40
+#define SPIN_TURNS 30
+#define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
+
+_Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
+                   __builtin_offsetof(struct eg_thread, ret) == 80 && __builtin_offsetof(struct eg_thread, tid) == 88,
+               "threads.S has these numbers");
+_Static_assert(HEAD_BYTES + (32u << 10) <= EG_THREAD_BYTES, "room for the proxy's stack");
+
+/* First fields of the kernel's struct clone_args. */
+struct clone3_args {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+};
+
+/* --- slots ---------------------------------------------------------------------------------------------------------------------- */
+
+static struct eg_thread *slot_take(void)
+{
+    struct eg_home *h = &eg_home;
+    struct eg_thread *t = NULL;
+    eg_lock_take(&h->start_lock);
+    for (uint32_t i = 0; i < h->n_threads && !t; i++)
+        if (__atomic_load_n(&h->thread[i]->tid, __ATOMIC_ACQUIRE) == 0)
+            t = h->thread[i];
+    if (!t && h->n_threads < EG_THREADS && (t = eg_sys_map(EG_THREAD_BYTES))) {
+        t->fd = t->signal_fd = -1;
+        h->thread[h->n_threads] = t;
+        __atomic_store_n(&h->n_threads, h->n_threads + 1, __ATOMIC_RELEASE);
+    }
+    if (t)
+        t->tid = 1; /* taken; the kernel writes the number */
+    eg_lock_give(&h->start_lock);
+    if (t && t->fd >= 0) { /* its thread ended in a way that kept its stream from us */
+        eg_sys1(SYS_close, t->fd);
+        t->fd = -1;
+    }
+    return t;
+}
+
+int *eg_home_fd(uint32_t k)
+{
+    struct eg_home *h = &eg_home;
+    if (k == 0)
+        return &h->maps_fd;
+    k--;
+    if (k < h->n_nodes)
+        return h->node[k] ? &h->node[k]->fd : &h->maps_fd;
+    k -= h->n_nodes;
+    if (k < 2 * h->n_threads)
+        return k % 2 ? &h->thread[k / 2]->fd : &h->thread[k / 2]->signal_fd;
+    k -= 2 * h->n_threads;
+    for (uint32_t i = 0; i < h->n_nodes; i++) {
+        if (h->node[i] && k < h->node[i]->n_free)
+            return &h->node[i]->free[k].fd;
+        k -= h->node[i] ? h->node[i]->n_free : 0;
+    }
+    return NULL;
+}
+
+/* --- streams --------------------------------------------------------------------------------------------------------------------- */
+
+static int stream_take(struct eg_thread *t)
+{
+    struct eg_node *n = eg_home.node[t->node];
+    eg_lock_take(&n->lock);
+    if (n->n_free) {
+        struct eg_stream_free f = n->free[--n->n_free];
+        t->fd = f.fd;
+        t->slot = f.slot;
+    }
+    eg_lock_give(&n->lock);
+    if (t->fd < 0)
+        t->fd = eg_node_connect(t->node, EG_STREAM_THREAD, &t->slot);
+    return t->fd < 0 ? t->fd : 0;
+}
+
+/* The node's thread is idle: the next one may have it. */
+static void stream_give(struct eg_thread *t)
+{
+    struct eg_node *n = eg_home.node[t->node];
+    eg_lock_take(&n->lock);
+    int kept = n->n_free < EG_THREADS;
+    if (kept)
+        n->free[n->n_free++] = (struct eg_stream_free){t->fd, t->slot};
+    n->n_threads--;
+    eg_lock_give(&n->lock);
+    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    if (!kept)
+        eg_sys1(SYS_close, t->fd);
+    t->fd = -1;
+    t->where = EG_AT_HOME;
+}
+
+static void transfer(struct eg_thread *t, long nr, void *data, size_t bytes)
+{
+    for (size_t at = 0; at < bytes;) {
+        long n = eg_sys6(nr, t->fd, (uint8_t *)data + at, bytes - at, MSG_NOSIGNAL, 0, 0);
+        if (n > 0)
+            at += (size_t)n;
+        else if (n != -EINTR)
+            eg_home_lost(t->node);
+    }
+}
+
+/* --- at home ------------------------------------------------------------------------------------------------------------------------ */
+
+static __attribute__((noreturn)) void run_at_home(struct eg_thread *t)
+{
+    struct eg_frame_stack alt = {0};
+    eg_sys2(SYS_sigaltstack, 0, &alt); /* the program's: its calls were made here */
+    alt.flags &= 2 /* SS_DISABLE */;
+    t->where = EG_AT_HOME;
+    eg_sys2(SYS_arch_prctl, ARCH_SET_FS, t->state.fs_base);
+    if (t->state.gs_base)
+        eg_sys2(SYS_arch_prctl, ARCH_SET_GS, t->state.gs_base);
+    void *sp = eg_frame_build(t->frame + sizeof t->frame, &t->state, t->xstate, t->mask, &alt);
+    eg_frame_return(sp);
+}
+
+/* What the kernel does for the mutexes that a thread dies with (Documentation/locking/robust-futexes): it could not, when a page is away. The
+ * list is followed by copies, so that a wrong one does no harm. */
+static int word_read(uint64_t addr, uint64_t *ret)
+{
+    struct {
+        void *base;
+        uint64_t bytes;
+    } local = {ret, 8}, remote = {(void *)addr, 8};
+    return eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == 8;
+}
+
+static void owner_died(uint64_t word, uint32_t tid)
+{
+    uint64_t value;
+    if (word & 3 || !word_read(word & ~7ul, &value))
+        return;
+    uint32_t *futex = (uint32_t *)word, seen = __atomic_load_n(futex, __ATOMIC_SEQ_CST);
+    while ((seen & FUTEX_TID_MASK) == tid)
+        if (__atomic_compare_exchange_n(futex, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+            if (seen & FUTEX_WAITERS)
+                eg_sys6(SYS_futex, futex, FUTEX_WAKE, 1, 0, 0, 0);
+            return;
+        }
+}
+
+static void robust_end(struct eg_thread *t)
+{
+    enum { MOST = 2048 };
+    uint64_t head = t->robust, entry, offset, pending;
+    if (!head || !word_read(head, &entry) || !word_read(head + 8, &offset) || !word_read(head + 16, &pending))
+        return;
+    for (int n = 0; n < MOST && (entry & ~1ul) != head; n++) {
+        uint64_t at = entry & ~1ul, pi = entry & 1;
+        if (!word_read(at, &entry))
+            return;
+        if (at != (pending & ~1ul) && !pi)
+            owner_died(at + offset, t->tid);
+    }
+    if (pending & ~1ul)
+        owner_died((pending & ~1ul) + offset, t->tid);
+}
+
+/* The end of a thread. The kernel would write the program's word (clear_child_tid) when no fault can be served any more: it is written
+ * here, by a thread that needs nothing of the program's from then on. */
+static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long status)
+{
+    uint64_t word = t->clear_tid;
+    robust_end(t);
+    if (t->signal_fd >= 0)
+        eg_sys1(SYS_close, t->signal_fd);
+    t->signal_fd = -1;
+    if (word) {
+        __atomic_store_n((uint32_t *)word, 0, __ATOMIC_SEQ_CST);
+        eg_sys6(SYS_futex, word, FUTEX_WAKE, 1, 0, 0, 0);
+    }
+    for (;;)
+        eg_sys1(SYS_exit, status); /* clears t->tid */
+}
+
+struct ending {
+    struct eg_thread *thread;
+    long status;
+};
+
+static long end_on_own_stack(struct eg_gate_frame *f)
+{
+    struct ending *e = (struct ending *)f;
+    thread_end(e->thread, e->status);
+}
+
+void eg_home_exit(long status)
+{
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid);
+    static struct eg_thread first; /* the process's first thread has no slot: it ends on a stack that nobody needs again */
+    struct ending e = {&first, status};
+    for (uint32_t i = 0; i < eg_home.n_threads; i++)
+        if (eg_home.thread[i]->tid == tid)
+            e.thread = eg_home.thread[i];
+    if (e.thread == &first) {
+        first.signal_fd = -1;
+        first.clear_tid = 0;
+        eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &first.clear_tid, 0, 0, 0);
+        thread_end(&first, status);
+    }
+    struct ending *own = (struct ending *)(void *)e.thread->xstate;
+    *own = e;
+    eg_gate_call_on((uint8_t *)e.thread + EG_THREAD_BYTES, end_on_own_stack, (struct eg_gate_frame *)own);
+    __builtin_unreachable();
+}
+
+/* --- system calls -------------------------------------------------------------------------------------------------------------------- */
+
+static void answer(struct eg_thread *t, int64_t ret)
+{
+    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret}};
+    transfer(t, SYS_sendto, &call, sizeof call);
+}
+
+static int is_gated(long nr)
+{
+    switch (nr) {
+    case SYS_mmap: case SYS_munmap: case SYS_mremap: case SYS_mprotect: case SYS_madvise: case SYS_brk: case SYS_pkey_mprotect:
+    case SYS_close: case SYS_close_range: case SYS_dup2: case SYS_dup3: return 1;
+    default: return 0;
+    }
+}
+
+/* Only the thread itself can make these, where it stands. */
+static int goes_home(long nr)
+{
+    switch (nr) {
+    case SYS_clone: case SYS_clone3: case SYS_fork: case SYS_vfork: case SYS_rt_sigreturn: case SYS_execve: case SYS_execveat:
+    case SYS_arch_prctl: return 1;
+    default: return 0;
+    }
+}
+
+static void forwarded(struct eg_thread *t, const struct eg_call *call)
+{
+    long nr = (long)call->arg[0], a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = (long)call->arg[1 + i];
+    __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
+    if (call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
+        answer(t, eg_home_clone(nr, a, &t->state, t->xstate, t->mask, 0));
+        return;
+    }
+    if (goes_home(nr)) {
+        struct eg_call come = {.type = EG_CALL_HOME};
+        transfer(t, SYS_sendto, &come, sizeof come);
+        return;
+    }
+    if (nr == SYS_set_tid_address) {
+        t->clear_tid = (uint64_t)a[0];
+        answer(t, t->tid);
+        return;
+    }
+    if (nr == SYS_set_robust_list && a[1] == sizeof(struct robust_list_head)) {
+        t->robust = (uint64_t)a[0];
+        answer(t, 0);
+        return;
+    }
+    if (nr == SYS_futex && ((a[1] & 0x7f) == FUTEX_WAIT || (a[1] & 0x7f) == FUTEX_WAIT_BITSET))
+        __atomic_fetch_add(&eg_rt.row->futex_waits_remote, 1, __ATOMIC_RELAXED);
+    if (is_gated(nr)) {
+        struct eg_gate_frame f = {.nr = nr};
+        memcpy(f.arg, a, sizeof a);
+        long ret = eg_gate_dispatch(&f);
+        if (!f.pass) {
+            answer(t, ret);
+            return;
+        }
+    }
+    t->nr = nr;
+    memcpy(t->arg, a, sizeof a);
+    t->prog_sp = call->rsp;
+    eg_thread_call(t);
+    answer(t, t->ret);
+}
+
+/* --- the proxy ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Until the thread says something, or a signal for it comes. */
+static void wait_for_word(struct eg_thread *t)
+{
+    for (uint32_t i = 0;; i++) {
+        uint8_t byte;
+        long n = eg_sys6(SYS_recvfrom, t->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
+        if (n != -EAGAIN && n != -EINTR)
+            return;
+        if (i < SPIN_TURNS) {
+            eg_sys0(SYS_sched_yield);
+            continue;
+        }
+        if (t->signal_fd < 0 || t->signal_mask != ~t->mask) {
+            t->signal_mask = ~t->mask;
+            long fd = eg_sys4(SYS_signalfd4, t->signal_fd, &t->signal_mask, 8, 02000000 | 04000);
+            if (t->signal_fd < 0 && fd >= 0)
+                t->signal_fd = eg_fd_high((int)fd);
+        }
+        struct pollfd p[2] = {{.fd = t->fd, .events = POLLIN}, {.fd = t->kick ? -1 : t->signal_fd, .events = POLLIN}};
+        eg_sys5(SYS_ppoll, p, 2, 0, 0, 8);
+        if (p[1].revents & POLLIN && !p[0].revents) {
+            __atomic_store_n(&t->kick, 1, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&eg_home.kicks, 1, __ATOMIC_SEQ_CST);
+            eg_home_wake();
+        }
+    }
+}
+
+static void payload_read(struct eg_thread *t, uint32_t bytes)
+{
+    if (bytes < sizeof t->state || bytes > sizeof t->state + EG_XSTATE_MAX_BYTES)
+        eg_home_lost(t->node);
+    transfer(t, SYS_recvfrom, &t->state, sizeof t->state);
+    if (t->state.xstate_bytes != bytes - sizeof t->state)
+        eg_home_lost(t->node);
+    if (t->state.xstate_bytes)
+        transfer(t, SYS_recvfrom, t->xstate, t->state.xstate_bytes);
+}
+
+/* The instruction before which the thread stands made a call: at a patched place the gate must see it again. */
+static void before_call(struct eg_thread_state *s)
+{
+    const uint8_t *site = (const uint8_t *)s->rip - 7;
+    uint8_t code[7];
+    struct {
+        void *base;
+        uint64_t bytes;
+    } local = {code, 7}, remote = {(void *)site, 7};
+    if (eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == 7 && code[0] == 0xe9)
+        s->rip -= 7;
+    else
+        s->rip -= 2;
+}
+
+static void away(struct eg_thread *t)
+{
+    for (;;) {
+        struct eg_call call;
+        wait_for_word(t);
+        transfer(t, SYS_recvfrom, &call, sizeof call);
+        if (call.len_bytes)
+            payload_read(t, call.len_bytes);
+        switch (call.type) {
+        case EG_CALL_SYSCALL: forwarded(t, &call); break;
+        case EG_CALL_EXIT:
+            stream_give(t);
+            thread_end(t, (long)call.arg[0]);
+        case EG_CALL_HOME:
+            stream_give(t);
+            __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
+            if (call.arg[0] == EG_HOME_SYSCALL)
+                before_call(&t->state);
+            run_at_home(t);
+        default: eg_home_lost(t->node);
+        }
+    }
+}
+
+static void hist_add(uint32_t *hist, uint64_t ns)
+{
+    uint32_t log = ns ? 63u - (uint32_t)__builtin_clzll(ns) : 0;
+    uint32_t low = log >= 2 ? (uint32_t)(ns >> (log - 2)) & 3 : 0;
+    int bucket = (int)(4 * log + low) - 4 * EG_HIST_MIN_LOG2;
+    hist[bucket < 0 ? 0 : bucket >= EG_HIST_BUCKETS ? EG_HIST_BUCKETS - 1 : bucket]++;
+}
+
+static void proxy_main(void *arg)
+{
+    struct eg_thread *t = arg;
+    eg_sys1(SYS_set_tid_address, &t->tid);
+    t->state.tid = t->tid = (uint32_t)eg_sys0(SYS_gettid);
+    if (!t->state.xstate_bytes) { /* rounding modes and the like are inherited */
+        __asm__ volatile("fxsave64 %0" : "=m"(*(uint8_t(*)[512])t->xstate));
+        memset(t->xstate + 464, 0, 48);
+        t->state.xstate_bytes = 512;
+    }
+    if (t->where != EG_AWAY)
+        run_at_home(t);
+    if (stream_take(t)) {
+        struct eg_node *n = eg_home.node[t->node];
+        eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no stream to a compute node: ", n->config->text);
+        __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+        run_at_home(t);
+    }
+    struct eg_call call = {.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes};
+    transfer(t, SYS_sendto, &call, sizeof call);
+    transfer(t, SYS_sendto, &t->state, sizeof t->state);
+    transfer(t, SYS_sendto, t->xstate, t->state.xstate_bytes);
+    __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
+    hist_add(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
+    away(t);
+}
+
+/* --- beginnings ------------------------------------------------------------------------------------------------------------------------ */
+
+static int clone_args(long nr, const long arg[6], struct clone3_args *a)
+{
+    memset(a, 0, sizeof *a);
+    if (nr == SYS_clone) {
+        a->flags = (uint64_t)arg[0];
+        a->stack = (uint64_t)arg[1];
+        a->parent_tid = (uint64_t)arg[2];
+        a->child_tid = (uint64_t)arg[3];
+        a->tls = (uint64_t)arg[4];
+        return 1;
+    }
+    size_t bytes = (size_t)arg[1] < sizeof *a ? (size_t)arg[1] : sizeof *a;
+    struct {
+        void *base;
+        uint64_t bytes;
+    } to = {a, bytes}, from = {(void *)arg[0], bytes};
+    if (eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &to, 1, &from, 1, 0) != (long)bytes)
+        return 0;
+    a->stack += a->stack_size;
+    return (size_t)arg[1] <= 88;
+}
+
+enum eg_clones eg_home_clones(long nr, const long arg[6])
+{
+    struct clone3_args a;
+    const uint64_t need = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
+    if (nr == SYS_fork)
+        return EG_CLONES_PROCESS;
+    if (nr == SYS_vfork || !clone_args(nr, arg, &a))
+        return EG_CLONES_IN_PLACE;
+    if (!(a.flags & CLONE_VM))
+        return !a.stack ? EG_CLONES_PROCESS : eg_home.active ? EG_CLONES_REFUSED : EG_CLONES_IN_PLACE;
+    if ((a.flags & need) == need && a.stack && !(a.flags & (CLONE_VFORK | CLONE_PIDFD | CLONE_CHILD_SETTID)) && a.flags >> 32 == 0)
+        return EG_CLONES_THREAD;
+    return EG_CLONES_IN_PLACE;
+}
+
+/* The node with the fewest threads for its slots; ties go round. */
+static int place(void)
+{
+    uint32_t n = eg_home.n_nodes, best = n;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = (eg_home.next_node + i) % n;
+        const struct eg_node *x = eg_home.node[k], *y = best < n ? eg_home.node[best] : NULL;
+        if (x && x->alive && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
+            best = k;
+    }
+    eg_home.next_node = best + 1;
+    return best < n ? (int)best : -1;
+}
+
+long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below)
+{
+    struct clone3_args a;
+    clone_args(nr, arg, &a);
+    eg_lock_take(&eg_home.start_lock);
+    int rc = eg_rt.pool->threads_mode == EG_THREADS_REMOTE ? eg_home_activate() : 1, node = -1;
+    if (rc < 0) {
+        eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no compute node can be used", NULL);
+        eg_rt.pool->threads_mode = EG_THREADS_HOME;
+    }
+    if (rc == 0)
+        node = place();
+    eg_lock_give(&eg_home.start_lock);
+    struct eg_thread *t = slot_take();
+    if (!t)
+        return -EAGAIN;
+    t->state = *state;
+    t->state.rsp = a.stack - below;
+    t->state.rax = 0;
+    t->state.gs_base = 0;
+    t->state.fs_base = a.flags & CLONE_SETTLS ? a.tls : state->fs_base;
+    if (xstate && state->xstate_bytes)
+        memcpy(t->xstate, xstate, state->xstate_bytes);
+    else
+        t->state.xstate_bytes = 0;
+    t->mask = mask;
+    t->robust = 0;
+    t->clear_tid = a.flags & CLONE_CHILD_CLEARTID ? a.child_tid : 0;
+    t->where = node >= 0 ? EG_AWAY : EG_AT_HOME;
+    t->node = node >= 0 ? (uint32_t)node : 0;
+    t->kick = 0;
+    t->fd = t->signal_fd = -1;
+    t->start_ns = eg_sys_now_ns();
+    if (node >= 0) {
+        __atomic_fetch_add(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&eg_rt.pool->nodes[node].threads, 1, __ATOMIC_RELAXED);
+    }
+    long flags = (long)(a.flags & ~(uint64_t)(CLONE_CHILD_CLEARTID | CLONE_DETACHED)) | CLONE_SETTLS;
+    long tid = eg_thread_clone(flags, (uint8_t *)t + EG_THREAD_BYTES, (long)a.parent_tid, 0, (long)t->state.fs_base, proxy_main, t);
+    if (eg_sys_failed(tid)) {
+        if (node >= 0) {
+            __atomic_fetch_sub(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
+            __atomic_fetch_sub(&eg_rt.pool->nodes[node].threads, 1, __ATOMIC_RELAXED);
+        }
+        __atomic_store_n(&t->tid, 0, __ATOMIC_RELEASE);
+    }
+    return tid;
+}

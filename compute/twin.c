@@ -1,0 +1,336 @@
+/* twin.c - the worker's threads: each runs one thread of the program between signals.
+ *
+ * A thread is idle (reads its stream for the next one to run), in the program, or in a handler on its alternate stack with every signal
+ * blocked. Nothing here touches the program's memory: an access of ours to a missing page would kill the worker. */
+#include "compute/worker.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#define ARCH_SET_FS 0x1002
+#define ARCH_GET_FS 0x1003
+#define ARCH_SET_GS 0x1001
+#define ARCH_GET_GS 0x1004
+#define SPIN_TURNS 100
+#define LEASE_NS 20000u        /* a page stays for so long after its instruction could go on */
+#define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
+#define RECENT 1024u
+#define PF_WRITE 2u
+
+extern char __executable_start[], etext[];
+
+static struct {
+    uint64_t page, until_ns;
+} recent[RECENT];
+static uint32_t waiting[WK_SLOTS]; /* slots with `active` set, the first wk.n_active of them */
+static uint32_t waiting_lock;
+
+static void lock(uint32_t *word)
+{
+    while (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE))
+        eg_sys0(SYS_sched_yield);
+}
+
+static void unlock(uint32_t *word)
+{
+    __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+}
+
+/* --- holding pages ----------------------------------------------------------------------------------------------------------- */
+
+static void active_begin(struct wk_slot *s, uint64_t addr, uint64_t rip)
+{
+    if (s->rip != rip)
+        s->n_held = 0;
+    else if (s->n_held < WK_HELD && s->addr != addr)
+        s->held[s->n_held++] = s->addr; /* it has not retired: it needs that page as well */
+    s->addr = addr;
+    s->rip = rip;
+    s->since_ns = wk_now_ns();
+    lock(&waiting_lock);
+    s->active = 1;
+    waiting[wk.n_active++] = s->index;
+    unlock(&waiting_lock);
+}
+
+static void active_end(struct wk_slot *s)
+{
+    uint64_t page = s->addr / EG_PAGE_BYTES;
+    recent[page % RECENT].until_ns = wk_now_ns() + LEASE_NS;
+    __atomic_store_n(&recent[page % RECENT].page, page, __ATOMIC_RELEASE);
+    lock(&waiting_lock);
+    s->active = 0;
+    for (uint32_t i = 0; i < wk.n_active; i++)
+        if (waiting[i] == s->index) {
+            waiting[i] = waiting[--wk.n_active];
+            break;
+        }
+    unlock(&waiting_lock);
+}
+
+int wk_held(uint64_t addr, uint64_t now)
+{
+    uint64_t page = addr / EG_PAGE_BYTES;
+    int held = 0;
+    if (__atomic_load_n(&recent[page % RECENT].page, __ATOMIC_ACQUIRE) == page && now < recent[page % RECENT].until_ns)
+        return 1;
+    lock(&waiting_lock);
+    for (uint32_t i = 0; i < wk.n_active && !held; i++) {
+        const struct wk_slot *s = wk_slot(waiting[i]);
+        /* Two instructions that hold what the other wants: the limits differ, so one lets go first. */
+        if (now - s->since_ns > HOLD_MAX_NS + (s->ktid % 16) * 250000u)
+            continue;
+        held = s->addr == addr && s->wait == WK_GRANTED;
+        for (uint32_t k = 0; k < s->n_held; k++)
+            held |= s->held[k] == addr;
+    }
+    unlock(&waiting_lock);
+    return held;
+}
+
+void wk_release(uint32_t slot, enum wk_wait how)
+{
+    if (slot >= wk.n_slots)
+        return;
+    struct wk_slot *s = wk_slot(slot);
+    __atomic_store_n(&s->wait, how, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST))
+        eg_sys6(SYS_futex, &s->wait, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+}
+
+/* --- talking to the proxy ---------------------------------------------------------------------------------------------------- */
+
+static __attribute__((noreturn)) void twin_end(struct wk_slot *s)
+{
+    eg_sys1(SYS_close, s->fd);
+    for (;;)
+        eg_sys1(SYS_exit, 0);
+}
+
+static void call_send(struct wk_slot *s, const struct eg_call *call, const void *data)
+{
+    if (!wk_write_full(s->fd, call, sizeof *call, data, call->len_bytes))
+        twin_end(s);
+}
+
+/* Waits for the answer; spins a little first, giving the processor away on each turn. */
+static void call_read(struct wk_slot *s, void *to, uint64_t bytes)
+{
+    for (uint32_t i = 0; i < SPIN_TURNS; i++) {
+        long n = eg_sys6(SYS_recvfrom, s->fd, to, bytes, 0x42 /* MSG_PEEK | MSG_DONTWAIT */, 0, 0);
+        if (n != -EAGAIN)
+            break;
+        eg_sys0(SYS_sched_yield);
+    }
+    if (!wk_read_full(s->fd, to, bytes))
+        twin_end(s);
+}
+
+static void idle(void *arg);
+
+static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
+{
+    wk_call_on((uint8_t *)s + WK_ALT_OFFSET, idle, s);
+}
+
+/* The thread leaves: its registers go home. */
+static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucontext *uc, enum eg_home_reason why)
+{
+    struct {
+        struct eg_call call;
+        struct eg_thread_state state;
+    } out;
+    memset(&out, 0, sizeof out);
+    memcpy(&out.state.r8, uc->mc.regs, sizeof uc->mc.regs);
+    eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &out.state.fs_base);
+    eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);
+    out.state.xstate_bytes = eg_frame_xstate_bytes(uc->mc.fpstate);
+    out.call.type = EG_CALL_HOME;
+    out.call.arg[0] = why;
+    out.call.len_bytes = (uint32_t)sizeof out.state + out.state.xstate_bytes;
+    /* One message: head, state and extended state. */
+    if (!wk_write_full(s->fd, &out, sizeof out, uc->mc.fpstate, out.state.xstate_bytes))
+        twin_end(s);
+    become_idle(s);
+}
+
+/* --- system calls ------------------------------------------------------------------------------------------------------------ */
+
+static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
+{
+    struct {
+        struct eg_call call;
+        struct eg_thread_state state;
+    } out;
+    uint64_t *r = uc->mc.regs;
+    uint64_t nr = r[EG_REG_RAX];
+    switch (nr) {
+    case SYS_gettid: r[EG_REG_RAX] = s->state.tid; return;
+    case SYS_getpid: r[EG_REG_RAX] = wk.home_pid; return;
+    case SYS_sched_yield: r[EG_REG_RAX] = (uint64_t)eg_sys0(SYS_sched_yield); return;
+    case SYS_rseq: r[EG_REG_RAX] = (uint64_t)-ENOSYS; return; /* the kernel would write into memory that may be away */
+    case SYS_arch_prctl:
+        if (r[EG_REG_RDI] == ARCH_SET_FS || r[EG_REG_RDI] == ARCH_SET_GS) {
+            r[EG_REG_RAX] = (uint64_t)eg_sys2(SYS_arch_prctl, r[EG_REG_RDI], r[EG_REG_RSI]);
+            return;
+        }
+        break;
+    case SYS_exit:
+        out.call = (struct eg_call){.type = EG_CALL_EXIT, .arg = {(int64_t)r[EG_REG_RDI]}};
+        call_send(s, &out.call, NULL);
+        become_idle(s);
+    default: break;
+    }
+    out.call = (struct eg_call){
+        .type = EG_CALL_SYSCALL,
+        .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],
+                (int64_t)r[EG_REG_R8], (int64_t)r[EG_REG_R9]},
+        .rsp = r[EG_REG_RSP],
+    };
+    if (nr == SYS_clone || nr == SYS_clone3) { /* the new thread starts with these registers */
+        memset(&out.state, 0, sizeof out.state);
+        memcpy(&out.state.r8, r, sizeof uc->mc.regs);
+        out.state.xstate_bytes = eg_frame_xstate_bytes(uc->mc.fpstate);
+        out.call.len_bytes = (uint32_t)sizeof out.state + out.state.xstate_bytes;
+        if (!wk_write_full(s->fd, &out, sizeof out, uc->mc.fpstate, out.state.xstate_bytes))
+            twin_end(s);
+    } else {
+        call_send(s, &out.call, NULL);
+    }
+    struct eg_call answer;
+    call_read(s, &answer, sizeof answer);
+    if (answer.type == EG_CALL_HOME)
+        go_home(s, uc, EG_HOME_SYSCALL);
+    r[EG_REG_RAX] = (uint64_t)answer.arg[0];
+}
+
+/* --- faults ------------------------------------------------------------------------------------------------------------------ */
+
+static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
+{
+    addr &= ~(uint64_t)(EG_PAGE_BYTES - 1);
+    s->wait = WK_WAITING;
+    active_begin(s, addr, uc->mc.regs[EG_REG_RIP]);
+    struct eg_co m = {
+        .type = uc->mc.err & PF_WRITE ? EG_CO_GET_EXCLUSIVE : EG_CO_GET_SHARED,
+        .slot = (uint16_t)s->index,
+        .n = 1,
+        .addr = addr,
+    };
+    wk_send(&m, NULL, 0);
+    for (uint32_t i = 0; i < SPIN_TURNS && s->wait == WK_WAITING; i++) {
+        eg_sys0(SYS_sched_yield);
+        __asm__ volatile("" ::: "memory");
+    }
+    __atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&s->wait, __ATOMIC_SEQ_CST) == WK_WAITING)
+        eg_sys6(SYS_futex, &s->wait, FUTEX_WAIT_PRIVATE, WK_WAITING, 0, 0, 0);
+    __atomic_store_n(&s->asleep, 0, __ATOMIC_SEQ_CST);
+    active_end(s);
+    if (s->wait == WK_DENIED)
+        go_home(s, uc, EG_HOME_FAULT);
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+    struct eg_ucontext *uc = context;
+    struct wk_slot *s = (struct wk_slot *)((uint64_t)__builtin_frame_address(0) & ~(WK_SLOT_BYTES - 1));
+    uint64_t rip = uc->mc.regs[EG_REG_RIP];
+    if ((uint64_t)s < WK_SLOTS_BASE || (rip >= EG_WORKER_START && rip < EG_WORKER_END && number != WK_KICK))
+        wk_die("internal error: a signal in its own code, number", number);
+    switch (number) {
+    case SIGBUS: page_fault(s, uc, (uint64_t)info->si_addr); break;
+    case SIGSYS: syscall_trap(s, uc); break;
+    case SIGSEGV: go_home(s, uc, EG_HOME_FAULT);
+    case WK_KICK:
+        if (!s->kick || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
+            break;
+        go_home(s, uc, EG_HOME_KICK);
+    default: go_home(s, uc, EG_HOME_TRAP);
+    }
+}
+
+void wk_signals_init(void)
+{
+    static const uint8_t numbers[] = {SIGBUS, SIGSYS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, WK_KICK};
+    struct {
+        void *handler;
+        unsigned long flags;
+        void (*restorer)(void);
+        uint64_t mask;
+    } act = {(void *)on_signal, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */, wk_restorer, ~0ull};
+    for (uint32_t i = 0; i < sizeof numbers; i++)
+        eg_sys4(SYS_rt_sigaction, numbers[i], &act, 0, 8);
+    act.handler = (void *)SIG_IGN;
+    eg_sys4(SYS_rt_sigaction, SIGPIPE, &act, 0, 8);
+}
+
+/* --- life -------------------------------------------------------------------------------------------------------------------- */
+
+static void idle(void *arg)
+{
+    struct wk_slot *s = arg;
+    struct eg_call call;
+    call_read(s, &call, sizeof call);
+    if (call.type != EG_CALL_START || call.len_bytes < sizeof s->state || call.len_bytes > sizeof s->state + EG_XSTATE_MAX_BYTES)
+        twin_end(s);
+    call_read(s, &s->state, sizeof s->state);
+    if (s->state.xstate_bytes != call.len_bytes - sizeof s->state)
+        twin_end(s);
+    if (s->state.xstate_bytes)
+        call_read(s, s->xstate, s->state.xstate_bytes);
+    s->kick = 0;
+    s->n_held = 0;
+    s->rip = 0;
+    struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_SLOT_BYTES - WK_ALT_OFFSET};
+    eg_sys2(SYS_arch_prctl, ARCH_SET_FS, s->state.fs_base);
+    eg_sys2(SYS_arch_prctl, ARCH_SET_GS, s->state.gs_base);
+    void *sp = eg_frame_build((uint8_t *)s + WK_SLOT_BYTES, &s->state, s->xstate, 0, &alt);
+    eg_frame_return(sp);
+}
+
+static void twin_main(void *arg)
+{
+    struct wk_slot *s = arg;
+    struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_SLOT_BYTES - WK_ALT_OFFSET};
+    eg_sys2(SYS_sigaltstack, &alt, 0);
+    long rc = eg_sys5(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, 1, __executable_start, etext - __executable_start, 0);
+    if (rc)
+        wk_die("this kernel has no Syscall User Dispatch, errno", -rc);
+    struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION};
+    memcpy(welcome.why, &s->index, sizeof s->index); /* by this number home's agent knows the thread */
+    if (!wk_write_full(s->fd, &welcome, sizeof welcome, NULL, 0))
+        twin_end(s);
+    idle(s);
+}
+
+void wk_twin_new(int fd)
+{
+    uint32_t i = 0;
+    while (i < wk.n_slots && __atomic_load_n(&wk_slot(i)->ktid, __ATOMIC_ACQUIRE))
+        i++;
+    struct wk_slot *s = wk_slot(i);
+    if (i == WK_SLOTS) {
+        eg_sys1(SYS_close, fd);
+        return;
+    }
+    if (i == wk.n_slots) {
+        long p = eg_sys6(SYS_mmap, s, WK_SLOT_BYTES, 3, 0x4032 /* NORESERVE | PRIVATE | ANONYMOUS | FIXED */, -1, 0);
+        if (eg_sys_failed(p))
+            wk_die("no memory for another thread, errno", -p);
+        wk.n_slots++;
+    }
+    s->index = i;
+    s->fd = fd;
+    unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                          CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+    uint64_t all = ~0ull, old;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    long tid = wk_clone(flags, (uint8_t *)s + WK_ALT_OFFSET, twin_main, s, &s->ktid);
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
+    if (eg_sys_failed(tid))
+        eg_sys1(SYS_close, fd);
+}

@@ -1,0 +1,464 @@
+/* worker.c - the worker's main thread: sets up the empty address space, takes streams from the daemon, and does what home's agent says.
+ *
+ * fd 3: a SOCK_SEQPACKET socket to endgame-compute: an eg_node_hello and a stream's descriptor for each stream; "R" the other way
+ * once the worker is ready. fd 4, if it is there: the seccomp filter to put on (struct sock_filter[]). */
+#include "compute/worker.h"
+#include "client/pager/eg_uffd.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#define CONTROL_FD 3
+#define FILTER_FD 4
+#define FILTER_MAX 1024
+#define USER_MODE_ONLY 1
+#define STACK_BYTES (256u << 10)
+#define STASH (EG_WORKER_START + (1ul << 31)) /* the vDSO's place until home's is known */
+#define IN_BYTES (1u << 20)
+#define DEFERRED 512u
+#define SPIN_NS 50000u
+#define STREAM_OK 0
+
+struct worker wk = {CONTROL_FD, -1, -1, 0, 0, 0, 0, 0, 0};
+
+static uint8_t main_stack[STACK_BYTES] __attribute__((aligned(64)));
+static uint8_t in[IN_BYTES] __attribute__((aligned(64)));
+static uint8_t page_out[EG_PAGE_BYTES] __attribute__((aligned(4096)));
+static uint64_t in_at, in_end;
+static struct eg_co deferred[DEFERRED]; /* INVALIDATE and RECALL of pages that an instruction still needs */
+static uint32_t n_deferred;
+static uint64_t vdso_start;
+
+uint64_t wk_now_ns(void)
+{
+    struct timespec ts;
+    eg_sys2(SYS_clock_gettime, CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void wk_die(const char *what, long err)
+{
+    char line[160];
+    size_t n = eg_str_put(line, sizeof line, 0, "endgame-worker: ");
+    n = eg_str_put(line, sizeof line, n, what);
+    n = eg_str_put(line, sizeof line, n, " ");
+    n = eg_str_put_u64(line, sizeof line, n, (uint64_t)(err < 0 ? -err : err));
+    n = eg_str_put(line, sizeof line, n, "\n");
+    eg_sys3(SYS_write, 2, line, n);
+    for (;;)
+        eg_sys1(SYS_exit_group, 1);
+}
+
+/* --- streams ----------------------------------------------------------------------------------------------------------------- */
+
+int wk_read_full(int fd, void *to, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes;) {
+        long n = eg_sys3(SYS_read, fd, (uint8_t *)to + at, bytes - at);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0)
+            return 0;
+        at += (uint64_t)n;
+    }
+    return 1;
+}
+
+int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *data, uint64_t bytes)
+{
+    struct iovec v[2] = {{(void *)head, head_bytes}, {(void *)data, bytes}};
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = bytes ? 2 : 1};
+    while (m.msg_iovlen) {
+        long n = eg_sys3(SYS_sendmsg, fd, &m, MSG_NOSIGNAL);
+        if (n == -EINTR)
+            continue;
+        if (n < 0)
+            return 0;
+        while (m.msg_iovlen && (uint64_t)n >= m.msg_iov->iov_len) {
+            n -= (long)m.msg_iov->iov_len;
+            m.msg_iov++;
+            m.msg_iovlen--;
+        }
+        if (m.msg_iovlen) {
+            m.msg_iov->iov_base = (uint8_t *)m.msg_iov->iov_base + n;
+            m.msg_iov->iov_len -= (uint64_t)n;
+        }
+    }
+    return 1;
+}
+
+void wk_send(const struct eg_co *m, const void *data, uint32_t bytes)
+{
+    while (__atomic_exchange_n(&wk.out_lock, 1, __ATOMIC_ACQUIRE))
+        eg_sys0(SYS_sched_yield);
+    int sent = wk_write_full(wk.stream_fd, m, sizeof *m, data, bytes);
+    __atomic_store_n(&wk.out_lock, 0, __ATOMIC_RELEASE);
+    if (!sent)
+        for (;;)
+            eg_sys1(SYS_exit_group, 0); /* home is gone */
+}
+
+/* --- pages ------------------------------------------------------------------------------------------------------------------- */
+
+static long uffd(unsigned long request, void *arg)
+{
+    long rc;
+    do
+        rc = eg_sys3(SYS_ioctl, wk.uffd, request, arg);
+    while (rc == -EAGAIN);
+    return rc;
+}
+
+static void protect(uint64_t addr, uint64_t bytes, int on)
+{
+    struct uffdio_writeprotect w = {.range = {addr, bytes}, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
+    long rc = uffd(UFFDIO_WRITEPROTECT, &w);
+    if (rc)
+        wk_die("cannot protect a page, errno", rc);
+}
+
+static void install(uint64_t addr, const uint8_t *data, uint32_t n, int writable)
+{
+    for (uint32_t i = 0; i < n;) {
+        struct uffdio_copy c = {
+            .dst = addr + (uint64_t)i * EG_PAGE_BYTES,
+            .src = (uint64_t)data + (uint64_t)i * EG_PAGE_BYTES,
+            .len = (uint64_t)(n - i) * EG_PAGE_BYTES,
+            .mode = UFFDIO_COPY_MODE_DONTWAKE | (writable ? 0 : UFFDIO_COPY_MODE_WP),
+        };
+        long rc = eg_sys3(SYS_ioctl, wk.uffd, UFFDIO_COPY, &c);
+        if (c.copy > 0)
+            i += (uint32_t)((uint64_t)c.copy / EG_PAGE_BYTES);
+        else if (rc == -EEXIST)
+            i++; /* read-only memory that is here already: the others are granted once only */
+        else if (rc != -EAGAIN)
+            wk_die("no memory for a page of the program, errno", rc);
+    }
+}
+
+static void install_zeros(uint64_t addr, uint32_t n)
+{
+    for (uint32_t i = 0; i < n;) {
+        struct uffdio_zeropage z = {.range = {addr + (uint64_t)i * EG_PAGE_BYTES, (uint64_t)(n - i) * EG_PAGE_BYTES},
+                                    .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
+        long rc = eg_sys3(SYS_ioctl, wk.uffd, UFFDIO_ZEROPAGE, &z);
+        if (z.zeropage > 0)
+            i += (uint32_t)((uint64_t)z.zeropage / EG_PAGE_BYTES);
+        else if (rc == -EEXIST)
+            i++;
+        else if (rc != -EAGAIN)
+            wk_die("no memory for a page of the program, errno", rc);
+    }
+}
+
+static void forget(uint64_t addr, uint64_t n)
+{
+    uint64_t end = addr + n * EG_PAGE_BYTES;
+    if (addr < EG_WORKER_END && end > EG_WORKER_START) { /* not what is ours */
+        if (addr < EG_WORKER_START)
+            eg_sys3(SYS_madvise, addr, EG_WORKER_START - addr, 4 /* MADV_DONTNEED */);
+        addr = EG_WORKER_END;
+    }
+    if (end > addr)
+        eg_sys3(SYS_madvise, addr, end - addr, 4);
+}
+
+/* A page goes, or its right to be written. */
+static void give_back(const struct eg_co *m)
+{
+    struct eg_co answer = {.type = EG_CO_ACK, .n = 1, .addr = m->addr};
+    if (m->type == EG_CO_INVALIDATE) {
+        forget(m->addr, 1);
+        wk_send(&answer, NULL, 0);
+        return;
+    }
+    protect(m->addr, EG_PAGE_BYTES, 1);
+    memcpy(page_out, (const void *)m->addr, EG_PAGE_BYTES);
+    if (!(m->flags & EG_CO_F_KEPT))
+        forget(m->addr, 1);
+    answer.type = EG_CO_DATA;
+    answer.flags = m->flags & EG_CO_F_KEPT;
+    wk_send(&answer, page_out, EG_PAGE_BYTES);
+}
+
+static void deferred_run(int all)
+{
+    uint64_t now = n_deferred ? wk_now_ns() : 0;
+    for (uint32_t i = 0; i < n_deferred;) {
+        if (!all && wk_held(deferred[i].addr, now)) {
+            i++;
+            continue;
+        }
+        struct eg_co m = deferred[i];
+        deferred[i] = deferred[--n_deferred];
+        give_back(&m);
+    }
+}
+
+static void message(const struct eg_co *m, const uint8_t *data)
+{
+    switch (m->type) {
+    case EG_CO_GRANT: {
+        int writable = (m->flags & EG_CO_F_EXCLUSIVE) != 0;
+        if (m->flags & EG_CO_F_NODATA) {
+            if (writable)
+                protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 0);
+        } else if (m->flags & EG_CO_F_ZERO) {
+            install_zeros(m->addr, m->n);
+        } else {
+            install(m->addr, data, m->n, writable);
+        }
+        wk_release(m->slot, WK_GRANTED);
+        break;
+    }
+    case EG_CO_DENY: wk_release(m->slot, WK_DENIED); break;
+    case EG_CO_INVALIDATE:
+    case EG_CO_RECALL:
+        if (n_deferred < DEFERRED && wk_held(m->addr, wk_now_ns()))
+            deferred[n_deferred++] = *m;
+        else
+            give_back(m);
+        break;
+    case EG_CO_DROP: {
+        struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC, .n = m->n, .addr = m->addr};
+        deferred_run(1); /* what was asked for before must still be there */
+        forget(m->addr, m->n);
+        wk_send(&answer, NULL, 0);
+        break;
+    }
+    case EG_CO_KICK:
+        if (m->slot < wk.n_slots) {
+            struct wk_slot *s = wk_slot(m->slot);
+            uint32_t tid = __atomic_load_n(&s->ktid, __ATOMIC_ACQUIRE);
+            __atomic_store_n(&s->kick, 1, __ATOMIC_SEQ_CST);
+            if (tid)
+                eg_sys3(SYS_tgkill, wk.pid, tid, WK_KICK);
+        }
+        break;
+    default:
+        for (;;)
+            eg_sys1(SYS_exit_group, 0);
+    }
+}
+
+/* Reads what has come and does it. Returns: 1 if something had. */
+static int stream_turn(void)
+{
+    if (in_at == in_end)
+        in_at = in_end = 0;
+    if (in_end == IN_BYTES || (in_at && in_end - in_at < sizeof(struct eg_co))) {
+        memmove(in, in + in_at, in_end - in_at);
+        in_end -= in_at;
+        in_at = 0;
+    }
+    long n = eg_sys6(SYS_recvfrom, wk.stream_fd, in + in_end, IN_BYTES - in_end, MSG_DONTWAIT, 0, 0);
+    if (n == -EAGAIN || n == -EINTR)
+        return 0;
+    if (n <= 0)
+        for (;;)
+            eg_sys1(SYS_exit_group, 0); /* home is gone, and the program with it */
+    in_end += (uint64_t)n;
+    while (in_end - in_at >= sizeof(struct eg_co)) {
+        struct eg_co m;
+        memcpy(&m, in + in_at, sizeof m);
+        uint64_t payload = m.type == EG_CO_GRANT && !(m.flags & (EG_CO_F_ZERO | EG_CO_F_NODATA)) ? (uint64_t)m.n * EG_PAGE_BYTES : 0;
+        if (payload > EG_CO_MAX_PAGES * EG_PAGE_BYTES)
+            wk_die("home sent nonsense of type", m.type);
+        if (in_end - in_at < sizeof m + payload)
+            break;
+        message(&m, in + in_at + sizeof m);
+        in_at += sizeof m + payload;
+    }
+    if (in_at && in_end - in_at < IN_BYTES / 2 && IN_BYTES - in_end < IN_BYTES / 2) {
+        memmove(in, in + in_at, in_end - in_at);
+        in_end -= in_at;
+        in_at = 0;
+    }
+    return 1;
+}
+
+/* --- start ------------------------------------------------------------------------------------------------------------------- */
+
+/* Moves the mappings of [from, end) one by one, whatever their sizes: the kernel moves its own only whole. */
+static void special_move(uint64_t from, uint64_t end, uint64_t to)
+{
+    while (from < end) {
+        uint64_t bytes = EG_PAGE_BYTES;
+        while (from + bytes <= end && eg_sys_failed(eg_sys5(SYS_mremap, from, bytes, bytes, 3 /* MAYMOVE | FIXED */, to)))
+            bytes += EG_PAGE_BYTES;
+        if (from + bytes > end)
+            wk_die("cannot move the vDSO, pages left:", (long)((end - from) / EG_PAGE_BYTES));
+        from += bytes;
+        to += bytes;
+    }
+}
+
+static uint64_t vdso_bytes(uint64_t at)
+{
+    const Elf64_Ehdr *eh = (const Elf64_Ehdr *)at;
+    const Elf64_Phdr *ph = (const Elf64_Phdr *)(at + eh->e_phoff);
+    uint64_t end = 0;
+    for (int i = 0; i < eh->e_phnum; i++)
+        if (ph[i].p_type == PT_LOAD && ph[i].p_vaddr + ph[i].p_memsz > end)
+            end = ph[i].p_vaddr + ph[i].p_memsz;
+    return (end + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+}
+
+#define VVAR_MAX (16 * EG_PAGE_BYTES)
+
+/* Everything that the kernel put here goes, but the vDSO; then one empty mapping on each side of our own. */
+static void address_space_init(void)
+{
+    uint64_t bytes = vdso_bytes(vdso_start), vvar = vdso_start;
+    /* The kernel's data pages lie right below; how many is its own affair: each page is asked. */
+    unsigned char there;
+    while (vdso_start - vvar < VVAR_MAX && eg_sys3(SYS_mincore, vvar - EG_PAGE_BYTES, EG_PAGE_BYTES, &there) == 0)
+        vvar -= EG_PAGE_BYTES;
+    special_move(vvar, vdso_start, STASH);
+    special_move(vdso_start, vdso_start + bytes, STASH + (vdso_start - vvar));
+    wk.vdso = STASH + (vdso_start - vvar);
+    eg_sys2(SYS_munmap, 0, EG_WORKER_START);
+    eg_sys2(SYS_munmap, EG_WORKER_END, EG_USER_END - EG_WORKER_END);
+
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+    long fd = eg_sys1(SYS_userfaultfd, USER_MODE_ONLY | 02000000 /* O_CLOEXEC */);
+    if (eg_sys_failed(fd))
+        wk_die("no userfaultfd here, errno", fd);
+    wk.uffd = (int)fd;
+    long rc = uffd(UFFDIO_API, &api);
+    if (rc)
+        wk_die("this kernel's userfaultfd lacks SIGBUS or write-protection, errno", rc);
+    uint64_t low = EG_USER_START;
+    uint64_t part[2][2] = {{low, EG_WORKER_START}, {EG_WORKER_END, EG_USER_END}};
+    for (int i = 0; i < 2; i++) {
+        uint64_t n = part[i][1] - part[i][0];
+        long p = eg_sys6(SYS_mmap, part[i][0], n, 7, 0x4032, -1, 0);
+        struct uffdio_register r = {.range = {part[i][0], n}, .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
+        if (eg_sys_failed(p))
+            wk_die("cannot map the program's address space (ulimit -v, vm.overcommit_memory=2?), errno", p);
+        eg_sys3(SYS_madvise, part[i][0], n, 15 /* MADV_NOHUGEPAGE */);
+        eg_sys3(SYS_madvise, part[i][0], n, 16 /* MADV_DONTDUMP */);
+        rc = uffd(UFFDIO_REGISTER, &r);
+        if (rc)
+            wk_die("cannot watch the program's address space, errno", rc);
+    }
+}
+
+static struct sock_filter filter[FILTER_MAX];
+static long filter_bytes;
+
+/* First thing of all: the number may be taken by another file later. */
+static void filter_read(void)
+{
+    filter_bytes = eg_sys3(SYS_read, FILTER_FD, filter, sizeof filter);
+    if (filter_bytes != -EBADF)
+        eg_sys1(SYS_close, FILTER_FD);
+}
+
+static void filter_put_on(void)
+{
+    if (filter_bytes == -EBADF)
+        return;
+    struct sock_fprog prog = {.len = (unsigned short)((uint64_t)filter_bytes / sizeof *filter), .filter = filter};
+    eg_sys5(SYS_prctl, 38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
+    long rc = filter_bytes <= 0 ? -EINVAL : eg_sys3(SYS_seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, 0, &prog);
+    if (rc)
+        wk_die("cannot put the seccomp filter on, errno", rc);
+}
+
+static void cohere_begin(int fd, const struct eg_node_hello *hello)
+{
+    wk.stream_fd = fd;
+    wk.home_pid = hello->pid;
+    uint64_t bytes = vdso_bytes(wk.vdso);
+    if (hello->vdso) {
+        uint64_t gap = hello->vdso - hello->vvar;
+        special_move(wk.vdso - gap, wk.vdso, hello->vvar);
+        special_move(wk.vdso, wk.vdso + bytes, hello->vdso);
+        wk.vdso = hello->vdso;
+    }
+    if (hello->where) { /* the runtime's code, should the program run into it, sees that it is not at home */
+        long p = eg_sys6(SYS_mmap, hello->where, EG_PAGE_BYTES, 3, 0x32, -1, 0);
+        if (eg_sys_failed(p))
+            wk_die("cannot map the runtime's own page, errno", p);
+        *(uint32_t *)hello->where = 1;
+    }
+    struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION, .status = STREAM_OK};
+    if (!wk_write_full(fd, &welcome, sizeof welcome, NULL, 0))
+        eg_sys1(SYS_exit_group, 0);
+}
+
+/* A stream from the daemon. */
+static void control_turn(void)
+{
+    struct eg_node_hello hello;
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec v = {&hello, sizeof hello};
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    long n = eg_sys3(SYS_recvmsg, wk.control_fd, &m, MSG_CMSG_CLOEXEC);
+    if (n <= 0 && n != -EINTR && n != -EAGAIN)
+        for (;;)
+            eg_sys1(SYS_exit_group, 0); /* the daemon is gone */
+    int fd = -1;
+    if (n == sizeof hello && m.msg_controllen >= CMSG_LEN(sizeof(int)) && control.head.cmsg_type == SCM_RIGHTS)
+        memcpy(&fd, CMSG_DATA(&control.head), sizeof fd);
+    if (fd < 0)
+        return;
+    if (hello.kind == EG_STREAM_COHERENCE && wk.stream_fd < 0)
+        cohere_begin(fd, &hello);
+    else if (hello.kind == EG_STREAM_THREAD && wk.stream_fd >= 0)
+        wk_twin_new(fd);
+    else
+        eg_sys1(SYS_close, fd);
+}
+
+static void main_loop(void *arg)
+{
+    (void)arg;
+    wk.pid = (uint32_t)eg_sys0(SYS_getpid);
+    filter_read();
+    address_space_init();
+    wk_signals_init();
+    eg_sys5(SYS_prctl, 29 /* PR_SET_TIMERSLACK */, 1, 0, 0, 0);
+    filter_put_on();
+    eg_sys3(SYS_write, wk.control_fd, "R", 1);
+    uint64_t last = 0;
+    for (;;) {
+        if (wk.stream_fd >= 0 && stream_turn())
+            last = wk_now_ns();
+        deferred_run(0);
+        /* While threads wait for pages the next message is near: spin, but let everybody else go first. */
+        if (wk.stream_fd >= 0 && (__atomic_load_n(&wk.n_active, __ATOMIC_RELAXED) || n_deferred) && wk_now_ns() - last < SPIN_NS) {
+            eg_sys0(SYS_sched_yield);
+            continue;
+        }
+        struct pollfd p[2] = {{.fd = wk.control_fd, .events = POLLIN}, {.fd = wk.stream_fd, .events = POLLIN}};
+        struct timespec soon = {.tv_nsec = 20000};
+        eg_sys5(SYS_ppoll, p, 2, n_deferred ? &soon : NULL, 0, 8);
+        if (p[0].revents)
+            control_turn();
+        last = wk_now_ns();
+    }
+}
+
+__attribute__((noreturn)) void wk_start(const uint64_t *sp);
+void wk_start(const uint64_t *sp)
+{
+    const uint64_t *at = sp + 1 + sp[0] + 1; /* past argc, argv */
+    while (*at++)
+        ; /* past envp */
+    for (; at[0]; at += 2)
+        if (at[0] == 33 /* AT_SYSINFO_EHDR */)
+            vdso_start = at[1];
+    if (!vdso_start)
+        wk_die("this kernel gives no vDSO", 0);
+    wk_call_on(main_stack + sizeof main_stack, main_loop, NULL);
+}

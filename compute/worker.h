@@ -1,0 +1,80 @@
+/* worker.h - what the parts of endgame-worker share. Freestanding: raw system calls, no libc.
+ *
+ * A worker stands in for one home process. Its own image and memory are in [EG_WORKER_START, EG_WORKER_END); all the rest of the user
+ * address space is one empty mapping under a userfaultfd, filled page by page from home. Faults come to the faulting thread itself
+ * (SIGBUS), system calls of the program too (SIGSYS, Syscall User Dispatch), always on the thread's private alternate stack. */
+#ifndef WORKER_H
+#define WORKER_H
+
+#include "proto/eg_frame.h"
+#include "proto/eg_sys.h"
+#include "proto/eg_threads.h"
+
+#define WK_SLOT_BYTES (256ul << 10) /* a thread's: struct, stack, alternate stack */
+#define WK_SLOTS 4096u
+#define WK_SLOTS_BASE (EG_WORKER_START + (1ul << 32))
+#define WK_ALT_OFFSET (128ul << 10)
+#define WK_KICK 34 /* signal */
+#define WK_HELD 4
+
+enum wk_wait { WK_WAITING = 0, WK_GRANTED = 1, WK_DENIED = 2 };
+
+struct wk_slot {
+    uint32_t index;
+    uint32_t ktid;   /* 0: the slot is free */
+    int fd;          /* thread stream */
+    uint32_t wait;   /* futex, enum wk_wait */
+    uint32_t asleep;
+    uint32_t kick;
+    uint32_t active; /* between a fault's beginning and the return to its instruction */
+    uint32_t n_held;
+    uint64_t addr, rip;        /* of the fault */
+    uint64_t held[WK_HELD];    /* pages that the same instruction was given before */
+    uint64_t since_ns;
+    struct eg_thread_state state; /* as it came */
+    uint8_t xstate[EG_XSTATE_MAX_BYTES];
+};
+
+struct worker {
+    int control_fd, stream_fd, uffd;
+    uint32_t pid;      /* own */
+    uint32_t n_slots;
+    uint32_t n_active; /* threads that wait for a page */
+    uint64_t home_pid;
+    uint64_t vdso;     /* where it is now */
+    uint32_t out_lock;
+};
+extern struct worker wk;
+
+static inline struct wk_slot *wk_slot(uint32_t index)
+{
+    return (struct wk_slot *)(WK_SLOTS_BASE + (uint64_t)index * WK_SLOT_BYTES);
+}
+
+uint64_t wk_now_ns(void);
+/* wk_die - one line on stderr, the process ends. */
+__attribute__((noreturn)) void wk_die(const char *what, long err);
+
+/* --- worker.c: the stream --- */
+/* wk_send - a message to home, whole. Context: any thread. */
+void wk_send(const struct eg_co *m, const void *data, uint32_t bytes);
+/* wk_read_full - Returns: 1, 0 (the other side is gone). */
+int wk_read_full(int fd, void *to, uint64_t bytes);
+int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *data, uint64_t bytes);
+
+/* --- twin.c: the threads --- */
+/* wk_twin_new - a thread for this stream. */
+void wk_twin_new(int fd);
+void wk_signals_init(void);
+/* wk_release - a page was given or refused: the thread in the slot goes on. */
+void wk_release(uint32_t slot, enum wk_wait how);
+/* wk_held - must the page stay for an instruction that has not retired yet? */
+int wk_held(uint64_t page, uint64_t now);
+
+/* worker.S */
+void wk_restorer(void);
+__attribute__((noreturn)) void wk_call_on(void *stack_top, void (*fn)(void *), void *arg);
+/* wk_clone - a thread; *tid is its number as long as it exists, then 0. */
+long wk_clone(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg, uint32_t *tid);
+
+#endif

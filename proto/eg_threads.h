@@ -1,0 +1,117 @@
+/* eg_threads.h - what travels between home and the workers that stand in for it on compute nodes. Little-endian, fixed layout.
+ *
+ * A compute daemon tells connections apart by their first four bytes: EG_WIRE_MAGIC begins a control connection (protobuf, see
+ * eg_wire.h), EG_THREADS_MAGIC an eg_node_hello. The daemon hands a stream's descriptor on to the worker of that home process and
+ * takes no part in it any more.
+ *
+ *   coherence stream  one per worker: eg_co messages both ways, in order; grants and recalls of a page cannot overtake each other
+ *   thread stream     one per remote thread (kept for the next one when it ends): eg_call messages, strictly by turns */
+#ifndef EG_THREADS_H
+#define EG_THREADS_H
+
+#include "proto/eg_wire.h"
+
+#define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
+#define EG_THREADS_VERSION 1u
+
+/* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
+#define EG_WORKER_START 0x100000000000ul
+#define EG_WORKER_END 0x101000000000ul
+#define EG_USER_START 0x10000ul
+#define EG_USER_END 0x7ffffffff000ul
+
+enum eg_stream_kind { EG_STREAM_COHERENCE = 1, EG_STREAM_THREAD = 2 };
+
+/* First message of a stream. */
+struct eg_node_hello {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t kind; /* enum eg_stream_kind */
+    uint8_t token[EG_TOKEN_BYTES]; /* the run */
+    uint64_t process;              /* random: which home process of the run */
+    uint64_t vdso, vvar;           /* where home has them; coherence stream only */
+    uint64_t where;                /* the page of home's runtime in which a worker finds 1: it is not home; coherence stream only */
+    uint64_t pid;                  /* home's, for getpid */
+};
+_Static_assert(sizeof(struct eg_node_hello) == 64, "eg_node_hello is a wire format");
+
+/* The answer, from the worker, or from the daemon when status is not 0. */
+struct eg_node_welcome {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t status; /* enum eg_status */
+    char why[56];    /* for people, when status is not 0 */
+};
+_Static_assert(sizeof(struct eg_node_welcome) == 64, "eg_node_welcome is a wire format");
+
+/* --- coherence ------------------------------------------------------------------------------------------------------------- */
+
+enum eg_co_type {
+    /* worker to home */
+    EG_CO_GET_SHARED = 1, /* slot waits for a copy of addr */
+    EG_CO_GET_EXCLUSIVE = 2, /* slot waits to write addr */
+    EG_CO_ACK = 3,        /* addr is gone from here (answers INVALIDATE; with EG_CO_F_STATIC: DROP, n pages) */
+    EG_CO_DATA = 4,       /* payload: the page, as it was last written (answers RECALL); EG_CO_F_KEPT: still shared here */
+    /* home to worker */
+    EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA */
+    EG_CO_DENY = 17,      /* slot cannot have addr here: go home and fault there */
+    EG_CO_INVALIDATE = 18, /* forget the shared copy of addr; ACK */
+    EG_CO_RECALL = 19,    /* give addr back; EG_CO_F_KEPT: keep a shared copy; DATA */
+    EG_CO_DROP = 20,      /* forget n pages from addr, whatever they are; ACK */
+    EG_CO_KICK = 21,      /* the thread in slot is to come home now */
+    EG_CO_FORGET = 22     /* the worker is not needed any more */
+};
+
+enum {
+    EG_CO_F_EXCLUSIVE = 1, /* GRANT: may be written */
+    EG_CO_F_ZERO = 2,      /* GRANT: the pages are zeros, no payload */
+    EG_CO_F_NODATA = 4,    /* GRANT: the copy that is here is good, only the right is new */
+    EG_CO_F_KEPT = 8,
+    EG_CO_F_STATIC = 16    /* GRANT: read-only memory, never recalled page by page */
+};
+
+struct eg_co {
+    uint8_t type;
+    uint8_t flags;
+    uint16_t slot; /* of the worker: which thread waits */
+    uint32_t n;    /* pages */
+    uint64_t addr;
+};
+_Static_assert(sizeof(struct eg_co) == 16, "eg_co is a wire format");
+#define EG_CO_MAX_PAGES 32u
+
+/* --- threads --------------------------------------------------------------------------------------------------------------- */
+
+enum eg_call_type {
+    EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state */
+    EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments */
+    EG_CALL_RETURN = 3, /* to the worker: arg[0] result */
+    EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason */
+    EG_CALL_EXIT = 5    /* to home: the thread made exit(2); the stream is free for another thread */
+};
+
+enum eg_home_reason {
+    EG_HOME_SYSCALL = 1, /* a call that only home can make: rip stands before it */
+    EG_HOME_FAULT = 2,   /* an access that only home can answer */
+    EG_HOME_TRAP = 3,    /* an exception: the instruction will raise it again at home */
+    EG_HOME_KICK = 4
+};
+
+struct eg_call {
+    uint32_t type; /* enum eg_call_type */
+    uint32_t len_bytes; /* of the payload */
+    int64_t arg[7];
+    uint64_t rsp; /* SYSCALL: the program's stack: handlers of signals that come meanwhile run there */
+};
+_Static_assert(sizeof(struct eg_call) == 72, "eg_call is a wire format");
+
+/* A thread: the registers as the kernel's signal frame has them (struct sigcontext's order), FS and GS base, and the extended state
+ * as the kernel writes it into a signal frame (with its software-reserved bytes and both magic numbers, or 512 bytes of FXSAVE). */
+struct eg_thread_state {
+    uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags;
+    uint64_t fs_base, gs_base;
+    uint32_t tid, xstate_bytes;
+};
+#define EG_XSTATE_MAX_BYTES 12288u
+
+#endif

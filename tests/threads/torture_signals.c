@@ -1,0 +1,746 @@
+/* torture_signals.c - signals to threads that compute and to threads that sleep, faults that a handler repairs, jumps out of handlers,
+ * alternate stacks, timers, masks. See torture.h for the command line. */
+#include "torture.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+static void handle(int signal, void (*handler)(int, siginfo_t *, void *), int flags)
+{
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | flags};
+    SYS(sigemptyset(&action.sa_mask));
+    SYS(sigaction(signal, &action, NULL));
+}
+
+static void unhandle(int signal)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    SYS(sigaction(signal, &action, NULL));
+}
+
+/* ---- to a thread that computes ------------------------------------------------------------------------------------------ */
+
+static atomic_int got, wrong_thread, wrong_code;
+static atomic_bool stop;
+static atomic_int begun;
+static atomic_int got_by[1000];
+static __thread volatile int own_signals;
+static __thread int own_number;
+static __thread pid_t own_tid;
+
+static void count_signal(int signal, siginfo_t *info, void *context)
+{
+    const int saved = errno;
+    (void)signal;
+    (void)context;
+    if (gettid() != own_tid)
+        atomic_fetch_add(&wrong_thread, 1);
+    if (info->si_pid != getpid())
+        atomic_fetch_add(&wrong_code, 1);
+    own_signals++;
+    atomic_fetch_add(&got_by[own_number], 1);
+    atomic_fetch_add(&got, 1);
+    errno = saved;
+}
+
+/* Everything that a signal might spoil: many values in registers, of all kinds. */
+static void computing_body(struct member *me)
+{
+    own_tid = gettid();
+    atomic_fetch_add(&begun, 1);
+    uint64_t a = 1, b = 2, c = 3, d = 4;
+    double x = 1, y = 1;
+    unsigned long i = 0;
+    while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
+        for (unsigned k = 0; k < 1000; k++, i++) {
+            a = a * 3 + 1;
+            b ^= a;
+            c += b >> 3;
+            d = mix(d);
+            x = x * 0.5 + 1;
+            y += x;
+        }
+    }
+    uint64_t e = 1, f = 2, g = 3, h = 4;
+    double u = 1, v = 1;
+    for (unsigned long k = 0; k < i; k++) {
+        e = e * 3 + 1;
+        f ^= e;
+        g += f >> 3;
+        h = mix(h);
+        u = u * 0.5 + 1;
+        v += u;
+    }
+    CHECK(a == e && b == f && c == g && d == h, "a signal changed a register");
+    CHECK(x == u && y == v, "a signal changed a floating point register");
+    me->sum = (uint64_t)own_signals;
+}
+
+static void kill_computing(void)
+{
+    const int n_threads = threads(3), n = rounds(30);
+    got = wrong_thread = wrong_code = begun = 0;
+    stop = false;
+    handle(SIGUSR1, count_signal, SA_RESTART);
+    struct member *crew = crew_start(n_threads, computing_body, NULL);
+    wait_until_at_least(&begun, n_threads);
+    for (int i = 0; i < n; i++) {
+        OK(pthread_kill(crew[i % n_threads].id, SIGUSR1));
+        wait_until_at_least(&got, i + 1);
+    }
+    stop = true;
+    EQUAL(crew_join(crew), n);
+    EQUAL(got, n);
+    EQUAL(wrong_thread, 0);
+    EQUAL(wrong_code, 0);
+    unhandle(SIGUSR1);
+    result("%d", got);
+}
+
+/* ---- to a thread that sleeps -------------------------------------------------------------------------------------------- */
+
+static int sleepers_socket[2];
+static pthread_mutex_t sleepers_lock = PTHREAD_MUTEX_INITIALIZER;
+static sem_t sleepers_sem;
+static atomic_int ended, ended_of[7];
+
+/* Without SA_RESTART the call ends with EINTR, after the handler has run; a mutex goes on waiting. */
+static void blocked_body(struct member *me)
+{
+    char byte;
+    struct pollfd wait = {sleepers_socket[0], POLLIN, 0};
+    const struct timespec nap = {300, 0};
+    struct timespec left = {0, 0};
+    own_tid = gettid();
+    own_number = me->number;
+    atomic_fetch_add(&begun, 1);
+    if (me->number < 6) {
+        errno = 0;
+        long value = 0;
+        switch (me->number) {
+        case 0: value = read(sleepers_socket[0], &byte, 1); break;
+        case 1: value = poll(&wait, 1, -1); break;
+        case 2: value = nanosleep(&nap, &left); break;
+        case 3: value = sem_wait(&sleepers_sem); break;
+        case 4: value = pause(); break;
+        default: value = syscall(SYS_futex, &(int){0}, 0 /* FUTEX_WAIT */, 0, NULL, NULL, 0); break;
+        }
+        CHECK(value == -1 && errno == EINTR, "call %d: %ld, errno %d", me->number, value, errno);
+        CHECK(own_signals > 0, "call %d: EINTR without a signal", me->number);
+        if (me->number == 2)
+            CHECK(left.tv_sec > 200 && left.tv_sec < 300, "nanosleep: %ld s left", (long)left.tv_sec);
+    }
+    if (me->number == 6) {
+        OK(pthread_mutex_lock(&sleepers_lock));
+        CHECK(own_signals > 0, "the mutex was had before the signal");
+        OK(pthread_mutex_unlock(&sleepers_lock));
+    }
+    atomic_store(&ended_of[me->number], 1);
+    atomic_fetch_add(&ended, 1);
+    me->sum = 1;
+}
+
+static void kill_blocked(void)
+{
+    const int n = 7;
+    got = wrong_thread = wrong_code = begun = ended = 0;
+    memset(got_by, 0, sizeof got_by);
+    memset(ended_of, 0, sizeof ended_of);
+    SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, sleepers_socket));
+    SYS(sem_init(&sleepers_sem, 0, 0));
+    OK(pthread_mutex_lock(&sleepers_lock));
+    handle(SIGUSR1, count_signal, 0);
+    struct member *crew = crew_start(n, blocked_body, NULL);
+    wait_until_at_least(&begun, n);
+    sleep_ms(20);
+    /* A signal may come just before the call: then it takes another one. */
+    for (bool released = false; atomic_load(&ended) < n; sleep_ms(5)) {
+        for (int i = 0; i < n; i++)
+            if (!atomic_load(&got_by[i]) || (i != 6 && !atomic_load(&ended_of[i])))
+                OK(pthread_kill(crew[i].id, SIGUSR1));
+        if (!released && atomic_load(&got_by[6])) {
+            released = true;
+            OK(pthread_mutex_unlock(&sleepers_lock));
+        }
+    }
+    EQUAL(crew_join(crew), n);
+    EQUAL(wrong_thread, 0);
+    SYS(close(sleepers_socket[0]));
+    SYS(close(sleepers_socket[1]));
+    SYS(sem_destroy(&sleepers_sem));
+    unhandle(SIGUSR1);
+}
+
+/* With SA_RESTART a read goes on. */
+static void restarted_body(struct member *me)
+{
+    char byte = 0;
+    own_tid = gettid();
+    atomic_fetch_add(&begun, 1);
+    EQUAL(SYS(read(sleepers_socket[0], &byte, 1)), 1);
+    EQUAL(byte, 'r');
+    CHECK(own_signals >= 3, "only %d signals came", own_signals);
+    me->sum = 1;
+}
+
+static void restart(void)
+{
+    got = wrong_thread = wrong_code = begun = 0;
+    SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, sleepers_socket));
+    handle(SIGUSR1, count_signal, SA_RESTART);
+    struct member *crew = crew_start(1, restarted_body, NULL);
+    wait_until_at_least(&begun, 1);
+    for (int i = 0; i < 3; i++) {
+        sleep_ms(5);
+        OK(pthread_kill(crew[0].id, SIGUSR1));
+        wait_until_at_least(&got, i + 1);
+    }
+    EQUAL(SYS(write(sleepers_socket[1], "r", 1)), 1);
+    EQUAL(crew_join(crew), 1);
+    EQUAL(wrong_thread, 0);
+    SYS(close(sleepers_socket[0]));
+    SYS(close(sleepers_socket[1]));
+    unhandle(SIGUSR1);
+}
+
+/* ---- faults ------------------------------------------------------------------------------------------------------------- */
+
+static unsigned char *guarded;
+static size_t guarded_len;
+static atomic_int faults, wrong_faults;
+
+static void repair(int signal, siginfo_t *info, void *context)
+{
+    const int saved = errno;
+    unsigned char *at = info->si_addr;
+    (void)context;
+    if (signal != SIGSEGV || info->si_code != SEGV_ACCERR || at < guarded || at >= guarded + guarded_len) {
+        complain(__FILE__, __LINE__, "signal %d, code %d, address %p, wanted SIGSEGV in %p + %zu", signal, info->si_code, (void *)at, (void *)guarded,
+                 guarded_len);
+    }
+    atomic_fetch_add(&faults, 1);
+    at -= (uintptr_t)at % PAGE;
+    if (mprotect(at, PAGE, PROT_READ | PROT_WRITE) < 0)
+        atomic_fetch_add(&wrong_faults, 1);
+    errno = saved;
+}
+
+/* Each thread has pages of its own in the range. */
+static void repair_body(struct member *me)
+{
+    const size_t n_pages = guarded_len / PAGE / (size_t)me->of;
+    unsigned char *const base = guarded + (size_t)me->number * n_pages * PAGE;
+    for (int round = 0; round < 2; round++) {
+        errno = 77;
+        for (size_t p = 0; p < n_pages; p++) {
+            volatile uint64_t *word = (void *)(base + p * PAGE + 64 * (p % 8));
+            if (round == 0)
+                *word = mix((uint64_t)me->number * 100 + p); /* a write fault */
+            CHECK(*word == mix((uint64_t)me->number * 100 + p), "page %zu of thread %d lost its content", p, me->number);
+        }
+        EQUAL(errno, 77);
+        SYS(mprotect(base, n_pages * PAGE, PROT_NONE)); /* then read faults */
+    }
+}
+
+static void repair_by_mprotect(void)
+{
+    const int n = threads(3);
+    const size_t each = 6;
+    guarded_len = (size_t)n * each * PAGE;
+    guarded = mmap(NULL, guarded_len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(guarded != MAP_FAILED, "mmap: %s", strerror(errno));
+    faults = wrong_faults = 0;
+    handle(SIGSEGV, repair, 0);
+    crew_run(n, repair_body, NULL);
+    EQUAL(wrong_faults, 0);
+    EQUAL(faults, 2 * n * (int)each);
+    unhandle(SIGSEGV);
+    SYS(munmap(guarded, guarded_len));
+    result("%d", faults);
+}
+
+/* A handler that changes the registers: the access is skipped, or gets a value. */
+extern const char fault_at[], fault_after[];
+
+static void skip_access(int signal, siginfo_t *info, void *context)
+{
+    ucontext_t *const uc = context;
+    if (signal != SIGSEGV || info->si_code != SEGV_MAPERR || info->si_addr != (void *)0x5000 || uc->uc_mcontext.gregs[REG_RIP] != (greg_t)fault_at)
+        complain(__FILE__, __LINE__, "signal %d, code %d, address %p, at %p, wanted SIGSEGV for 0x5000 at %p", signal, info->si_code, info->si_addr,
+                 (void *)uc->uc_mcontext.gregs[REG_RIP], (const void *)fault_at);
+    if (uc->uc_mcontext.gregs[REG_R13] != 0x1234567)
+        complain(__FILE__, __LINE__, "r13 is 0x%llx in the handler", (long long)uc->uc_mcontext.gregs[REG_R13]);
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)fault_after;
+    uc->uc_mcontext.gregs[REG_RAX] = gettid();
+    uc->uc_mcontext.gregs[REG_R12] = 99;
+}
+
+__attribute__((noinline)) static void registers_body(struct member *me)
+{
+    const int n = rounds(20);
+    (void)me;
+    for (int i = 0; i < n; i++) {
+        register uint64_t r12 __asm__("r12") = 5;
+        register uint64_t r13 __asm__("r13") = 0x1234567;
+        uint64_t value = 0x5000;
+        __asm__ volatile(".globl fault_at, fault_after\n"
+                         "fault_at: mov (%%rax), %%rax\n"
+                         "fault_after:"
+                         : "+a"(value), "+r"(r12), "+r"(r13)
+                         :
+                         : "memory", "cc");
+        EQUAL(value, gettid());
+        EQUAL(r12, 99);
+        EQUAL(r13, 0x1234567);
+    }
+}
+
+static void changed_registers(void)
+{
+    handle(SIGSEGV, skip_access, 0);
+    crew_run(threads(2), registers_body, NULL);
+    unhandle(SIGSEGV);
+}
+
+/* Other exceptions: division, illegal instruction, breakpoint. */
+static __thread sigjmp_buf escape;
+static __thread volatile sig_atomic_t last_signal, last_code;
+
+static void jump_out(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    last_signal = signal;
+    last_code = info->si_code;
+    siglongjmp(escape, 1);
+}
+
+#define RAISES(signal_wanted, code_wanted, statement)                          \
+    do {                                                                       \
+        last_signal = 0;                                                       \
+        if (!sigsetjmp(escape, 1)) {                                           \
+            statement;                                                         \
+            complain(__FILE__, __LINE__, "%s raised nothing", #statement);     \
+        }                                                                      \
+        EQUAL(last_signal, signal_wanted);                                     \
+        EQUAL(last_code, code_wanted);                                         \
+    } while (0)
+
+static void divide_by_zero(void)
+{
+    int quotient = 7, rest = 0;
+    __asm__ volatile("idivl %2" : "+a"(quotient), "+d"(rest) : "r"(0) : "cc");
+}
+
+static void exceptions_body(struct member *me)
+{
+    const int n = rounds(10);
+    volatile int *volatile nowhere = (int *)8;
+    sigset_t before, after;
+    (void)me;
+    OK(pthread_sigmask(SIG_SETMASK, NULL, &before));
+    for (volatile int i = 0; i < n; i++) {
+        RAISES(SIGFPE, FPE_INTDIV, divide_by_zero());
+        RAISES(SIGILL, ILL_ILLOPN, __asm__ volatile("ud2"));
+        RAISES(SIGSEGV, SEGV_MAPERR, *nowhere = 1);
+        RAISES(SIGSEGV, SI_KERNEL, *(volatile int *)(0x8000ull << 48) = 1);
+        OK(pthread_sigmask(SIG_SETMASK, NULL, &after));
+        CHECK(!memcmp(&before, &after, sizeof(uint64_t)), "the mask is another one after siglongjmp");
+    }
+}
+
+static void exceptions(void)
+{
+    static const int signals[] = {SIGFPE, SIGILL, SIGSEGV};
+    for (size_t i = 0; i < COUNT_OF(signals); i++)
+        handle(signals[i], jump_out, 0);
+    crew_run(threads(3), exceptions_body, NULL);
+    for (size_t i = 0; i < COUNT_OF(signals); i++)
+        unhandle(signals[i]);
+}
+
+/* siglongjmp out of the handler of a signal that came from another thread. */
+static void jumper_body(struct member *me)
+{
+    const int n = rounds(10);
+    volatile int jumps = 0;
+    own_tid = gettid();
+    if (sigsetjmp(escape, 1))
+        jumps = jumps + 1;
+    atomic_fetch_add(&begun, 1);
+    while (jumps < n) {
+        for (volatile int i = 0; i < 100000; i++)
+            ;
+    }
+    me->sum = (uint64_t)jumps;
+}
+
+static void jumps_out_of_handlers(void)
+{
+    const int n = rounds(10);
+    begun = 0;
+    handle(SIGUSR2, jump_out, 0);
+    struct member *crew = crew_start(1, jumper_body, NULL);
+    for (int i = 0; i < n; i++) {
+        wait_until_at_least(&begun, i + 1);
+        OK(pthread_kill(crew[0].id, SIGUSR2));
+    }
+    EQUAL(crew_join(crew), n);
+    unhandle(SIGUSR2);
+}
+
+/* ---- alternate stacks --------------------------------------------------------------------------------------------------- */
+
+static __thread unsigned char *own_alternate;
+static const size_t alternate_len = 64 << 10;
+static atomic_int on_alternate;
+
+static void overflow_handler(int signal, siginfo_t *info, void *context)
+{
+    unsigned char here = 0;
+    stack_t stack;
+    (void)info;
+    (void)context;
+    if (&here < own_alternate || &here >= own_alternate + alternate_len)
+        complain(__FILE__, __LINE__, "the handler runs at %p, not on the alternate stack at %p", (void *)&here, (void *)own_alternate);
+    if (sigaltstack(NULL, &stack) < 0 || !(stack.ss_flags & SS_ONSTACK) || stack.ss_sp != own_alternate)
+        complain(__FILE__, __LINE__, "sigaltstack in the handler: flags %d, %p", stack.ss_flags, stack.ss_sp);
+    atomic_fetch_add(&on_alternate, 1);
+    if (signal == SIGSEGV)
+        siglongjmp(escape, 1);
+}
+
+__attribute__((noinline)) static int overflow(volatile int *depth)
+{
+    volatile char frame[3000];
+    frame[0] = (char)*depth;
+    *depth = *depth + 1;
+    if (*depth < 0)
+        return 0;
+    return overflow(depth) + frame[0];
+}
+
+static void alternate_body(struct member *me)
+{
+    volatile int depth;
+    (void)me;
+    own_alternate = NOT_NULL(malloc(alternate_len));
+    const stack_t stack = {.ss_sp = own_alternate, .ss_size = alternate_len};
+    stack_t old;
+    SYS(sigaltstack(&stack, &old));
+    CHECK(old.ss_flags & SS_DISABLE, "a new thread has an alternate stack");
+    for (volatile int i = 0; i < 3; i++) {
+        depth = 0;
+        if (!sigsetjmp(escape, 1))
+            overflow(&depth); /* the thread's stack ends */
+        CHECK(depth > 10, "the stack ended at depth %d", depth);
+        SYS(raise(SIGUSR1));
+        SYS(sigaltstack(NULL, &old));
+        EQUAL(old.ss_flags, 0);
+    }
+    const stack_t none = {.ss_flags = SS_DISABLE};
+    SYS(sigaltstack(&none, NULL));
+    free(own_alternate);
+}
+
+static void alternate_stacks(void)
+{
+    const int n = threads(3);
+    pthread_attr_t attr;
+    struct member crew[1000];
+    on_alternate = 0;
+    handle(SIGSEGV, overflow_handler, SA_ONSTACK);
+    handle(SIGUSR1, overflow_handler, SA_ONSTACK);
+    OK(pthread_attr_init(&attr));
+    OK(pthread_attr_setstacksize(&attr, 256 << 10));
+    for (int i = 0; i < n; i++) {
+        crew[i] = (struct member){.number = i, .of = n, .body = alternate_body};
+        OK(pthread_create(&crew[i].id, &attr, crew_main, &crew[i]));
+    }
+    for (int i = 0; i < n; i++)
+        OK(pthread_join(crew[i].id, NULL));
+    OK(pthread_attr_destroy(&attr));
+    EQUAL(on_alternate, 6 * n);
+    unhandle(SIGSEGV);
+    unhandle(SIGUSR1);
+    result("%d", on_alternate);
+}
+
+/* ---- timers ------------------------------------------------------------------------------------------------------------- */
+
+static atomic_int alarms;
+static __thread volatile sig_atomic_t own_alarms;
+
+static void alarm_handler(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    (void)info;
+    (void)context;
+    own_alarms = own_alarms + 1;
+    atomic_fetch_add(&alarms, 1);
+}
+
+/* One that signals this very thread: it computes, then sleeps and is woken with EINTR. */
+static void timers_body(struct member *me)
+{
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM};
+    event._sigev_un._tid = gettid();
+    (void)me;
+    SYS(timer_create(CLOCK_MONOTONIC, &event, &timer));
+    const struct itimerspec every = {{0, 3000000}, {0, 3000000}};
+    SYS(timer_settime(timer, 0, &every, NULL));
+    while (own_alarms < 3)
+        for (volatile int i = 0; i < 10000; i++)
+            ;
+    const int before = own_alarms;
+    const struct timespec nap = {300, 0};
+    EQUAL(nanosleep(&nap, NULL), -1);
+    EQUAL(errno, EINTR);
+    CHECK(own_alarms > before, "EINTR without an alarm");
+    SYS(timer_delete(timer));
+}
+
+static void timers(void)
+{
+    alarms = 0;
+    handle(SIGALRM, alarm_handler, 0);
+    crew_run(threads(3), timers_body, NULL);
+    unhandle(SIGALRM);
+}
+
+/* The process's timer: some thread that does not block it gets it. */
+static void itimer_body(struct member *me)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    OK(pthread_sigmask(me->number == 0 ? SIG_UNBLOCK : SIG_BLOCK, &set, NULL));
+    while (atomic_load(&alarms) < 5)
+        for (volatile int i = 0; i < 1000; i++)
+            ;
+    me->sum = (uint64_t)own_alarms;
+    CHECK(me->number == 0 || own_alarms == 0, "a thread got %d signals that it blocks", (int)own_alarms);
+}
+
+static void process_timer(void)
+{
+    const struct itimerval every = {{0, 2000}, {0, 2000}}, never = {{0, 0}, {0, 0}};
+    sigset_t set, old;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    OK(pthread_sigmask(SIG_BLOCK, &set, &old)); /* the main thread, too */
+    alarms = 0;
+    handle(SIGALRM, alarm_handler, SA_RESTART);
+    SYS(setitimer(ITIMER_REAL, &every, NULL));
+    const uint64_t seen = crew_run(threads(3), itimer_body, NULL);
+    SYS(setitimer(ITIMER_REAL, &never, NULL));
+    CHECK(seen >= 5, "the thread got %d alarms", (int)seen);
+    const struct timespec now = {0, 0};
+    while (sigtimedwait(&set, NULL, &now) > 0)
+        ;
+    unhandle(SIGALRM);
+    OK(pthread_sigmask(SIG_SETMASK, &old, NULL));
+}
+
+/* ---- masks, waiting for signals ----------------------------------------------------------------------------------------- */
+
+static void mask_body(struct member *me)
+{
+    sigset_t set, now;
+    OK(pthread_sigmask(SIG_SETMASK, NULL, &now));
+    EQUAL(sigismember(&now, SIGUSR1), 1); /* inherited */
+    EQUAL(sigismember(&now, SIGUSR2), 0);
+    own_tid = gettid();
+    OK(pthread_kill(pthread_self(), SIGUSR1));
+    SYS(sigpending(&set));
+    EQUAL(sigismember(&set, SIGUSR1), 1);
+    EQUAL(own_signals, 0);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    OK(pthread_sigmask(SIG_UNBLOCK, &set, NULL));
+    EQUAL(own_signals, 1); /* before the call returned */
+    OK(pthread_sigmask(SIG_BLOCK, &set, NULL));
+    OK(pthread_kill(pthread_self(), SIGUSR1));
+    EQUAL(own_signals, 1);
+    sigset_t none;
+    sigemptyset(&none);
+    EQUAL(sigsuspend(&none), -1);
+    EQUAL(errno, EINTR);
+    EQUAL(own_signals, 2);
+    OK(pthread_sigmask(SIG_SETMASK, NULL, &now));
+    EQUAL(sigismember(&now, SIGUSR1), 1);
+    SYS(raise(SIGUSR1));
+    const struct timespec nap = {300, 0};
+    EQUAL(ppoll(NULL, 0, &nap, &none), -1);
+    EQUAL(errno, EINTR);
+    EQUAL(own_signals, 3);
+    me->sum = 1;
+}
+
+static void masks(void)
+{
+    sigset_t set, old;
+    got = wrong_thread = wrong_code = 0;
+    handle(SIGUSR1, count_signal, 0);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    OK(pthread_sigmask(SIG_BLOCK, &set, &old));
+    EQUAL(crew_run(threads(3), mask_body, NULL), threads(3));
+    EQUAL(got, 3 * threads(3));
+    EQUAL(wrong_thread, 0);
+    OK(pthread_sigmask(SIG_SETMASK, &old, NULL));
+    unhandle(SIGUSR1);
+}
+
+/* One thread takes all signals by sigwait, as servers do; another by signalfd. */
+static void waiter_body(struct member *me)
+{
+    const int n = rounds(20);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, me->number ? SIGRTMIN + 1 : SIGRTMIN);
+    const int fd = me->number ? SYS(signalfd(-1, &set, SFD_CLOEXEC)) : -1;
+    for (int i = 0; i < n; i++) {
+        int value;
+        if (me->number == 0) {
+            siginfo_t info = {0};
+            EQUAL(SYS(sigwaitinfo(&set, &info)), SIGRTMIN);
+            value = info.si_value.sival_int;
+            EQUAL(info.si_code, SI_QUEUE);
+        } else {
+            struct signalfd_siginfo info;
+            EQUAL(SYS(read(fd, &info, sizeof info)), sizeof info);
+            value = info.ssi_int;
+            EQUAL(info.ssi_signo, SIGRTMIN + 1);
+        }
+        EQUAL(value, 7 * i); /* queued in order, none lost */
+    }
+    if (fd >= 0)
+        SYS(close(fd));
+}
+
+static void queued(void)
+{
+    const int n = rounds(20);
+    sigset_t set, old;
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN);
+    sigaddset(&set, SIGRTMIN + 1);
+    OK(pthread_sigmask(SIG_BLOCK, &set, &old));
+    struct member *crew = crew_start(2, waiter_body, NULL);
+    for (int i = 0; i < n; i++) {
+        SYS(sigqueue(getpid(), SIGRTMIN, (union sigval){.sival_int = 7 * i}));
+        SYS(sigqueue(getpid(), SIGRTMIN + 1, (union sigval){.sival_int = 7 * i}));
+    }
+    crew_join(crew);
+    OK(pthread_sigmask(SIG_SETMASK, &old, NULL));
+}
+
+/* Nested: a handler that sends another signal to itself, which has its own handler, with SA_NODEFER and masks. */
+static __thread volatile sig_atomic_t depth_now, depth_max, nested_calls;
+
+static void nested_handler(int signal, siginfo_t *info, void *context)
+{
+    (void)info;
+    (void)context;
+    depth_now = depth_now + 1;
+    nested_calls = nested_calls + 1;
+    if (depth_now > depth_max)
+        depth_max = depth_now;
+    if (signal == SIGUSR1 && nested_calls < 10)
+        raise(SIGUSR2);
+    else if (signal == SIGUSR2 && nested_calls < 10)
+        raise(SIGUSR1); /* masked unless SA_NODEFER: it comes when the first is through */
+    depth_now = depth_now - 1;
+}
+
+static void nested_body(struct member *me)
+{
+    (void)me;
+    SYS(raise(SIGUSR1));
+    CHECK(nested_calls == 10, "%d handlers ran, wanted 10", (int)nested_calls);
+    EQUAL(depth_now, 0);
+    EQUAL(depth_max, 10);
+}
+
+static void nested(void)
+{
+    handle(SIGUSR1, nested_handler, SA_NODEFER);
+    handle(SIGUSR2, nested_handler, SA_NODEFER);
+    crew_run(threads(3), nested_body, NULL);
+    unhandle(SIGUSR1);
+    unhandle(SIGUSR2);
+}
+
+/* A storm: all threads signal each other while they take locks and allocate. */
+static struct {
+    pthread_mutex_t lock;
+    unsigned long count;
+    pthread_barrier_t barrier;
+    pthread_t ids[1000];
+} storm = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void storm_body(struct member *me)
+{
+    const int n = rounds(60);
+    own_tid = gettid();
+    storm.ids[me->number] = pthread_self();
+    pthread_barrier_wait(&storm.barrier);
+    for (int i = 0; i < n; i++) {
+        OK(pthread_kill(storm.ids[rng_below(&me->rng, (unsigned)me->of)], SIGUSR1));
+        const size_t len = 1 + rng_below(&me->rng, 5000);
+        unsigned char *block = NOT_NULL(malloc(len));
+        fill_bytes(block, len, me->rng);
+        OK(pthread_mutex_lock(&storm.lock));
+        storm.count++;
+        OK(pthread_mutex_unlock(&storm.lock));
+        CHECK_BYTES(block, len, me->rng);
+        free(block);
+    }
+    pthread_barrier_wait(&storm.barrier);
+}
+
+static void storm_test(void)
+{
+    got = wrong_thread = wrong_code = 0;
+    storm.count = 0;
+    handle(SIGUSR1, count_signal, SA_RESTART);
+    OK(pthread_barrier_init(&storm.barrier, NULL, (unsigned)threads(3)));
+    crew_run(threads(3), storm_body, NULL);
+    OK(pthread_barrier_destroy(&storm.barrier));
+    EQUAL(storm.count, (unsigned long)threads(3) * (unsigned long)rounds(60));
+    EQUAL(wrong_thread, 0);
+    CHECK(got > 0, "no signal came");
+    unhandle(SIGUSR1);
+    result("%lu", storm.count);
+}
+
+static const struct sub_test tests[] = {
+    {"kill_computing", kill_computing, "pthread_kill to threads that compute"},
+    {"kill_blocked", kill_blocked, "pthread_kill to threads in calls: EINTR"},
+    {"restart", restart, "the same with SA_RESTART"},
+    {"repair_by_mprotect", repair_by_mprotect, "a SIGSEGV handler that makes pages accessible"},
+    {"changed_registers", changed_registers, "a SIGSEGV handler that changes registers"},
+    {"exceptions", exceptions, "SIGFPE, SIGILL, SIGSEGV, left by siglongjmp"},
+    {"jumps_out_of_handlers", jumps_out_of_handlers, "siglongjmp from another thread's signal"},
+    {"alternate_stacks", alternate_stacks, "stack overflow handled on an alternate stack"},
+    {"timers", timers, "timer_create for one thread, EINTR"},
+    {"process_timer", process_timer, "setitimer with one thread that does not block it"},
+    {"masks", masks, "masks, sigpending, sigsuspend, ppoll"},
+    {"queued", queued, "sigqueue, sigwaitinfo, signalfd"},
+    {"nested", nested, "handlers within handlers"},
+    {"storm", storm_test, "threads signal each other while they work"},
+};
+
+TORTURE_MAIN(tests)
