@@ -3,7 +3,7 @@
  * fd 3: a SOCK_SEQPACKET socket to endgame-compute: an eg_node_hello and a stream's descriptor for each stream; "R" the other way
  * once the worker is ready. fd 4, if it is there: the seccomp filter to put on (struct sock_filter[]). */
 #include "compute/worker.h"
-#include "client/pager/eg_uffd.h"
+#include "proto/eg_uffd.h"
 
 #include <elf.h>
 #include <errno.h>

@@ -3,7 +3,7 @@
  * It spins for a while after each event before it sleeps: waking a sleeping thread costs more than a page. The spin yields the
  * processor on every turn, so it takes nothing from a program that wants to run. */
 #include "client/pager/eg_pager.h"
-#include "client/pager/eg_uffd.h"
+#include "proto/eg_uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "client/pager/eg_uffd.h"
+#include "proto/eg_uffd.h"
 
 #include "client/pager/eg_pager.h"
 

@@ -4,7 +4,7 @@
 
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_pager.h"
-#include "client/pager/eg_uffd.h"
+#include "proto/eg_uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -683,6 +683,9 @@ void eg_home_wake(void)
 
 void eg_home_lost(uint32_t node)
 {
+    static uint8_t said;
+    while (__atomic_exchange_n(&said, 1, __ATOMIC_ACQ_REL)) /* somebody else ends the program just now */
+        eg_sys0(SYS_pause);
     eg_die("lost a compute node on which threads or memory of the program were: ", eg_rt.pool->nodes[node].text, 0);
     for (;;)
         eg_sys1(SYS_exit_group, 135);
@@ -733,7 +736,8 @@ int eg_home_activate(void)
     uint32_t n_alive = 0;
     for (uint32_t k = 0; k < h->n_nodes; k++) {
         struct eg_node *n = h->node[k];
-        n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, NULL);
+        for (int tries = 0; n->fd < 0 && tries < 2; tries++) /* a worker that dies right away is replaced */
+            n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, NULL);
         n->alive = n->fd >= 0;
         n_alive += n->alive;
         if (!n->alive)

@@ -397,7 +397,10 @@ static void proxy_main(void *arg)
     }
     if (t->where != EG_AWAY)
         run_at_home(t);
-    if (stream_take(t)) {
+    int rc = stream_take(t);
+    if (rc && rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)
+        eg_home_lost(t->node);
+    if (rc) {
         struct eg_node *n = eg_home.node[t->node];
         eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no stream to a compute node: ", n->config->text);
         __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
