@@ -20,6 +20,8 @@
 #define EG_USER_START 0x10000ul
 #define EG_USER_END 0x7ffffffff000ul
 
+#define EG_HELLO_OTHER_CLOCK 1u /* home was booted by itself: its clocks, processors and random numbers are asked for there */
+
 enum eg_stream_kind { EG_STREAM_COHERENCE = 1, EG_STREAM_THREAD = 2 };
 
 /* First message of a stream. */
@@ -31,7 +33,8 @@ struct eg_node_hello {
     uint64_t process;              /* random: which home process of the run */
     uint64_t vdso, vvar;           /* where home has them; coherence stream only */
     uint64_t where;                /* the page of home's runtime in which a worker finds 1: it is not home; coherence stream only */
-    uint64_t pid;                  /* home's, for getpid */
+    uint32_t pid;                  /* home's, for getpid */
+    uint32_t flags;                /* EG_HELLO_* */
 };
 _Static_assert(sizeof(struct eg_node_hello) == 64, "eg_node_hello is a wire format");
 

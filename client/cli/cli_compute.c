@@ -110,7 +110,20 @@ static int judge(const struct eg_addr *addr, const Endgame__NodeReply *node)
     return 0;
 }
 
-static int check_node(const struct eg_addr *addr, uint32_t *ret_slots)
+/* Another boot is another machine, or another life of it: its clocks are not ours. */
+static bool same_boot(const char *there)
+{
+    char here[64] = "";
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (file && !fgets(here, sizeof here, file))
+        *here = 0;
+    if (file)
+        fclose(file);
+    here[strcspn(here, "\n")] = 0;
+    return *here && strcmp(here, there) == 0;
+}
+
+static int check_node(const struct eg_addr *addr, uint32_t *ret_slots, uint32_t *ret_flags)
 {
     char why[512];
     Endgame__Node body = ENDGAME__NODE__INIT;
@@ -130,8 +143,10 @@ static int check_node(const struct eg_addr *addr, uint32_t *ret_slots)
         status = judge(addr, reply->node);
     else
         status = cli_fail(CLI_EXIT_FAILED, "%s does not answer as a compute node should; is it another service?", addr->text);
-    if (!status)
+    if (!status) {
         *ret_slots = reply->node->slots;
+        *ret_flags = same_boot(reply->node->boot_id) ? 0 : EG_HELLO_OTHER_CLOCK;
+    }
     endgame__reply__free_unpacked(reply, NULL);
     return status;
 }
@@ -142,7 +157,7 @@ int cli_compute_check(struct cli_compute *compute)
     if (compute->n_embedded && cli_compute_find(compute->daemon, sizeof compute->daemon) != 0)
         return cli_fail(CLI_EXIT_FAILED, "no compute daemon at %s; install endgame whole, or set ENDGAME_COMPUTE", compute->daemon);
     for (int i = 0; i < compute->n_nodes && !status; i++)
-        status = check_node(&compute->nodes[i], &compute->slots[i]);
+        status = check_node(&compute->nodes[i], &compute->slots[i], &compute->flags[i]);
     return status;
 }
 
@@ -154,14 +169,14 @@ int cli_compute_publish(struct cli_compute *compute, struct cli_pool *pool)
         snprintf(text, sizeof text, "unix:%s/" CLI_POOL_COMPUTE_SOCKET, pool->dir, i);
         if (eg_addr_parse(text, 0, &compute->nodes[n], why, sizeof why) != 0)
             return cli_fail(CLI_EXIT_FAILED, "%s", why);
-        status = check_node(&compute->nodes[n], &compute->slots[n]);
+        status = check_node(&compute->nodes[n], &compute->slots[n], &compute->flags[n]);
         if (status)
             return status;
         compute->n_nodes++;
     }
     compute->n_embedded = 0;
     for (int i = 0; i < compute->n_nodes; i++)
-        cli_pool_add_node(pool, &compute->nodes[i], compute->slots[i]);
+        cli_pool_add_node(pool, &compute->nodes[i], compute->slots[i], compute->flags[i]);
     pool->map->threads_mode = (uint32_t)(compute->n_nodes && !compute->mode_given ? EG_THREADS_REMOTE : compute->mode);
     return 0;
 }

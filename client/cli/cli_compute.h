@@ -13,6 +13,7 @@
 struct cli_compute {
     struct eg_addr nodes[EG_POOL_NODES]; /* those that are there already */
     uint32_t slots[EG_POOL_NODES];
+    uint32_t flags[EG_POOL_NODES]; /* EG_HELLO_* of eg_threads.h */
     int n_nodes;
     int n_embedded; /* to be started, on this machine */
     enum eg_threads_mode mode;

@@ -152,7 +152,7 @@ void cli_pool_add_server(struct cli_pool *pool, const struct eg_addr *addr)
     pool->map->n_servers++;
 }
 
-void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32_t slots)
+void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32_t slots, uint32_t flags)
 {
     struct eg_pool_node *node = &pool->map->nodes[pool->map->n_nodes];
     node->kind = addr->kind;
@@ -160,6 +160,7 @@ void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32
     memcpy(node->sockaddr, &addr->sa, addr->len_bytes);
     snprintf(node->text, sizeof node->text, "%.*s", (int)sizeof node->text - 1, addr->text);
     node->slots = slots;
+    node->flags = flags;
     pool->map->n_nodes++;
 }
 

@@ -32,7 +32,7 @@ int cli_pool_create(uint64_t budget_bytes, enum eg_engine engine, const char *li
 void cli_pool_add_server(struct cli_pool *pool, const struct eg_addr *addr);
 
 /* Pre: fewer than EG_POOL_NODES are in; the program is not started yet. */
-void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32_t slots);
+void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32_t slots, uint32_t flags);
 
 /* Removes directory and content; what is gone already is no error. */
 void cli_pool_remove(struct cli_pool *pool);

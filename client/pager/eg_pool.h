@@ -35,7 +35,9 @@ struct eg_pool_node {
     uint32_t kind;          /* EG_ADDR_UNIX or EG_ADDR_TCP */
     uint32_t sockaddr_len;
     uint8_t sockaddr[128];
-    char text[120];
+    char text[112];
+    uint32_t flags;         /* EG_HELLO_* of proto/eg_threads.h, for its workers */
+    uint32_t reserved;
     uint32_t slots;         /* threads that it offers to run at once; more share them */
     uint32_t threads;       /* of this run, there now */
     uint64_t threads_total; /* ever sent there */

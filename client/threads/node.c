@@ -62,7 +62,8 @@ int eg_node_connect(uint32_t k, enum eg_stream_kind kind, uint32_t *ret_slot)
         .vdso = eg_home.vdso,
         .vvar = eg_home.vvar,
         .where = (uint64_t)eg_where,
-        .pid = (uint64_t)eg_sys0(SYS_getpid),
+        .pid = (uint32_t)eg_sys0(SYS_getpid),
+        .flags = config->flags,
     };
     memcpy(hello.token, eg_rt.pool->token, sizeof hello.token);
     struct eg_node_welcome welcome;

@@ -471,12 +471,26 @@ static int place(void)
     return best < n ? (int)best : -1;
 }
 
+/* auto: as many threads stay as there are processors here, the first one among them. */
+static int goes_out(void)
+{
+    uint32_t here = 1, processors = 0;
+    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO)
+        return eg_rt.pool->threads_mode == EG_THREADS_REMOTE;
+    for (uint32_t i = 0; i < sizeof eg_rt.affinity / sizeof *eg_rt.affinity; i++)
+        for (uint64_t bits = eg_rt.affinity[i]; bits; bits &= bits - 1)
+            processors++;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++)
+        here += eg_home.thread[i]->tid && eg_home.thread[i]->where == EG_AT_HOME;
+    return here >= processors;
+}
+
 long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below)
 {
     struct clone3_args a;
     clone_args(nr, arg, &a);
     eg_lock_take(&eg_home.start_lock);
-    int rc = eg_rt.pool->threads_mode == EG_THREADS_REMOTE ? eg_home_activate() : 1, node = -1;
+    int rc = goes_out() ? eg_home_activate() : 1, node = -1;
     if (rc < 0) {
         eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no compute node can be used", NULL);
         eg_rt.pool->threads_mode = EG_THREADS_HOME;
