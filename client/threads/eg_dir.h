@@ -4,7 +4,7 @@
  * or many readers; home has a good copy whenever a page is shared. Transactions are asynchronous: whoever asks while one is under way
  * on the page waits in line, first in first out, and nobody retries.
  *
- * The protocol is EG_DIR_TABLE below, and nothing else: eg_dir.c looks its rows up, tests/model/directory.pml is checked with Spin,
+ * The protocol is EG_DIR_TABLE below, and nothing else: dir.c looks its rows up, tests/model/directory.pml is checked with Spin,
  * and tests/unit/client_dir.c runs random schedules of it against a reference. Change them together.
  *
  * Order: each worker's messages travel on one stream in each direction, so a recall never overtakes the grant before it. An
@@ -116,7 +116,7 @@ struct eg_dir {
 /* eg_dir_init - Context: any; wait: zeroed memory for EG_DIR_WAITS entries. */
 void eg_dir_init(struct eg_dir *dir, const struct eg_dir_ops *ops, struct eg_dir_wait *wait);
 
-/* eg_dir_ask - READ or WRITE. Returns: 0; -ENOSPC (the lines are full: more than EG_DIR_WAITS threads wait). */
+/* eg_dir_ask - READ or WRITE. Returns: 0; -ENOSPC (the lines are full: EG_DIR_WAITS - 1 wait already). */
 int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
 /* eg_dir_ack, eg_dir_data - a worker's answer. Returns: 0; -EPROTO (nobody asked: the worker does not keep to the protocol). */
 int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent);

@@ -1,0 +1,476 @@
+/* The directory under random schedules of its workers' streams, against one global value per page. */
+#include "client/threads/eg_dir.h"
+#include "tests/unit/client_random.h"
+
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_AGENTS 8u
+#define MAX_PAGES 4u
+#define THREADS 3u /* of each agent */
+#define NOBODY THREADS /* the slot of what is read ahead */
+#define STREAM 256u
+#define BASE 0x700000000ull /* the first page's number */
+
+enum right { NONE, MAY_READ, MAY_WRITE };
+enum kind { GRANT, INVALIDATE, RECALL, ASK, ACK, DATA };
+
+struct message {
+    enum kind kind;
+    unsigned page, slot;
+    int write, data, keep;
+    uint64_t value;
+};
+
+struct stream {
+    struct message m[STREAM];
+    unsigned n;
+};
+
+struct thread {
+    enum { IDLE, WAITS, RETRIES } state;
+    unsigned page;
+    int write;
+};
+
+struct copy {
+    enum right right;
+    uint64_t value;
+};
+
+static struct {
+    struct random_state random;
+    int seed;
+    unsigned step, n_agents, n_pages;
+    struct eg_dir dir;
+    struct eg_dir_wait wait[EG_DIR_WAITS];
+    struct eg_dir_page page[MAX_PAGES];
+    struct copy copy[MAX_AGENTS][MAX_PAGES];
+    uint64_t last[MAX_PAGES]; /* what was written last: the reference */
+    struct thread thread[MAX_AGENTS][THREADS];
+    struct stream out[MAX_AGENTS], in[MAX_AGENTS]; /* to the worker, and to home; in[0]: home's own faults */
+    struct stream later[MAX_AGENTS];               /* what a worker puts off, as compute/worker.c does for a page it needs just now */
+    uint64_t n_asked, n_granted, n_reads[2], n_writes[2], n_calls; /* [1]: at home */
+    unsigned seen[EG_DIR_N_STATES];
+    unsigned n_lost, n_bad_acks, n_bad_data; /* accesses whose copy had gone before they could retry; answers that nobody awaited */
+} s;
+
+#define must(cond, what)                                                                            \
+    do {                                                                                            \
+        if (!(cond))                                                                                \
+            ck_abort_msg("seed %d, step %u: %s (not %s)", s.seed, s.step, what, #cond);             \
+    } while (0)
+
+static unsigned below(unsigned n)
+{
+    return random_below(&s.random, n);
+}
+
+static void put(struct stream *stream, struct message m)
+{
+    must(stream->n < STREAM, "a stream has more messages than the protocol can need");
+    stream->m[stream->n++] = m;
+}
+
+static struct message take(struct stream *stream, unsigned i)
+{
+    struct message m = stream->m[i];
+    memmove(&stream->m[i], &stream->m[i + 1], (--stream->n - i) * sizeof m);
+    return m;
+}
+
+static void wake(unsigned agent, unsigned slot, unsigned page)
+{
+    if (slot == NOBODY)
+        return;
+    must(slot < THREADS, "granted to a thread that does not exist");
+    struct thread *t = &s.thread[agent][slot];
+    must(t->state == WAITS && t->page == page, "granted to a thread that did not ask");
+    t->state = RETRIES;
+}
+
+/* --- home: what the directory has done ---------------------------------------------------------------------------------------- */
+
+static void op_grant(uint64_t number, unsigned agent, unsigned slot, int write, int data)
+{
+    unsigned page = (unsigned)(number - BASE);
+    struct copy *home = &s.copy[0][page];
+    s.n_calls++;
+    s.n_granted++;
+    if (agent == EG_DIR_AT_HOME) {
+        must(home->right != NONE && home->value == s.last[page], "home is granted what it does not have");
+        home->right = write ? MAY_WRITE : MAY_READ;
+        wake(agent, slot, page);
+        return;
+    }
+    if (data)
+        must(home->right != NONE && home->value == s.last[page], "a page is sent that home has no good copy of");
+    put(&s.out[agent], (struct message){.kind = GRANT, .page = page, .slot = slot, .write = write, .data = data, .value = home->value});
+    if (write)
+        *home = (struct copy){.right = NONE, .value = ~0ull};
+}
+
+static void op_protect(uint64_t number)
+{
+    struct copy *home = &s.copy[0][number - BASE];
+    s.n_calls++;
+    must(home->right == MAY_WRITE, "home's copy is protected twice");
+    home->right = MAY_READ;
+}
+
+static void op_invalidate(uint64_t number, unsigned agent)
+{
+    s.n_calls++;
+    must(agent > 0 && agent < s.n_agents, "an invalidation goes to nobody");
+    put(&s.out[agent], (struct message){.kind = INVALIDATE, .page = (unsigned)(number - BASE)});
+}
+
+static void op_recall(uint64_t number, unsigned agent, int keep)
+{
+    s.n_calls++;
+    must(agent > 0 && agent < s.n_agents, "a recall goes to nobody");
+    put(&s.out[agent], (struct message){.kind = RECALL, .page = (unsigned)(number - BASE), .keep = keep});
+}
+
+static void op_store(uint64_t number, const void *data, int write)
+{
+    struct copy *home = &s.copy[0][number - BASE];
+    s.n_calls++;
+    must(home->right == NONE, "content comes to a home that has it");
+    memcpy(&home->value, data, sizeof home->value);
+    must(home->value == s.last[number - BASE], "what comes back is not what was written last");
+    home->right = write ? MAY_WRITE : MAY_READ;
+}
+
+static const struct eg_dir_ops ops = {op_grant, op_protect, op_invalidate, op_recall, op_store};
+
+static void ask(unsigned agent, unsigned page, unsigned slot, int write)
+{
+    s.n_asked++;
+    must(eg_dir_ask(&s.dir, &s.page[page], BASE + page, agent, slot, write) == 0, "a request is refused");
+}
+
+static void home_turn(unsigned agent)
+{
+    struct message m = take(&s.in[agent], 0);
+    struct eg_dir_page *p = &s.page[m.page];
+    if (m.kind == ASK) {
+        unsigned ahead = (m.page + 1) % s.n_pages;
+        ask(agent, m.page, m.slot, m.write);
+        if (!below(8) && ahead != m.page && !eg_dir_busy(&s.page[ahead]))
+            ask(agent, ahead, NOBODY, m.write);
+    } else if (m.kind == ACK) {
+        must(eg_dir_ack(&s.dir, p, BASE + m.page, agent) == 0, "an acknowledgement is refused");
+    } else {
+        must(eg_dir_data(&s.dir, p, BASE + m.page, agent, &m.value) == 0, "content is refused");
+    }
+}
+
+/* --- workers ------------------------------------------------------------------------------------------------------------------ */
+
+static void give_back(unsigned agent, const struct message *m)
+{
+    struct copy *c = &s.copy[agent][m->page];
+    if (m->kind == INVALIDATE) {
+        must(c->right == MAY_READ, "an invalidation comes to a worker without a shared copy");
+        c->right = NONE;
+        put(&s.in[agent], (struct message){.kind = ACK, .page = m->page});
+        return;
+    }
+    must(c->right == MAY_WRITE, "a recall comes to a worker that is not the owner");
+    c->right = m->keep ? MAY_READ : NONE;
+    put(&s.in[agent], (struct message){.kind = DATA, .page = m->page, .value = c->value});
+}
+
+static void worker_turn(unsigned agent)
+{
+    struct message m = take(&s.out[agent], 0);
+    struct copy *c = &s.copy[agent][m.page];
+    if (m.kind != GRANT) {
+        if (below(4))
+            give_back(agent, &m);
+        else
+            put(&s.later[agent], m);
+        return;
+    }
+    if (m.data) {
+        must(c->right == NONE, "content comes to a worker that has a copy");
+        *c = (struct copy){.right = m.write ? MAY_WRITE : MAY_READ, .value = m.value};
+    } else {
+        must(c->right != NONE, "a right comes without content to a worker that has no copy");
+        if (m.write)
+            c->right = MAY_WRITE;
+    }
+    wake(agent, m.slot, m.page);
+}
+
+/* One access of a thread, or its request. */
+static void thread_turn(unsigned agent, unsigned slot)
+{
+    struct thread *t = &s.thread[agent][slot];
+    struct copy *c = &s.copy[agent][t->page];
+    if (c->right >= (t->write ? MAY_WRITE : MAY_READ)) {
+        must(c->value == s.last[t->page], t->write ? "a write goes to a stale copy" : "a stale read");
+        if (t->write)
+            c->value = ++s.last[t->page];
+        (t->write ? s.n_writes : s.n_reads)[agent == 0]++;
+        t->state = IDLE;
+        return;
+    }
+    s.n_lost += t->state == RETRIES;
+    t->state = WAITS;
+    put(&s.in[agent], (struct message){.kind = ASK, .page = t->page, .slot = slot, .write = t->write});
+}
+
+/* --- schedules ---------------------------------------------------------------------------------------------------------------- */
+
+static void check(void)
+{
+    for (unsigned page = 0; page < s.n_pages; page++) {
+        unsigned readers = 0, writers = 0;
+        for (unsigned agent = 0; agent < s.n_agents; agent++) {
+            const struct copy *c = &s.copy[agent][page];
+            readers += c->right == MAY_READ;
+            writers += c->right == MAY_WRITE;
+            must(c->right == NONE || c->value == s.last[page], "a copy that may be read is stale");
+        }
+        must(writers <= 1, "two writers");
+        must(!writers || !readers, "a writer and a reader");
+        must(s.page[page].state < EG_DIR_N_STATES, "no such state");
+        s.seen[s.page[page].state]++;
+    }
+}
+
+/* An answer that nobody awaits changes nothing. */
+static void wrong_answer(void)
+{
+    unsigned page = below(s.n_pages), agent = below(s.n_agents);
+    struct eg_dir_page *p = &s.page[page], before = *p;
+    uint64_t calls = s.n_calls, junk = ~0ull;
+    int awaited = agent && p->state == EG_DIR_WAIT_ACKS && (p->sharers >> agent & 1);
+    if (!awaited) {
+        must(eg_dir_ack(&s.dir, p, BASE + page, agent) == -EPROTO, "a wrong acknowledgement is taken");
+        s.n_bad_acks++;
+    }
+    awaited = agent && (p->state == EG_DIR_WAIT_DATA || p->state == EG_DIR_WAIT_KEPT) && p->owner == agent;
+    if (!awaited) {
+        must(eg_dir_data(&s.dir, p, BASE + page, agent, &junk) == -EPROTO, "wrong content is taken");
+        s.n_bad_data++;
+    }
+    must(!memcmp(&before, p, sizeof before) && s.n_calls == calls, "a wrong answer has an effect");
+}
+
+/* One thing that can happen, at random. begin: threads may begin another access. Returns: 0 when nothing can. */
+static int turn(int begin)
+{
+    enum { OUT, IN, LATER, THREAD };
+    struct { unsigned what, agent, slot; } can[MAX_AGENTS * (3 + THREADS)];
+    unsigned n = 0;
+    for (unsigned agent = 0; agent < s.n_agents; agent++) {
+        struct stream *stream[] = {&s.out[agent], &s.in[agent], &s.later[agent]};
+        for (unsigned i = OUT; i <= LATER; i++)
+            if (stream[i]->n)
+                can[n].what = i, can[n].agent = agent, can[n++].slot = 0;
+        for (unsigned slot = 0; slot < THREADS; slot++)
+            if (s.thread[agent][slot].state == RETRIES || (begin && s.thread[agent][slot].state == IDLE))
+                can[n].what = THREAD, can[n].agent = agent, can[n++].slot = slot;
+    }
+    if (!n)
+        return 0;
+    unsigned i = below(n), agent = can[i].agent;
+    struct thread *t = &s.thread[agent][can[i].slot];
+    switch (can[i].what) {
+    case OUT: worker_turn(agent); break;
+    case IN: home_turn(agent); break;
+    case LATER: {
+        struct message m = take(&s.later[agent], below(s.later[agent].n));
+        give_back(agent, &m);
+        break;
+    }
+    default:
+        if (t->state == IDLE)
+            t->page = below(s.n_pages), t->write = !below(3);
+        thread_turn(agent, can[i].slot);
+    }
+    s.step++;
+    check();
+    return 1;
+}
+
+static unsigned lines_free(void)
+{
+    unsigned n = 0;
+    for (uint16_t i = s.dir.free; i && n < EG_DIR_WAITS; i = s.dir.wait[i].next)
+        n++;
+    return n;
+}
+
+static void start(int seed, unsigned n_agents, unsigned n_pages)
+{
+    memset(&s, 0, sizeof s);
+    s.seed = seed;
+    s.random.x = 0x9e3779b97f4a7c15ull + (uint64_t)seed;
+    s.n_agents = n_agents;
+    s.n_pages = n_pages;
+    for (unsigned page = 0; page < n_pages; page++)
+        s.copy[0][page].right = MAY_WRITE;
+    eg_dir_init(&s.dir, &ops, s.wait);
+}
+
+/* Everything under way ends, and nobody is left waiting. */
+static void drain(void)
+{
+    unsigned end = s.step + 1000000;
+    while (turn(0))
+        must(s.step < end, "the threads take the pages from each other for ever");
+    for (unsigned agent = 0; agent < s.n_agents; agent++)
+        for (unsigned slot = 0; slot < THREADS; slot++)
+            must(s.thread[agent][slot].state == IDLE, "a thread waits for ever");
+    for (unsigned page = 0; page < s.n_pages; page++)
+        must(!eg_dir_busy(&s.page[page]) && !s.page[page].line, "a page is busy for ever");
+    must(s.n_asked == s.n_granted, "not every request is granted once");
+    must(lines_free() == EG_DIR_WAITS - 1, "places in line are lost");
+}
+
+/* Home reads every page: what was written last is there, whoever wrote it. */
+static void home_reads_all(void)
+{
+    for (unsigned page = 0; page < s.n_pages; page++) {
+        s.thread[0][0] = (struct thread){.page = page};
+        thread_turn(0, 0);
+        drain();
+        must(s.copy[0][page].right != NONE && s.copy[0][page].value == s.last[page], "home reads something else than was written");
+    }
+}
+
+START_TEST(random_schedules_are_coherent)
+{
+    start(_i, _i & 1 ? 8 : 3, (unsigned)_i / 2 % MAX_PAGES + 1);
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < 1500; i++) {
+            must(turn(1), "nothing can happen: a deadlock");
+            if (!below(16))
+                wrong_answer();
+        }
+        drain();
+    }
+    home_reads_all();
+    for (unsigned i = 0; i < EG_DIR_N_STATES; i++)
+        must(s.seen[i], "a state was never reached");
+    must(s.n_reads[0] && s.n_reads[1] && s.n_writes[0] && s.n_writes[1], "somebody never got a page");
+    must(s.n_lost && s.n_bad_acks && s.n_bad_data, "a race was never run");
+}
+END_TEST
+
+/* --- the line ----------------------------------------------------------------------------------------------------------------- */
+
+static unsigned line_next;
+
+static void line_grant(uint64_t page, unsigned agent, unsigned slot, int write, int data)
+{
+    (void)page, (void)write, (void)data;
+    if (agent == 2)
+        ck_assert_uint_eq(slot, line_next++); /* first come, first served */
+}
+static void line_protect(uint64_t page) { (void)page; }
+static void line_invalidate(uint64_t page, unsigned agent) { (void)page, (void)agent; }
+static void line_recall(uint64_t page, unsigned agent, int keep) { (void)page, (void)agent, (void)keep; }
+static void line_store(uint64_t page, const void *data, int write) { (void)page, (void)data, (void)write; }
+static const struct eg_dir_ops line_ops = {line_grant, line_protect, line_invalidate, line_recall, line_store};
+
+START_TEST(full_lines_are_refused_and_come_free_again)
+{
+    uint64_t value = 1;
+    start(0, 3, 2);
+    s.dir.ops = &line_ops;
+    for (int round = 0; round < 2; round++) {
+        struct eg_dir_page *p = &s.page[0], before;
+        memset(s.page, 0, sizeof s.page);
+        line_next = 0;
+        ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 1), 0);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, &s.page[1], BASE + 1, 1, 0, 1), 0);
+        for (unsigned slot = 0; slot < EG_DIR_WAITS; slot++) /* the first has the page recalled, the others wait in line */
+            ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 2, slot, slot % 2 == 0), 0);
+        before = *p;
+        ck_assert_uint_eq(lines_free(), 0);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 2, EG_DIR_WAITS, 0), -ENOSPC);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, EG_DIR_AT_HOME, 0, 1), -ENOSPC);
+        ck_assert_int_eq(memcmp(&before, p, sizeof before), 0);
+        /* Another page can begin its transaction, but nobody can wait for it. */
+        ck_assert_int_eq(eg_dir_ask(&s.dir, &s.page[1], BASE + 1, EG_DIR_AT_HOME, 0, 0), 0);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, &s.page[1], BASE + 1, EG_DIR_AT_HOME, 1, 0), -ENOSPC);
+
+        ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, 1, &value), 0);
+        ck_assert_uint_eq(line_next, EG_DIR_WAITS);
+        ck_assert_uint_eq(lines_free(), EG_DIR_WAITS - 1);
+        ck_assert_uint_eq(p->state, EG_DIR_OWNED);
+        ck_assert_uint_eq(p->owner, 2);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, &s.page[1], BASE + 1, EG_DIR_AT_HOME, 1, 0), 0);
+        ck_assert_int_eq(eg_dir_data(&s.dir, &s.page[1], BASE + 1, 1, &value), 0);
+        ck_assert_uint_eq(lines_free(), EG_DIR_WAITS - 1);
+    }
+}
+END_TEST
+
+/* A wrong answer in each state by itself, so that a failure names the state. */
+START_TEST(unawaited_answers_are_refused)
+{
+    uint64_t value = 0;
+    start(0, 4, 1);
+    s.dir.ops = &line_ops;
+    struct eg_dir_page *p = s.page;
+#define REFUSED(want, ack, data)                                                                    \
+    do {                                                                                            \
+        ck_assert_uint_eq(p->state, EG_DIR_##want);                                                 \
+        struct eg_dir_page before = *p;                                                             \
+        for (unsigned k = 0; k < 4; k++) {                                                          \
+            if (!((ack) >> k & 1))                                                                  \
+                ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, k), -EPROTO);                          \
+            if (!((data) >> k & 1))                                                                 \
+                ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, k, &value), -EPROTO);                 \
+        }                                                                                           \
+        ck_assert_int_eq(memcmp(&before, p, sizeof before), 0);                                     \
+    } while (0)
+    line_next = 0;
+    REFUSED(HOME, 0, 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 0), 0);
+    REFUSED(SHARED, 0, 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 3, 0, 0), 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 2, 0, 1), 0);
+    REFUSED(WAIT_ACKS, 1 << 1 | 1 << 3, 0);
+    ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 3), 0);
+    REFUSED(WAIT_ACKS, 1 << 1, 0);
+    ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 1), 0);
+    REFUSED(OWNED, 0, 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 0), 0);
+    REFUSED(WAIT_KEPT, 0, 1 << 2);
+    ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, 2, &value), 0);
+    REFUSED(SHARED, 0, 0);
+    ck_assert_uint_eq(p->sharers, 1 << 1 | 1 << 2);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 1), 0);
+    ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 2), 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, EG_DIR_AT_HOME, 0, 1), 0);
+    REFUSED(WAIT_DATA, 0, 1 << 1);
+    ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, 1, &value), 0);
+    REFUSED(HOME, 0, 0);
+#undef REFUSED
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("client_dir");
+    TCase *tc = tcase_create("dir");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, random_schedules_are_coherent, 0, 32);
+    tcase_add_test(tc, full_lines_are_refused_and_come_free_again);
+    tcase_add_test(tc, unawaited_answers_are_refused);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
