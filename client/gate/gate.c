@@ -30,6 +30,8 @@ struct clone3_args {
 int eg_gate_init(void)
 {
     stacks = eg_sys_map((size_t)STACKS * STACK_BYTES);
+    if (stacks && eg_home.on)
+        eg_home_private_add((uint64_t)stacks, (uint64_t)stacks + (uint64_t)STACKS * STACK_BYTES);
     return stacks ? 0 : -ENOMEM;
 }
 

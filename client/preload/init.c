@@ -144,13 +144,6 @@ static void verbs_open(void)
         refuse("the RDMA library cannot start (out of memory, or of another version): use tcp: instead");
 }
 
-static void private_add(uint64_t lo, uint64_t hi)
-{
-    uint32_t n = eg_home.n_private++;
-    eg_home.private_lo[n] = lo;
-    eg_home.private_hi[n] = hi;
-}
-
 /* The runtime's own writable memory: no node gets it. What is read-only since relocation everybody may read: the loader does when it binds
  * symbols. */
 static int nodes_private(struct dl_phdr_info *info, size_t bytes, void *arg)
@@ -169,7 +162,7 @@ static int nodes_private(struct dl_phdr_info *info, size_t bytes, void *arg)
                 if (r->p_type == PT_GNU_RELRO && end > lo && end < hi)
                     lo = end;
             }
-            private_add(lo, hi);
+            eg_home_private_add(lo, hi);
         }
     }
     *(int *)arg = 1;
@@ -293,8 +286,8 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (eg_home.on) {
         uint64_t lo, hi;
         eg_sys_reserved(&lo, &hi);
-        private_add(lo, hi);
-        private_add((uint64_t)eg_rt.pool, (uint64_t)eg_rt.pool + EG_POOL_FILE_BYTES);
+        eg_home_private_add(lo, hi);
+        eg_home_private_add((uint64_t)eg_rt.pool, (uint64_t)eg_rt.pool + EG_POOL_FILE_BYTES);
     }
     if (eg_home.on)
         eg_home_convert_all(); /* last: the text is patched, the tables are made */

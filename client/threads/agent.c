@@ -252,6 +252,13 @@ static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64
     uint64_t lo = addr & ~(EG_BLOCK_BYTES - 1), hi = lo + EG_BLOCK_BYTES;
     lo = lo < area->start ? area->start : lo;
     hi = hi > area->end ? area->end : hi;
+    /* The kernel merges neighbours: memory of the runtime's may be in the same mapping. */
+    for (uint32_t i = 0; i < eg_home.n_private; i++) {
+        if (eg_home.private_hi[i] <= addr && eg_home.private_hi[i] > lo)
+            lo = eg_home.private_hi[i];
+        if (eg_home.private_lo[i] > addr && eg_home.private_lo[i] < hi)
+            hi = eg_home.private_lo[i];
+    }
     if (eg_uffd_register(lo, hi))
         return 0;
     uint32_t i = c->n_watched < 4 ? c->n_watched++ : (uint32_t)(addr >> 12) % 4;

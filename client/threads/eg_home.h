@@ -150,6 +150,8 @@ struct eg_area {
 /* eg_area_find - the mapping that addr lies in. Returns: 0, -ENOENT. */
 int eg_area_find(uint64_t addr, struct eg_area *ret_area);
 int eg_home_is_private(uint64_t addr);
+/* eg_home_private_add - memory of the runtime's that no node gets. Context: start-up. */
+void eg_home_private_add(uint64_t start, uint64_t end);
 /* eg_home_vdso_find - where the kernel put its vDSO and that one's data. Context: start-up. */
 void eg_home_vdso_find(void);
 /* eg_home_convert_all - private writable mappings of files become anonymous, in place. Context: one thread. */

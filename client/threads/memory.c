@@ -145,6 +145,17 @@ void eg_home_vdso_find(void)
         eg_home.vvar = 0;
 }
 
+void eg_home_private_add(uint64_t start, uint64_t end)
+{
+    uint32_t most = sizeof eg_home.private_lo / sizeof *eg_home.private_lo;
+    if (start == end)
+        return;
+    if (eg_home.n_private == most)
+        eg_die("internal error: too many pieces of the runtime's own memory", NULL, 0);
+    eg_home.private_lo[eg_home.n_private] = start;
+    eg_home.private_hi[eg_home.n_private++] = end;
+}
+
 int eg_home_is_private(uint64_t addr)
 {
     for (uint32_t i = 0; i < eg_home.n_private; i++)
