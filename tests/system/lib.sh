@@ -107,6 +107,13 @@ cgroup_report() {
         grep -E '^(anon|file|shmem|kernel) ' "$CG/memory.stat"
     fi
 }
+cgroup_was_full() {
+    if [ $CG_KIND = v1 ]; then
+        [ "$(cat "$CG/memory.max_usage_in_bytes")" -ge "$(cat "$CG/memory.limit_in_bytes")" ]
+    else
+        [ "$(cat "$CG/memory.peak" 2>/dev/null || echo 0)" -ge "$(cat "$CG/memory.max")" ]
+    fi
+}
 in_cgroup() { # CMD... (replaces the calling subshell)
     exec sh -c 'echo $$ >"$1/cgroup.procs" || exit 125; shift; exec "$@"' sh "$CG" "$@"
 }
@@ -297,11 +304,13 @@ native_dies() { # CMD...
     local before rc
     [ "$EG_NATIVE" = 1 ] || [ "$EG_SHRINK" -gt 1 ] && return 0
     before=$(cgroup_oom_kills)
-    { (in_cgroup timeout -k 5 "$FAR_TIMEOUT_S" "$@") >/dev/null </dev/null; } 2>/dev/null # the shell's own "Killed", too
+    { (in_cgroup timeout -k 5 60 "$@") >/dev/null </dev/null; } 2>/dev/null # the shell's own "Killed", too
     rc=$?
     cgroup_kill_rest
-    [ "$(cgroup_oom_kills)" -gt "$before" ] ||
-        fail "the kernel did not kill the native program (status $rc) under $((BUDGET_MIB + SLACK_MIB)) MiB: the test is too small"
+    [ "$(cgroup_oom_kills)" -gt "$before" ] && return 0
+    # At the limit the kernel may, instead of killing, throw the program's code out and read it in again without end.
+    [ $rc -eq 124 ] && cgroup_was_full && { note "natively it came to no end at the limit"; return 0; }
+    fail "the kernel did not kill the native program (status $rc) under $((BUDGET_MIB + SLACK_MIB)) MiB: the test is too small"
 }
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
