@@ -19,6 +19,7 @@
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define HOLD_MAX_NS 2000000u
+#define NODE_TRIES 15
 #define AHEAD_MAX 16u
 #define ZERO_AHEAD 16u
 #define OUT_BUSY_BYTES (1u << 20) /* no reading ahead when so much waits to be sent */
@@ -743,8 +744,14 @@ int eg_home_activate(void)
     uint32_t n_alive = 0;
     for (uint32_t k = 0; k < h->n_nodes; k++) {
         struct eg_node *n = h->node[k];
-        for (int tries = 0; n->fd < 0 && tries < 2; tries++) /* a worker that dies right away is replaced */
+        /* A worker that died before its work is replaced, after a moment. */
+        for (int tries = 0; n->fd < 0 && tries < NODE_TRIES; tries++) {
+            struct timespec moment = {.tv_nsec = tries ? 100000000 : 0};
+            eg_sys2(SYS_nanosleep, &moment, 0);
             n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, NULL);
+            if (n->fd == -ECONNREFUSED || n->fd == -ENOENT)
+                break; /* nobody is there */
+        }
         n->alive = n->fd >= 0;
         n_alive += n->alive;
         if (!n->alive)
