@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <unistd.h>
-#include "proto/control.pb-c.h"
+#include "proto/eg_control_reply.h"
 #include "proto/eg_listen.h"
 
 #define ACCEPTS_PER_TURN 32
@@ -129,35 +129,21 @@ static bool answer(struct egc_conn *conn, uint8_t *out, size_t bytes, bool last)
 
 static bool send_reply(struct egc_conn *conn, const Endgame__Reply *reply, bool last)
 {
-    size_t n = endgame__reply__get_packed_size(reply);
-    struct eg_frame frame = {
-        .magic = EG_WIRE_MAGIC,
-        .type = EG_FRAME_CONTROL,
-        .status = (uint16_t)reply->status,
-        .len_bytes = (uint32_t)n,
-        .cookie = conn->in.frame.cookie,
-    };
-    uint8_t *out = malloc(sizeof frame + n);
-    if (out) {
-        memcpy(out, &frame, sizeof frame);
-        endgame__reply__pack(reply, out + sizeof frame);
-    }
-    return answer(conn, out, sizeof frame + n, last);
+    size_t bytes = 0;
+    uint8_t *out = eg_control_reply(reply, conn->in.frame.cookie, &bytes);
+    return answer(conn, out, bytes, last);
 }
 
 __attribute__((format(printf, 4, 5))) static bool refuse(struct egc_conn *conn, enum eg_status status, bool last,
                                                          const char *format, ...)
 {
-    Endgame__Reply reply = ENDGAME__REPLY__INIT;
-    char message[256];
+    size_t bytes = 0;
     va_list ap;
 
     va_start(ap, format);
-    vsnprintf(message, sizeof message, format, ap);
+    uint8_t *out = eg_control_refusal(status, conn->in.frame.cookie, &bytes, format, ap);
     va_end(ap);
-    reply.status = status;
-    reply.message = message;
-    return send_reply(conn, &reply, last);
+    return answer(conn, out, bytes, last);
 }
 
 static uint32_t slots_busy(const struct egc_node *node)

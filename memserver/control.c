@@ -8,8 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "memserver/rdma.h"
-#include "proto/control.pb-c.h"
-#include "proto/eg_wire.h"
+#include "proto/eg_control_reply.h"
 
 #define READ_BYTES EGM_DATA_IN_BYTES /* what comes behind an Attach must fit the data connection's buffer */
 #define OUT_MAX_BYTES (256u << 10)   /* replies that the peer does not read: no more requests are taken */
@@ -93,43 +92,30 @@ static bool flush(struct egm_conn *conn)
     return conn->rdma ? !egm_rdma_send(conn->rdma, conn->out) : flush_socket(conn);
 }
 
-static void send_reply(struct egm_conn *conn, uint64_t cookie, Endgame__Reply *reply)
+/* Owns: out, from malloc. NULL: memory is short. */
+static void answer(struct egm_conn *conn, uint8_t *out, size_t bytes)
 {
-    static uint8_t buffer[sizeof(struct eg_frame) + EG_CONTROL_MAX_BYTES]; /* the control thread's */
-    size_t n = endgame__reply__get_packed_size(reply);
-    Endgame__Reply too_long = ENDGAME__REPLY__INIT;
+    if (out) evbuffer_add(conn->out, out, bytes);
+    free(out);
+}
 
-    if (n > EG_CONTROL_MAX_BYTES) {
-        too_long.status = EG_STATUS_INTERNAL;
-        too_long.message = (char *)"the reply does not fit into a frame";
-        reply = &too_long;
-        n = endgame__reply__get_packed_size(reply);
-    }
-    struct eg_frame frame = {
-        .magic = EG_WIRE_MAGIC,
-        .type = EG_FRAME_CONTROL,
-        .status = (uint16_t)reply->status,
-        .len_bytes = (uint32_t)n,
-        .cookie = cookie,
-    };
-    memcpy(buffer, &frame, sizeof frame);
-    endgame__reply__pack(reply, buffer + sizeof frame);
-    evbuffer_add(conn->out, buffer, sizeof frame + n);
+static void send_reply(struct egm_conn *conn, uint64_t cookie, const Endgame__Reply *reply)
+{
+    size_t bytes = 0;
+    uint8_t *out = eg_control_reply(reply, cookie, &bytes);
+    answer(conn, out, bytes);
 }
 
 __attribute__((format(printf, 4, 5))) static void refuse(struct egm_conn *conn, uint64_t cookie, enum eg_status status,
                                                          const char *format, ...)
 {
-    Endgame__Reply reply = ENDGAME__REPLY__INIT;
-    char message[256];
+    size_t bytes = 0;
     va_list ap;
 
     va_start(ap, format);
-    vsnprintf(message, sizeof message, format, ap);
+    uint8_t *out = eg_control_refusal(status, cookie, &bytes, format, ap);
     va_end(ap);
-    reply.status = status;
-    reply.message = message;
-    send_reply(conn, cookie, &reply);
+    answer(conn, out, bytes);
 }
 
 static void send_status(struct egm_conn *conn, uint64_t cookie, enum eg_status status)

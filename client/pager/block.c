@@ -1,8 +1,5 @@
 #include "client/pager/eg_pager.h"
 
-#define LEAF_SHIFT 13
-#define LEAF_BLOCKS (1u << LEAF_SHIFT)
-
 /* What a page in this state counts as resident. */
 static int weight(enum eg_page_state s, int armed)
 {
@@ -39,8 +36,23 @@ int eg_block_armed(uint64_t index)
 
 struct eg_block *eg_block_find(uint64_t index)
 {
-    struct eg_block **leaf = eg_rt.dir[index >> LEAF_SHIFT];
-    return leaf ? leaf[index % LEAF_BLOCKS] : NULL;
+    struct eg_block **leaf = eg_rt.dir[index / EG_LEAF_BLOCKS];
+    return leaf ? leaf[index % EG_LEAF_BLOCKS] : NULL;
+}
+
+struct eg_block *eg_block_next(uint64_t *at, uint64_t end)
+{
+    while (*at < end) {
+        struct eg_block **leaf = eg_rt.dir[*at / EG_LEAF_BLOCKS];
+        if (!leaf) {
+            *at += EG_LEAF_BLOCKS - *at % EG_LEAF_BLOCKS;
+            continue;
+        }
+        struct eg_block *b = leaf[(*at)++ % EG_LEAF_BLOCKS];
+        if (b)
+            return b;
+    }
+    return NULL;
 }
 
 void eg_page_set(struct eg_block *b, uint32_t i, enum eg_page_state state)
@@ -87,8 +99,8 @@ struct eg_block *eg_block_get(uint64_t index)
     struct eg_block *b = eg_block_find(index);
     if (b)
         return b;
-    struct eg_block ***leaf = &eg_rt.dir[index >> LEAF_SHIFT];
-    if (!*leaf && !(*leaf = eg_sys_map(LEAF_BLOCKS * sizeof **leaf)))
+    struct eg_block ***leaf = &eg_rt.dir[index / EG_LEAF_BLOCKS];
+    if (!*leaf && !(*leaf = eg_sys_map(EG_LEAF_BLOCKS * sizeof **leaf)))
         return NULL;
     if (!(b = block_alloc()))
         return NULL;
@@ -105,8 +117,18 @@ struct eg_block *eg_block_get(uint64_t index)
         if (s == EG_P_FRESH)
             b->n_fresh = (uint16_t)(b->n_fresh + n);
     }
-    (*leaf)[index % LEAF_BLOCKS] = b;
+    (*leaf)[index % EG_LEAF_BLOCKS] = b;
     return b;
+}
+
+void eg_block_swap(uint64_t one, uint64_t other)
+{
+    struct eg_block **a = &eg_rt.dir[one / EG_LEAF_BLOCKS][one % EG_LEAF_BLOCKS];
+    struct eg_block **b = &eg_rt.dir[other / EG_LEAF_BLOCKS][other % EG_LEAF_BLOCKS], *was = *a;
+    *a = *b;
+    *b = was;
+    (*a)->index = (uint32_t)one;
+    (*b)->index = (uint32_t)other;
 }
 
 void eg_block_slab_gone(struct eg_block *b)

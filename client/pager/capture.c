@@ -52,11 +52,7 @@ static int64_t open_pages(uint64_t start, uint64_t end)
 
 static int granule_untouched(uint64_t index)
 {
-    struct eg_block **leaf = eg_rt.dir[index >> 13];
-    for (uint32_t k = 0; leaf && k < GRANULE_BLOCKS; k++)
-        if (leaf[(index + k) & 8191])
-            return 0;
-    return 1;
+    return !eg_block_next(&index, index + GRANULE_BLOCKS);
 }
 
 /* --- taking memory in and letting it go -------------------------------------------------------------------------------- */

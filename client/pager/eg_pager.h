@@ -29,6 +29,7 @@
 #define EG_BLOCK_PAGES 512u
 #define EG_ADDR_BITS 47
 #define EG_N_BLOCKS (1ul << (EG_ADDR_BITS - EG_BLOCK_SHIFT))
+#define EG_LEAF_BLOCKS 8192u /* of a leaf of the directory; block.c's own */
 
 _Static_assert(EG_BLOCK_BYTES == EG_SLAB_BYTES, "a block's pages live in one slab, at the same offsets");
 
@@ -141,13 +142,12 @@ struct eg_rt {
     uint64_t stderr_id;      /* which file descriptor 2 was at the start */
     uint64_t affinity[16];   /* processors of the first thread at the start */
     uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */
-    int pager_tid;
     uint32_t pid;
     void *pager_stack;
 
     struct eg_ranges ranges;
     struct eg_ranges lazy;           /* MADV_FREE reached the kernel: it may drop pages from here by itself */
-    struct eg_block **dir[1u << 13]; /* leaves of 8192 blocks */
+    struct eg_block **dir[EG_N_BLOCKS / EG_LEAF_BLOCKS]; /* block.c's own; leaves are made on first need */
     uint64_t *armed;                 /* bit per block */
     struct eg_block *block_chunk;    /* allocator */
     uint32_t block_chunk_left;
@@ -211,6 +211,11 @@ void eg_account_fault_time(uint64_t ns);
 struct eg_block *eg_block_find(uint64_t index);
 /* eg_block_get - the block, made from the ranges when it had no state yet. Returns: NULL when memory is short. */
 struct eg_block *eg_block_get(uint64_t index);
+/* eg_block_next - the first block that has state from *at on, below end (at most EG_N_BLOCKS); *at is then the index behind it. Blocks
+ * may be made between calls. Returns: NULL when there is none. */
+struct eg_block *eg_block_next(uint64_t *at, uint64_t end);
+/* eg_block_swap - two blocks that have state change places. The armed bitmap is the caller's. */
+void eg_block_swap(uint64_t one, uint64_t other);
 int eg_block_armed(uint64_t index);
 void eg_block_set_armed(uint64_t index, int armed);
 /* eg_page_set - change one page's state, keeping the counts. Flags other than the state are kept. */
@@ -313,7 +318,7 @@ void eg_pager_kick(void);
 /* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
 /* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */
-enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_PINNED = 8 };
+enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4 };
 /* eg_say_init - remember what descriptor 2 is. Context: start-up. */
 void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);

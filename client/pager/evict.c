@@ -641,14 +641,12 @@ int eg_evict_clean_all(void)
     int rc = 0;
     while (arm_next())
         ;
-    for (uint64_t at = 0; at < sizeof eg_rt.dir / sizeof *eg_rt.dir; at++) {
-        for (uint32_t k = 0; eg_rt.dir[at] && k < 8192; k++) {
-            struct eg_block *b = eg_rt.dir[at][k];
-            if (b && eg_block_armed(b->index) && b->n_resident) {
-                int err = clean_block(b);
-                if (err)
-                    rc = err;
-            }
+    struct eg_block *b;
+    for (uint64_t at = 0; (b = eg_block_next(&at, EG_N_BLOCKS));) {
+        if (eg_block_armed(b->index) && b->n_resident) {
+            int err = clean_block(b);
+            if (err)
+                rc = err;
         }
     }
     eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);

@@ -194,10 +194,7 @@ static void move_block(uint64_t from, uint64_t to)
 {
     struct eg_block *b = eg_block_find(from), *other = eg_block_find(to);
     int armed = eg_block_armed(from);
-    eg_rt.dir[from >> 13][from & 8191] = other;
-    eg_rt.dir[to >> 13][to & 8191] = b;
-    other->index = (uint32_t)from;
-    b->index = (uint32_t)to;
+    eg_block_swap(from, to);
     uint64_t bit_from = 1ull << (from % 64), bit_to = 1ull << (to % 64);
     if (eg_rt.armed) {
         eg_rt.armed[from / 64] &= ~bit_from;

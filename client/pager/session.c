@@ -546,10 +546,10 @@ int eg_session_snapshot(void)
             return -ENOMEM;
         }
     }
-    for (uint64_t at = 0; at < sizeof eg_rt.dir / sizeof *eg_rt.dir; at++)
-        for (uint32_t i = 0; eg_rt.dir[at] && i < 8192; i++)
-            if (eg_rt.dir[at][i] && eg_rt.dir[at][i]->slab != EG_SLAB_NONE)
-                eg_rt.dir[at][i]->shared = 1;
+    struct eg_block *b;
+    for (uint64_t at = 0; (b = eg_block_next(&at, EG_N_BLOCKS));)
+        if (b->slab != EG_SLAB_NONE)
+            b->shared = 1;
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #ifndef EG_VERBS_LIB_H
 #define EG_VERBS_LIB_H
 
+#include <sys/uio.h>
 #include "proto/eg_transport.h"
 
 #define EG_VERBS_LIB_VERSION 1u
@@ -30,10 +31,7 @@ struct eg_verbs_open {
     const void *sockaddr;
     uint32_t timeout_ms;
     uint8_t token[EG_TOKEN_BYTES]; /* zeros: a tool */
-    struct {
-        void *base;
-        size_t bytes;
-    } area[EG_VERBS_AREAS]; /* local memory for one-sided transfers; bytes 0: none */
+    struct iovec area[EG_VERBS_AREAS]; /* local memory for one-sided transfers; iov_len 0: none */
     /* Set on success: */
     struct eg_verbs_link *link;
     int cm_fd;         /* readable: call check */

@@ -149,8 +149,8 @@ static int device_get(struct ibv_context *context, const struct eg_verbs_open *a
     if (rc)
         return rc;
     for (uint32_t i = 0; i < EG_VERBS_AREAS && !rc; i++)
-        if (arg->area[i].bytes)
-            rc = eg_rdma_domain_area(&d->domain, arg->area[i].base, arg->area[i].bytes);
+        if (arg->area[i].iov_len)
+            rc = eg_rdma_domain_area(&d->domain, arg->area[i].iov_base, arg->area[i].iov_len);
     if (!rc && !(d->channel = verbs->create_comp_channel(context)))
         rc = errno ? -errno : -ENOMEM;
     if (rc) {

@@ -138,17 +138,15 @@ class Swap:
         work.later(lambda: subprocess.run(["timeout", "120", "swapoff", loop], check=True))
 
 
-class Memserver:
-    """endgame-memserver outside of the cgroup."""
+class Daemon:
+    """One of endgame's daemons, ready at self.address; it ends with the benchmark."""
 
-    def __init__(self, work, transport, capacity="4G"):
-        listen = "unix:%s/memserver.sock" % work.dir if transport == "shm" else "tcp:127.0.0.1:0"
-        self.process = subprocess.Popen([os.path.join(BIN, "endgame-memserver"), "--listen", listen, "--capacity", capacity],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    def __init__(self, work, name, *arguments):
+        self.process = subprocess.Popen([os.path.join(BIN, name), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         work.later(self.stop)
         line = self.process.stdout.readline()
-        if not line.startswith("endgame-memserver ready "):
-            sys.exit("the memory server did not get ready")
+        if not line.startswith(name + " ready "):
+            sys.exit("%s did not get ready" % name)
         self.address = line.split()[2]
 
     def stop(self):
@@ -159,6 +157,31 @@ class Memserver:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+class Memserver(Daemon):
+    """endgame-memserver outside of the cgroup."""
+
+    def __init__(self, work, transport, capacity="4G"):
+        listen = "unix:%s/memserver.sock" % work.dir if transport == "shm" else "tcp:127.0.0.1:0"
+        super().__init__(work, "endgame-memserver", "--listen", listen, "--capacity", capacity)
+
+
+class ComputeNode(Daemon):
+    """endgame-compute on the loopback device, with as many slots as an embedded one has here."""
+
+    def __init__(self, work):
+        super().__init__(work, "endgame-compute", "--listen", "tcp:127.0.0.1:0")
+
+
+def threads_command(nodes, mode, command, stats=None):
+    """command with compute nodes and its threads at home, remote or auto."""
+    out = [os.path.join(BIN, "endgame"), "run", "--threads", mode]
+    for node in nodes:
+        out += ["-c", node]
+    if stats:
+        out += ["--stats", stats]
+    return out + ["--"] + command
 
 
 def far_command(address, budget_bytes, command, stats=None):
@@ -204,6 +227,12 @@ def machine_line():
     load = os.getloadavg()[0]
     return "Linux %s, %s, %d cores, load before %.1f, %s" % (platform.release(), model, os.cpu_count(), load,
                                                            datetime.date.today().isoformat())
+
+
+def own_runtime_dir(work):
+    """What runs of endgame leave while they run is in a folder of this benchmark's."""
+    os.environ["XDG_RUNTIME_DIR"] = os.path.join(work.dir, "run")
+    os.mkdir(os.environ["XDG_RUNTIME_DIR"], 0o700)
 
 
 def median(values):

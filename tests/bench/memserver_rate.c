@@ -8,21 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
-#include "proto/control.pb-c.h"
 #include "proto/eg_addr.h"
 #include "proto/eg_wire.h"
+#include "tests/bench/bench_control.h"
 
 #define SLABS 32u
 #define SECONDS 1
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static void die(const char *what)
 {
@@ -60,24 +52,6 @@ static void recv_all(int fd, void *bytes, size_t n)
     }
 }
 
-static Endgame__Reply *ask(int fd, Endgame__Request *request)
-{
-    static uint8_t bytes[EG_CONTROL_MAX_BYTES];
-    struct eg_frame frame = { .magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL };
-    request->version = EG_WIRE_VERSION;
-    frame.len_bytes = (uint32_t)endgame__request__pack(request, bytes);
-    send_all(fd, &frame, sizeof frame);
-    send_all(fd, bytes, frame.len_bytes);
-    recv_all(fd, &frame, sizeof frame);
-    recv_all(fd, bytes, frame.len_bytes);
-    Endgame__Reply *reply = endgame__reply__unpack(NULL, frame.len_bytes, bytes);
-    if (!reply || reply->status) {
-        fprintf(stderr, "memserver_rate: refused: %s\n", reply ? reply->message : "?");
-        exit(1);
-    }
-    return reply;
-}
-
 static uint32_t slabs[SLABS];
 static uint64_t seed = 1;
 
@@ -90,7 +64,7 @@ static uint64_t random_page(void)
 static void run(int fd, const char *name, uint8_t type, uint32_t len, unsigned in_flight, unsigned batch)
 {
     static uint8_t buffer[64 * (sizeof(struct eg_frame) + EG_DATA_MAX_BYTES)];
-    uint64_t start = now_ns(), end, sent = 0, got = 0;
+    uint64_t start = bench_now_ns(), end, sent = 0, got = 0;
     uint32_t out_payload = type == EG_FRAME_WRITE ? len : 0, in_payload = type == EG_FRAME_READ ? len : 0;
 
     do {
@@ -111,22 +85,16 @@ static void run(int fd, const char *name, uint8_t type, uint32_t len, unsigned i
             recv_all(fd, buffer, sizeof(struct eg_frame) + in_payload);
             if (((struct eg_frame *)(void *)buffer)->status) exit(1);
         }
-        end = now_ns();
+        end = bench_now_ns();
     } while (end - start < SECONDS * 1000000000ull);
     while (got < sent) {
         recv_all(fd, buffer, sizeof(struct eg_frame) + in_payload);
         got++;
     }
-    end = now_ns();
+    end = bench_now_ns();
     double s = (double)(end - start) / 1e9;
     printf("%-8s %7u bytes %4u in flight  %9.0f /s  %7.2f us each  %8.0f MB/s\n", name, len, in_flight, (double)got / s,
            1e6 * s / (double)got, (double)got * len / s / 1e6);
-}
-
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
 }
 
 static void latency(int fd, const char *name, unsigned pause_us, unsigned n)
@@ -138,12 +106,12 @@ static void latency(int fd, const char *name, unsigned pause_us, unsigned n)
             .magic = EG_WIRE_MAGIC, .type = EG_FRAME_READ, .arg = EG_PAGE_BYTES, .offset = random_page()
         };
         if (pause_us) usleep(pause_us);
-        uint64_t start = now_ns();
+        uint64_t start = bench_now_ns();
         send_all(fd, &frame, sizeof frame);
         recv_all(fd, reply, sizeof reply);
-        ns[i] = now_ns() - start;
+        ns[i] = bench_now_ns() - start;
     }
-    qsort(ns, n, sizeof *ns, by_value);
+    bench_sort(ns, n);
     printf("latency of a 4 KiB read, %-22s p50 %6.1f us  p90 %6.1f us  p99 %6.1f us\n", name, (double)ns[n / 2] / 1e3,
            (double)ns[n * 9 / 10] / 1e3, (double)ns[n * 99 / 100] / 1e3);
 }
@@ -154,7 +122,6 @@ int main(int argc, char **argv)
     char why[256];
     uint8_t token[EG_TOKEN_BYTES];
     Endgame__Request request = ENDGAME__REQUEST__INIT;
-    Endgame__Open open = ENDGAME__OPEN__INIT;
     Endgame__Attach attach = ENDGAME__ATTACH__INIT;
 
     if (argc != 2) {
@@ -165,30 +132,17 @@ int main(int argc, char **argv)
         fprintf(stderr, "memserver_rate: %s\n", why);
         return 2;
     }
-    for (size_t i = 0; i < sizeof token; i++) token[i] = (uint8_t)(now_ns() >> (i % 8));
-    open.token.data = token;
-    open.token.len = sizeof token;
-    open.program = (char *)"memserver_rate";
-    request.body_case = ENDGAME__REQUEST__BODY_OPEN;
-    request.open = &open;
-    int control = connect_to(&addr), fd = connect_to(&addr);
-    Endgame__Reply *reply = ask(control, &request);
+    for (size_t i = 0; i < sizeof token; i++) token[i] = (uint8_t)(bench_now_ns() >> (i % 8));
+    struct bench_stream control = { send_all, recv_all, connect_to(&addr) }, data = { send_all, recv_all, connect_to(&addr) };
+    int fd = data.fd;
+    Endgame__Reply *reply = bench_open(&control, token);
     attach.agent = reply->open->agent;
     attach.secret = reply->open->secret;
     endgame__reply__free_unpacked(reply, NULL);
     request.body_case = ENDGAME__REQUEST__BODY_ATTACH;
     request.attach = &attach;
-    endgame__reply__free_unpacked(ask(fd, &request), NULL);
-    for (uint32_t have = 0; have < SLABS;) {
-        Endgame__Lease lease = ENDGAME__LEASE__INIT;
-        lease.count = SLABS - have;
-        request.body_case = ENDGAME__REQUEST__BODY_LEASE;
-        request.lease = &lease;
-        reply = ask(control, &request);
-        memcpy(slabs + have, reply->lease->slabs, reply->lease->n_slabs * sizeof *slabs);
-        have += (uint32_t)reply->lease->n_slabs;
-        endgame__reply__free_unpacked(reply, NULL);
-    }
+    endgame__reply__free_unpacked(bench_ask(&data, &request), NULL);
+    bench_lease(&control, SLABS, slabs, NULL);
     latency(fd, "one after the other", 0, 20000);
     latency(fd, "20 us apart", 20, 5000);
     latency(fd, "1 ms apart", 1000, 1000);

@@ -3,16 +3,14 @@
  *   latency BYTES READS MIN TYPICAL P99        (microseconds; typical is the median)
  *   rate BYTES READS MIB_PER_S                 (sixteen under way) */
 #include <dlfcn.h>
-#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include "client/verbs/eg_verbs_lib.h"
-#include "proto/control.pb-c.h"
 #include "proto/eg_addr.h"
+#include "tests/bench/bench_control.h"
 
 #define SLABS 8u
 #define DEPTH 16u
@@ -21,13 +19,6 @@
 static const struct eg_verbs_lib *lib;
 static struct eg_verbs_open link_of;
 static uint32_t slabs[SLABS], keys[SLABS];
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static long must(long rc, const char *what)
 {
@@ -44,48 +35,24 @@ static void stream(long (*move)(struct eg_verbs_link *, void *, size_t), void *b
         at += (size_t)must(move(link_of.link, (uint8_t *)bytes + at, n - at), "control");
 }
 
-static long send_bytes(struct eg_verbs_link *link, void *bytes, size_t n)
+static long send_some(struct eg_verbs_link *link, void *bytes, size_t n)
 {
     return lib->send(link, bytes, n);
 }
 
-static Endgame__Reply *ask(Endgame__Request *request)
+static void send_all(int fd, const void *bytes, size_t n)
 {
-    static uint8_t bytes[EG_CONTROL_MAX_BYTES];
-    struct eg_frame frame = {.magic = EG_WIRE_MAGIC, .type = EG_FRAME_CONTROL};
-    request->version = EG_WIRE_VERSION;
-    frame.len_bytes = (uint32_t)endgame__request__pack(request, bytes);
-    stream(send_bytes, &frame, sizeof frame);
-    stream(send_bytes, bytes, frame.len_bytes);
-    stream(lib->recv, &frame, sizeof frame);
-    stream(lib->recv, bytes, frame.len_bytes);
-    Endgame__Reply *reply = endgame__reply__unpack(NULL, frame.len_bytes, bytes);
-    if (!reply || reply->status) {
-        fprintf(stderr, "rdma_read: refused: %s\n", reply ? reply->message : "?");
-        exit(1);
-    }
-    return reply;
+    (void)fd;
+    stream(send_some, (void *)(uintptr_t)bytes, n);
 }
 
-static void lease(const uint8_t *token)
+static void recv_all(int fd, void *bytes, size_t n)
 {
-    Endgame__Request request = ENDGAME__REQUEST__INIT;
-    Endgame__Open open = ENDGAME__OPEN__INIT;
-    open.token = (ProtobufCBinaryData){EG_TOKEN_BYTES, (uint8_t *)(uintptr_t)token};
-    open.program = (char *)(uintptr_t) "rdma_read";
-    request.body_case = ENDGAME__REQUEST__BODY_OPEN;
-    request.open = &open;
-    ask(&request);
-    Endgame__Lease ask_lease = ENDGAME__LEASE__INIT;
-    ask_lease.count = SLABS;
-    request.body_case = ENDGAME__REQUEST__BODY_LEASE;
-    request.lease = &ask_lease;
-    Endgame__Reply *reply = ask(&request);
-    if (reply->lease->n_slabs != SLABS || reply->lease->n_keys != SLABS)
-        must(-ENOSPC, "lease");
-    memcpy(slabs, reply->lease->slabs, sizeof slabs);
-    memcpy(keys, reply->lease->keys, sizeof keys);
+    (void)fd;
+    stream(lib->recv, bytes, n);
 }
+
+static const struct bench_stream control = {send_all, recv_all, -1};
 
 static struct eg_io read_at(uint32_t i, uint8_t *area, uint32_t bytes)
 {
@@ -99,25 +66,19 @@ static struct eg_io read_at(uint32_t i, uint8_t *area, uint32_t bytes)
     };
 }
 
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static void latency(uint8_t *area, uint32_t bytes, uint32_t n)
 {
     static uint64_t took[READS_MAX];
     for (uint32_t i = 0; i < n; i++) {
         struct eg_io io = read_at(i, area, bytes);
         struct eg_io_queue done = {NULL, NULL};
-        uint64_t start = now_ns();
+        uint64_t start = bench_now_ns();
         must(lib->submit(link_of.link, &io), "submit");
         while (!must(lib->poll(link_of.link, &done), "poll"))
             ;
-        took[i] = now_ns() - start;
+        took[i] = bench_now_ns() - start;
     }
-    qsort(took, n, sizeof *took, by_value);
+    bench_sort(took, n);
     printf("latency %u %u %.2f %.2f %.2f\n", bytes, n, (double)took[0] / 1e3, (double)took[n / 2] / 1e3, (double)took[n / 100 * 99] / 1e3);
 }
 
@@ -125,7 +86,7 @@ static void rate(uint8_t *area, uint32_t bytes, uint32_t n)
 {
     struct eg_io io[DEPTH];
     uint32_t submitted = 0, completed = 0;
-    uint64_t start = now_ns();
+    uint64_t start = bench_now_ns();
     while (completed < n) {
         while (submitted < n && submitted - completed < DEPTH) {
             io[submitted % DEPTH] = read_at(submitted, area, bytes);
@@ -135,7 +96,7 @@ static void rate(uint8_t *area, uint32_t bytes, uint32_t n)
         struct eg_io_queue done = {NULL, NULL};
         completed += (uint32_t)must(lib->poll(link_of.link, &done), "poll");
     }
-    double seconds = (double)(now_ns() - start) / 1e9;
+    double seconds = (double)(bench_now_ns() - start) / 1e9;
     printf("rate %u %u %.2f\n", bytes, n, (double)bytes * n / seconds / 1048576);
 }
 
@@ -163,7 +124,8 @@ int main(int argc, char **argv)
     link_of = (struct eg_verbs_open){.sockaddr = &addr.sa, .timeout_ms = 10000, .area = {{area, area_bytes}}};
     must(getrandom(link_of.token, sizeof link_of.token, 0), "token");
     must(lib->open(&link_of), "connect");
-    lease(link_of.token);
+    endgame__reply__free_unpacked(bench_open(&control, link_of.token), NULL);
+    bench_lease(&control, SLABS, slabs, keys);
     latency(area, EG_PAGE_BYTES, n / 10); /* warm */
     latency(area, EG_PAGE_BYTES, n);
     rate(area, EG_PAGE_BYTES, n);

@@ -171,7 +171,36 @@ program() { # NAME [CC_ARGS...]: prints the binary's path
     printf '%s\n' "$WORK/$name"
 }
 
-# ---- memory server --------------------------------------------------------------------------------------------------
+# ---- daemons --------------------------------------------------------------------------------------------------------
+daemon_start() { # FILE CMD...: its output is in $WORK/FILE.out and .err; sets DAEMON_PID and, once it is ready, DAEMON_ADDR
+    local files=$WORK/$1 try
+    shift
+    : >"$files.out"
+    "$@" >"$files.out" 2>"$files.err" </dev/null &
+    DAEMON_PID=$!
+    own_pid $DAEMON_PID
+    for try in $(seq 100); do
+        DAEMON_ADDR=$(sed -n 's/^endgame-[a-z]* ready //p' "$files.out")
+        [ -z "$DAEMON_ADDR" ] || return 0
+        kill -0 $DAEMON_PID 2>/dev/null || break
+        sleep 0.1
+    done
+    return 1
+}
+daemon_stop() { # PID WHAT: by SIGTERM; the status that it ends with
+    local rc try
+    kill -TERM "$1" 2>/dev/null
+    for try in $(seq 100); do
+        kill -0 "$1" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -9 "$1" 2>/dev/null && note "$2 did not end on SIGTERM within 10 s"
+    wait "$1" 2>/dev/null
+    rc=$?
+    disown_pid "$1"
+    return $rc
+}
+
 memserver_start() { # TRANSPORT CAPACITY
     local listen try
     case $1 in
@@ -189,30 +218,14 @@ memserver_start() { # TRANSPORT CAPACITY
         done
         fail "no answer from $EG_MEMSERVER: $(tail -n 1 "$WORK/status.err")"
     fi
-    : >"$WORK/memserver.out"
-    "$EG_BIN/endgame-memserver" --listen "$listen" --capacity "$2" >"$WORK/memserver.out" 2>"$WORK/memserver.err" </dev/null &
-    MEMSERVER_PID=$!
-    own_pid $MEMSERVER_PID
-    for try in $(seq 100); do
-        MEMSERVER_ADDR=$(sed -n 's/^endgame-memserver ready //p' "$WORK/memserver.out")
-        [ -n "$MEMSERVER_ADDR" ] && return 0
-        kill -0 $MEMSERVER_PID 2>/dev/null || break
-        sleep 0.1
-    done
-    fail "the memory server did not get ready"
+    daemon_start memserver "$EG_BIN/endgame-memserver" --listen "$listen" --capacity "$2" || fail "the memory server did not get ready"
+    MEMSERVER_PID=$DAEMON_PID MEMSERVER_ADDR=$DAEMON_ADDR
 }
 memserver_stop() { # SIGTERM must end it with status 0
-    local rc try
+    local rc
     [ -n "$MEMSERVER_PID" ] || return 0
-    kill -TERM "$MEMSERVER_PID" 2>/dev/null
-    for try in $(seq 100); do
-        kill -0 "$MEMSERVER_PID" 2>/dev/null || break
-        sleep 0.1
-    done
-    kill -9 "$MEMSERVER_PID" 2>/dev/null && note "the memory server did not end on SIGTERM within 10 s"
-    wait "$MEMSERVER_PID" 2>/dev/null
+    daemon_stop "$MEMSERVER_PID" "the memory server"
     rc=$?
-    disown_pid "$MEMSERVER_PID"
     MEMSERVER_PID=
     rm -f "$WORK/memserver.sock"
     [ $rc -eq 0 ] || fail "the memory server ended with status $rc on SIGTERM"

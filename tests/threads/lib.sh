@@ -1,6 +1,6 @@
-# lib.sh - what the tests of remote threads share, beyond tests/system/lib.sh (note, skip, fail, need, same, stat_of, own_pid): compute
-# nodes, a program run natively and with its threads on the nodes, and the checks that no test may leave out. Sourced by *.test, which
-# call:
+# lib.sh - what the tests of remote threads share, beyond tests/system/lib.sh (note, skip, fail, need, same, stat_of, own_pid,
+# daemon_start, daemon_stop): compute nodes, a program run natively and with its threads on the nodes, and the checks that no test may
+# leave out. Sourced by *.test, which call:
 #
 #   threads_init                        work folder, clean-up
 #   torture NAME                        builds NAME.c, prints the program's path
@@ -82,23 +82,13 @@ torture() { # NAME: prints the program's path
 }
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------
-node_start() { # NUMBER ADDR [COMMAND_PREFIX...]: a daemon; sets NODE_ADDR, NODE_PID
-    local n=$1 listen=$2 try
+node_start() { # NUMBER ADDR [COMMAND_PREFIX...]: a daemon; sets NODE_ADDR
+    local n=$1 listen=$2
     shift 2
     mkdir -p "$WORK/node$n"
-    : >"$WORK/node$n.out"
-    "$@" env XDG_RUNTIME_DIR="$WORK/node$n" "$EG_BIN/endgame-compute" --listen "$listen" --slots 2 --memory 1G \
-        >"$WORK/node$n.out" 2>"$WORK/node$n.err" </dev/null &
-    NODE_PID=$!
-    own_pid $NODE_PID
-    NODE_PIDS="$NODE_PIDS $NODE_PID"
-    for try in $(seq 100); do
-        NODE_ADDR=$(sed -n 's/^endgame-compute ready //p' "$WORK/node$n.out")
-        [ -z "$NODE_ADDR" ] || return 0
-        kill -0 $NODE_PID 2>/dev/null || break
-        sleep 0.1
-    done
-    fail "compute node $n did not get ready: $(cat "$WORK/node$n.err")"
+    daemon_start "node$n" "$@" env XDG_RUNTIME_DIR="$WORK/node$n" "$EG_BIN/endgame-compute" --listen "$listen" --slots 2 --memory 1G ||
+        fail "compute node $n did not get ready: $(cat "$WORK/node$n.err")"
+    NODE_ADDR=$DAEMON_ADDR NODE_PIDS="$NODE_PIDS $DAEMON_PID"
 }
 nodes_start() { # KIND
     local n listen
@@ -116,18 +106,9 @@ nodes_start() { # KIND
     done
 }
 nodes_stop() { # SIGTERM must end each with status 0
-    local pid rc try
+    local pid try
     for pid in $NODE_PIDS; do
-        kill -TERM "$pid" 2>/dev/null
-        for try in $(seq 100); do
-            kill -0 "$pid" 2>/dev/null || break
-            sleep 0.1
-        done
-        kill -9 "$pid" 2>/dev/null && note "a compute node did not end on SIGTERM within 10 s"
-        wait "$pid" 2>/dev/null
-        rc=$?
-        disown_pid "$pid"
-        [ $rc -eq 0 ] || fail "a compute node ended with status $rc on SIGTERM: $(tail -n 3 "$WORK"/node*.err)"
+        daemon_stop "$pid" "a compute node" || fail "a compute node ended with status $? on SIGTERM: $(tail -n 3 "$WORK"/node*.err)"
     done
     for try in 1 2 3; do nothing_left node$try; done
     NODE_PIDS=

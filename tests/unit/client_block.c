@@ -1,8 +1,8 @@
 /* Page states, the counts of a block, and the process's charge, against a recount from the definitions in eg_pager.h. */
 #include "client/pager/eg_pager.h"
 #include "tests/unit/client_random.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -176,6 +176,47 @@ START_TEST(every_block_of_the_address_space_has_a_place)
 }
 END_TEST
 
+/* In order, across leaves that are there and leaves that are not; a block made meanwhile, further on, is met. */
+START_TEST(blocks_are_walked_in_order)
+{
+    static const uint64_t index[] = {0, 8191, 8192, 3 * 8192 + 5, EG_N_BLOCKS - 1};
+    uint64_t at = 0;
+    start();
+    ck_assert_ptr_null(eg_block_next(&at, EG_N_BLOCKS));
+    for (size_t k = 0; k < 4; k++)
+        ck_assert_ptr_nonnull(eg_block_get(index[k]));
+    at = 0;
+    for (size_t k = 0; k < 5; k++) {
+        struct eg_block *b = eg_block_next(&at, EG_N_BLOCKS);
+        ck_assert_ptr_nonnull(b);
+        ck_assert_uint_eq(b->index, index[k]);
+        ck_assert_uint_eq(at, index[k] + 1);
+        if (k == 2)
+            ck_assert_ptr_nonnull(eg_block_get(index[4]));
+    }
+    ck_assert_ptr_null(eg_block_next(&at, EG_N_BLOCKS));
+    for (size_t k = 0; k < 5; k++) {
+        ck_assert_ptr_nonnull(eg_block_next(&(uint64_t){index[k]}, index[k] + 1));
+        ck_assert_ptr_null(eg_block_next(&(uint64_t){index[k]}, index[k]));
+        ck_assert(k == 1 || k == 4 || !eg_block_next(&(uint64_t){index[k] + 1}, index[k] + 64));
+    }
+}
+END_TEST
+
+START_TEST(blocks_change_places)
+{
+    start();
+    struct eg_block *one = eg_block_get(7), *other = eg_block_get(8192 + 7);
+    ck_assert_ptr_nonnull(one);
+    ck_assert_ptr_nonnull(other);
+    eg_block_swap(7, 8192 + 7);
+    ck_assert_ptr_eq(eg_block_find(7), other);
+    ck_assert_ptr_eq(eg_block_find(8192 + 7), one);
+    ck_assert_uint_eq(other->index, 7);
+    ck_assert_uint_eq(one->index, 8192 + 7);
+}
+END_TEST
+
 /* More blocks than one piece of the allocator holds: each has its own memory. */
 START_TEST(many_blocks_do_not_overlap)
 {
@@ -250,19 +291,15 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("client_block");
-    TCase *tc = tcase_create("block");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "block", 120);
     tcase_add_loop_test(tc, random_transitions_keep_the_counts, 0, 3);
     tcase_add_test(tc, block_is_made_from_the_ranges);
     tcase_add_test(tc, every_block_of_the_address_space_has_a_place);
+    tcase_add_test(tc, blocks_are_walked_in_order);
+    tcase_add_test(tc, blocks_change_places);
     tcase_add_test(tc, many_blocks_do_not_overlap);
     tcase_add_test(tc, armed_is_asked_before_there_is_a_map);
     tcase_add_test(tc, without_memory_there_is_no_block);
     tcase_add_test(tc, slab_goes_when_no_page_needs_it);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

@@ -1,8 +1,8 @@
 /* The captured mappings against an array with one cell per page. */
 #include "client/pager/eg_range.h"
 #include "tests/unit/client_random.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,17 +209,11 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("client_range");
-    TCase *tc = tcase_create("range");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "range", 120);
     tcase_add_loop_test(tc, random_walk_matches_a_page_array, 0, 3);
     tcase_add_test(tc, equal_neighbours_become_one);
     tcase_add_test(tc, empty_interval_changes_nothing);
     tcase_add_test(tc, ends_are_exclusive);
     tcase_add_test(tc, without_memory_nothing_changes);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

@@ -2,8 +2,8 @@
  * order; a page that was read ahead does not fault, so the caller's next fault is the first page beyond the window. */
 #include "client/pager/eg_pager.h"
 #include "tests/unit/client_random.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -275,8 +275,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("client_stream");
-    TCase *tc = tcase_create("stream");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "stream", 120);
     tcase_add_test(tc, first_fault_reads_nothing_ahead);
     tcase_add_test(tc, sequence_opens_a_window_that_grows_to_the_cap);
     tcase_add_test(tc, without_eagerness_it_takes_three_to_make_a_sequence);
@@ -290,10 +289,5 @@ int main(void)
     tcase_add_test(tc, jump_ends_the_old_window);
     tcase_add_test(tc, turn_closes_the_window);
     tcase_add_test(tc, oldest_stream_is_replaced);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

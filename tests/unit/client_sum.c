@@ -1,8 +1,8 @@
 /* The checksum of a page. */
 #include "client/pager/eg_pager.h"
 #include "tests/unit/client_random.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -150,8 +150,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("client_sum");
-    TCase *tc = tcase_create("sum");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "sum", 120);
     tcase_add_loop_test(tc, any_single_bit_shows, 0, 4);
     tcase_add_test(tc, zero_is_all_zeros_only);
     tcase_add_test(tc, words_that_change_places_show);
@@ -159,10 +158,5 @@ int main(void)
     tcase_add_test(tc, torn_page_shows);
     tcase_add_test(tc, place_does_not_matter);
     tcase_add_test(tc, nothing_outside_the_page_is_read);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

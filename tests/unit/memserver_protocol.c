@@ -1,5 +1,4 @@
 /* The memory server as its peers see it: a real daemon over unix and tcp sockets. */
-#include <check.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 #include "proto/eg_control_client.h"
 #include "tests/unit/memserver_peer.h"
+#include "tests/unit/unit_suite.h"
 
 #define SLAB ((uint64_t)EG_SLAB_BYTES)
 #define OPTIONS(...) ((const char *const[]){ __VA_ARGS__, NULL })
@@ -800,8 +800,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("memserver_protocol");
-    TCase *tc = tcase_create("protocol");
-    tcase_set_timeout(tc, 60);
+    TCase *tc = unit_case(suite, "protocol", 60);
     tcase_add_test(tc, shared_memory_is_read_and_written_by_the_client);
     tcase_add_test(tc, tcp_reads_back_what_it_wrote);
     tcase_add_test(tc, requests_sent_behind_attach_are_served);
@@ -822,10 +821,5 @@ int main(void)
     tcase_add_test(tc, stale_socket_is_replaced_live_one_is_an_error);
     tcase_add_loop_test(tc, wrong_command_lines_say_what_to_do, 0, sizeof lines / sizeof *lines);
     tcase_add_test(tc, one_question_says_what_is_wrong);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

@@ -1,5 +1,4 @@
 /* The store without sockets: single cases, and a long random walk against its own recount and a model of every slab's content. */
-#include <check.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "memserver/store.h"
+#include "tests/unit/unit_suite.h"
 
 #define SLAB ((uint64_t)EG_SLAB_BYTES)
 
@@ -366,8 +366,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("memserver_store");
-    TCase *tc = tcase_create("store");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "store", 120);
     tcase_add_test(tc, capacity_below_a_slab_is_refused);
     tcase_add_test(tc, owner_moves_with_the_last_holder);
     tcase_add_test(tc, promise_shrinks_when_its_slab_lives_on_elsewhere);
@@ -375,10 +374,5 @@ int main(void)
     tcase_add_test(tc, lease_stops_before_the_machine_runs_out);
     tcase_add_test(tc, bad_numbers_change_nothing);
     tcase_add_loop_test(tc, random_walk_adds_up, 0, 6);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

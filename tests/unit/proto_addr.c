@@ -1,6 +1,5 @@
 /* Addresses and sizes as users write them. */
 #include <arpa/inet.h>
-#include <check.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 #include "client/pager/eg_pool.h"
 #include "proto/eg_addr.h"
+#include "tests/unit/unit_suite.h"
 
 static const struct {
     const char *text;
@@ -171,17 +171,11 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("proto_addr");
-    TCase *tc = tcase_create("addr");
-    tcase_set_timeout(tc, 60);
+    TCase *tc = unit_case(suite, "addr", 60);
     tcase_add_loop_test(tc, address_is_read_or_refused, 0, sizeof addresses / sizeof *addresses);
     tcase_add_test(tc, any_interface_is_for_servers);
     tcase_add_test(tc, relative_path_becomes_absolute);
     tcase_add_loop_test(tc, size_is_read_or_refused, 0, sizeof sizes / sizeof *sizes);
     tcase_add_test(tc, size_is_shown_with_three_digits);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

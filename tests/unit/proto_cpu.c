@@ -1,8 +1,7 @@
 /* Which processors may run another's threads. */
-#include <check.h>
-#include <stdlib.h>
 #include <string.h>
 #include "proto/eg_cpu.h"
+#include "tests/unit/unit_suite.h"
 
 static struct eg_cpu here, node;
 static char why[256];
@@ -88,7 +87,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("proto_cpu");
-    TCase *c = tcase_create("proto_cpu");
+    TCase *c = unit_case(suite, "proto_cpu", 4);
     tcase_add_checked_fixture(c, setup, NULL);
     tcase_add_test(c, a_machine_covers_itself);
     tcase_add_test(c, what_is_missing_is_named);
@@ -96,10 +95,5 @@ int main(void)
     tcase_add_test(c, bits_of_the_kernel_do_not_count);
     tcase_add_test(c, saved_registers_must_lie_alike);
     tcase_add_test(c, vdso_has_one_sum);
-    suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return unit_run(suite);
 }

@@ -3,8 +3,8 @@
 #include "proto/eg_pb.h"
 #include "proto/eg_wire.h"
 #include "tests/unit/client_random.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -436,8 +436,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("proto_pb");
-    TCase *tc = tcase_create("pb");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "pb", 120);
     tcase_add_test(tc, requests_are_read_by_protobuf_c);
     tcase_add_test(tc, bytes_are_those_of_protobuf_c);
     tcase_add_test(tc, replies_of_protobuf_c_are_read);
@@ -448,10 +447,5 @@ int main(void)
     tcase_add_test(tc, repeated_field_of_a_wrong_kind_is_refused);
     tcase_add_test(tc, truncated_message_is_never_read_beyond);
     tcase_add_test(tc, writer_stops_at_its_capacity);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

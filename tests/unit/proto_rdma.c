@@ -3,6 +3,7 @@
 #include "tests/unit/fake_verbs.h"
 
 #include "proto/eg_rdma.h"
+#include "tests/unit/unit_suite.h"
 
 #include <errno.h>
 #include <string.h>
@@ -742,8 +743,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("proto_rdma");
-    TCase *tc = tcase_create("rdma");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "rdma", 120);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, every_size_arrives, 0, COUNT(inlines));
     tcase_add_loop_test(tc, both_directions_at_full_blast, 0, COUNT(pace));
@@ -766,10 +766,5 @@ int main(void)
     tcase_add_loop_test(tc, malformed_message_ends_the_endpoint, 0, COUNT(malformed));
     tcase_add_test(tc, peer_that_overruns_its_window_ends_the_endpoint);
     tcase_add_test(tc, any_call_may_fail);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }

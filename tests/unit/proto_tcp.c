@@ -2,8 +2,8 @@
 #include "tests/unit/client_random.h"
 
 #include "proto/eg_transport.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -465,8 +465,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("proto_tcp");
-    TCase *tc = tcase_create("tcp");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "tcp", 120);
     tcase_add_loop_test(tc, requests_complete_in_order_with_the_right_bytes, 0, sizeof pace / sizeof *pace);
     tcase_add_test(tc, full_socket_is_no_error);
     tcase_add_loop_test(tc, wrong_reply_is_a_protocol_error, 0, 2 * N_WRONG);
@@ -474,15 +473,8 @@ int main(void)
     tcase_add_loop_test(tc, peer_that_closes_in_the_middle_is_an_error, 0, 6);
     tcase_add_test(tc, sending_to_a_closed_peer_is_an_error);
     tcase_add_test(tc, closed_link_takes_nothing);
-    suite_add_tcase(suite, tc);
-    tc = tcase_create("shm");
-    tcase_set_timeout(tc, 120);
+    tc = unit_case(suite, "shm", 120);
     tcase_add_test(tc, shm_matches_memory);
     tcase_add_test(tc, shm_reports_what_the_arena_has_not);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }
