@@ -26,6 +26,8 @@ set(EG_CORE_SOURCES
   threads/node.c
   threads/proxy.c
   threads/threads.S
+  threads/view.c
+  threads/view_text.c
   gate/gate.c
   gate/gate.S
   gate/patch.c)

@@ -5,18 +5,19 @@
 #include "compute/worker.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/socket.h>
 
 #define PR_SET_SYSCALL_USER_DISPATCH 59
 #define ARCH_SET_FS 0x1002
 #define ARCH_GET_FS 0x1003
 #define ARCH_SET_GS 0x1001
 #define ARCH_GET_GS 0x1004
-#define SPIN_TURNS 100
-#define LEASE_NS 20000u        /* a page stays for so long after its instruction could go on */
+#define SPIN_NS 50000u
+#define LEASE_NS 100000u       /* a page stays for so long after its instruction could go on: about what moving it costs */
 #define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
+#define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
 #define PF_WRITE 2u
 
@@ -49,7 +50,7 @@ static void active_begin(struct wk_slot *s, uint64_t addr, uint64_t rip)
         s->held[s->n_held++] = s->addr; /* it has not retired: it needs that page as well */
     s->addr = addr;
     s->rip = rip;
-    s->since_ns = wk_now_ns();
+    s->since_ns = eg_sys_now_ns();
     lock(&waiting_lock);
     s->active = 1;
     waiting[wk.n_active++] = s->index;
@@ -59,7 +60,7 @@ static void active_begin(struct wk_slot *s, uint64_t addr, uint64_t rip)
 static void active_end(struct wk_slot *s)
 {
     uint64_t page = s->addr / EG_PAGE_BYTES;
-    recent[page % RECENT].until_ns = wk_now_ns() + LEASE_NS;
+    recent[page % RECENT].until_ns = eg_sys_now_ns() + LEASE_NS;
     __atomic_store_n(&recent[page % RECENT].page, page, __ATOMIC_RELEASE);
     lock(&waiting_lock);
     s->active = 0;
@@ -71,40 +72,35 @@ static void active_end(struct wk_slot *s)
     unlock(&waiting_lock);
 }
 
-int wk_held(uint64_t addr, uint64_t now)
+uint64_t wk_held(uint64_t addr, uint64_t now)
 {
-    uint64_t page = addr / EG_PAGE_BYTES;
+    uint64_t page = addr / EG_PAGE_BYTES, until = recent[page % RECENT].until_ns;
     int held = 0;
-    if (__atomic_load_n(&recent[page % RECENT].page, __ATOMIC_ACQUIRE) == page && now < recent[page % RECENT].until_ns)
-        return 1;
+    if (__atomic_load_n(&recent[page % RECENT].page, __ATOMIC_ACQUIRE) == page && now < until)
+        return until;
     lock(&waiting_lock);
     for (uint32_t i = 0; i < wk.n_active && !held; i++) {
         const struct wk_slot *s = wk_slot(waiting[i]);
         /* Two instructions that hold what the other wants: the limits differ, so one lets go first. */
         if (now - s->since_ns > HOLD_MAX_NS + (s->ktid % 16) * 250000u)
             continue;
-        held = s->addr == addr && s->wait == WK_GRANTED;
         for (uint32_t k = 0; k < s->n_held; k++)
             held |= s->held[k] == addr;
     }
     unlock(&waiting_lock);
-    return held;
+    return held ? now + LOOK_AGAIN_NS : 0;
 }
 
-void wk_release(uint32_t slot, enum wk_wait how)
+uint64_t wk_spin_ns(void)
 {
-    if (slot >= wk.n_slots)
-        return;
-    struct wk_slot *s = wk_slot(slot);
-    __atomic_store_n(&s->wait, how, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST))
-        eg_sys6(SYS_futex, &s->wait, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+    return wk.loaded || __atomic_load_n(&wk.n_running, __ATOMIC_RELAXED) >= wk.n_processors ? 0 : SPIN_NS;
 }
 
 /* --- talking to the proxy ---------------------------------------------------------------------------------------------------- */
 
 static __attribute__((noreturn)) void twin_end(struct wk_slot *s)
 {
+    __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
     eg_sys1(SYS_close, s->fd);
     for (;;)
         eg_sys1(SYS_exit, 0);
@@ -116,17 +112,30 @@ static void call_send(struct wk_slot *s, const struct eg_call *call, const void 
         twin_end(s);
 }
 
-/* Waits for the answer; spins a little first, giving the processor away on each turn. */
+/* At least `least` bytes of what comes, `most` at most. Spins a little first. Returns: how many. */
+static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t most)
+{
+    uint64_t at = 0;
+    s->spin.begun_ns = 0;
+    __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
+    for (int block = 0; at < least;) {
+        long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, block ? 0 : MSG_DONTWAIT, 0, 0);
+        if (n > 0)
+            at += (uint64_t)n;
+        else if (n == -EAGAIN)
+            block = !eg_spin_turn(&s->spin, wk_spin_ns());
+        else if (n != -EINTR) {
+            __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
+            twin_end(s);
+        }
+    }
+    __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
+    return at;
+}
+
 static void call_read(struct wk_slot *s, void *to, uint64_t bytes)
 {
-    for (uint32_t i = 0; i < SPIN_TURNS; i++) {
-        long n = eg_sys6(SYS_recvfrom, s->fd, to, bytes, 0x42 /* MSG_PEEK | MSG_DONTWAIT */, 0, 0);
-        if (n != -EAGAIN)
-            break;
-        eg_sys0(SYS_sched_yield);
-    }
-    if (!wk_read_full(s->fd, to, bytes))
-        twin_end(s);
+    some_read(s, to, bytes, bytes);
 }
 
 static void idle(void *arg);
@@ -212,7 +221,6 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
 static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
 {
     addr &= ~(uint64_t)(EG_PAGE_BYTES - 1);
-    s->wait = WK_WAITING;
     active_begin(s, addr, uc->mc.regs[EG_REG_RIP]);
     struct eg_co m = {
         .type = uc->mc.err & PF_WRITE ? EG_CO_GET_EXCLUSIVE : EG_CO_GET_SHARED,
@@ -221,16 +229,21 @@ static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
         .addr = addr,
     };
     wk_send(&m, NULL, 0);
-    for (uint32_t i = 0; i < SPIN_TURNS && s->wait == WK_WAITING; i++) {
-        eg_sys0(SYS_sched_yield);
-        __asm__ volatile("" ::: "memory");
-    }
-    __atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(&s->wait, __ATOMIC_SEQ_CST) == WK_WAITING)
-        eg_sys6(SYS_futex, &s->wait, FUTEX_WAIT_PRIVATE, WK_WAITING, 0, 0, 0);
-    __atomic_store_n(&s->asleep, 0, __ATOMIC_SEQ_CST);
+    /* The answer comes on this thread's own stream: nobody else has to be woken for it. */
+    uint8_t *in = (uint8_t *)s + WK_IN_OFFSET;
+    uint64_t have = some_read(s, in, sizeof m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
+    memcpy(&m, in, sizeof m);
+    uint64_t bytes = sizeof m + eg_co_payload_bytes(&m);
+    if ((m.type != EG_CO_GRANT && m.type != EG_CO_DENY) || m.n > EG_CO_MAX_PAGES || have > bytes)
+        wk_die("home sent nonsense of type", m.type);
+    if (have < bytes)
+        some_read(s, in + have, bytes - have, bytes - have);
+    wk.loaded = (m.flags & EG_CO_F_LOADED) != 0;
+    if (m.type == EG_CO_GRANT)
+        wk_install(&m, in + sizeof m);
     active_end(s);
-    if (s->wait == WK_DENIED)
+    wk_taken(m.slot);
+    if (m.type == EG_CO_DENY)
         go_home(s, uc, EG_HOME_FAULT);
 }
 
@@ -285,17 +298,18 @@ static void idle(void *arg)
     s->kick = 0;
     s->n_held = 0;
     s->rip = 0;
-    struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_SLOT_BYTES - WK_ALT_OFFSET};
+    struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_ALT_END - WK_ALT_OFFSET};
     eg_sys2(SYS_arch_prctl, ARCH_SET_FS, s->state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_SET_GS, s->state.gs_base);
-    void *sp = eg_frame_build((uint8_t *)s + WK_SLOT_BYTES, &s->state, s->xstate, 0, &alt);
+    void *sp = eg_frame_build((uint8_t *)s + WK_ALT_END, &s->state, s->xstate, 0, &alt);
     eg_frame_return(sp);
 }
 
 static void twin_main(void *arg)
 {
     struct wk_slot *s = arg;
-    struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_SLOT_BYTES - WK_ALT_OFFSET};
+    __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
+    struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_ALT_END - WK_ALT_OFFSET};
     eg_sys2(SYS_sigaltstack, &alt, 0);
     long rc = eg_sys5(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, 1, __executable_start, etext - __executable_start, 0);
     if (rc)

@@ -8,6 +8,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -21,25 +22,18 @@
 #define STASH (EG_WORKER_START + (1ul << 31)) /* the vDSO's place until home's is known */
 #define IN_BYTES (1u << 20)
 #define DEFERRED 512u
-#define SPIN_NS 50000u
+#define SLICE_NS 100000u
 #define STREAM_OK 0
 
-struct worker wk = {CONTROL_FD, -1, -1, 0, 0, 0, 0, 0, 0};
+struct worker wk = {.control_fd = CONTROL_FD, .stream_fd = -1, .uffd = -1};
 
 static uint8_t main_stack[STACK_BYTES] __attribute__((aligned(64)));
 static uint8_t in[IN_BYTES] __attribute__((aligned(64)));
-static uint8_t page_out[EG_PAGE_BYTES] __attribute__((aligned(4096)));
+static uint8_t pages_out[EG_CO_MAX_PAGES * EG_PAGE_BYTES] __attribute__((aligned(4096)));
 static uint64_t in_at, in_end;
 static struct eg_co deferred[DEFERRED]; /* INVALIDATE and RECALL of pages that an instruction still needs */
 static uint32_t n_deferred;
 static uint64_t vdso_start;
-
-uint64_t wk_now_ns(void)
-{
-    struct timespec ts;
-    eg_sys2(SYS_clock_gettime, CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 void wk_die(const char *what, long err)
 {
@@ -168,29 +162,35 @@ static void forget(uint64_t addr, uint64_t n)
         eg_sys3(SYS_madvise, addr, end - addr, 4);
 }
 
-/* A page goes, or its right to be written. */
+/* Pages go, or the right to write them. */
 static void give_back(const struct eg_co *m)
 {
-    struct eg_co answer = {.type = EG_CO_ACK, .n = 1, .addr = m->addr};
+    struct eg_co answer = {.type = EG_CO_ACK, .n = m->n, .addr = m->addr};
+    uint64_t bytes = (uint64_t)m->n * EG_PAGE_BYTES;
+    if (!m->n)
+        return;
     if (m->type == EG_CO_INVALIDATE) {
-        forget(m->addr, 1);
+        forget(m->addr, m->n);
         wk_send(&answer, NULL, 0);
         return;
     }
-    protect(m->addr, EG_PAGE_BYTES, 1);
-    memcpy(page_out, (const void *)m->addr, EG_PAGE_BYTES);
+    protect(m->addr, bytes, 1);
+    memcpy(pages_out, (const void *)m->addr, bytes);
     if (!(m->flags & EG_CO_F_KEPT))
-        forget(m->addr, 1);
+        forget(m->addr, m->n);
     answer.type = EG_CO_DATA;
     answer.flags = m->flags & EG_CO_F_KEPT;
-    wk_send(&answer, page_out, EG_PAGE_BYTES);
+    wk_send(&answer, pages_out, (uint32_t)bytes);
 }
 
-static void deferred_run(int all)
+/* Returns: when to look again; 0: nothing is put off. */
+static uint64_t deferred_run(int all)
 {
-    uint64_t now = n_deferred ? wk_now_ns() : 0;
+    uint64_t now = n_deferred ? eg_sys_now_ns() : 0, soonest = 0;
     for (uint32_t i = 0; i < n_deferred;) {
-        if (!all && wk_held(deferred[i].addr, now)) {
+        uint64_t until = all ? 0 : wk_held(deferred[i].addr, now);
+        if (until) {
+            soonest = !soonest || until < soonest ? until : soonest;
             i++;
             continue;
         }
@@ -198,34 +198,88 @@ static void deferred_run(int all)
         deferred[i] = deferred[--n_deferred];
         give_back(&m);
     }
+    return soonest;
+}
+
+/* INVALIDATE and RECALL: what no instruction needs goes at once. */
+static void asked_back(const struct eg_co *m)
+{
+    uint64_t now = eg_sys_now_ns();
+    struct eg_co part = *m;
+    part.n = 0;
+    for (uint32_t i = 0; i < m->n; i++) {
+        uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES;
+        if (n_deferred < DEFERRED && wk_held(addr, now)) {
+            give_back(&part);
+            part.addr = addr + EG_PAGE_BYTES;
+            part.n = 0;
+            deferred[n_deferred] = *m;
+            deferred[n_deferred].addr = addr;
+            deferred[n_deferred++].n = 1;
+        } else {
+            part.n++;
+        }
+    }
+    give_back(&part);
+}
+
+/* What home granted on the threads' streams is here, up to message `number`: those threads wait for nothing else. */
+static void grants_wait(uint16_t number)
+{
+    uint32_t seen;
+    while ((int16_t)((uint16_t)(seen = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST)) - number) < 0) {
+        __atomic_store_n(&wk.taken_asked, 1, __ATOMIC_SEQ_CST); /* pairs with wk_taken: it counts, then looks here */
+        if (__atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) == seen)
+            eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAIT_PRIVATE, seen, 0, 0, 0);
+    }
+    wk.taken_asked = 0;
+}
+
+void wk_taken(uint16_t number)
+{
+    static uint64_t early[65536 / 64]; /* taken before those with lower numbers */
+    static uint32_t lock;
+    while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
+        eg_sys0(SYS_sched_yield);
+    early[number / 64] |= 1ull << number % 64;
+    uint32_t n = wk.n_taken;
+    for (uint16_t next = (uint16_t)(n + 1); early[next / 64] >> next % 64 & 1; next = (uint16_t)(n + 1)) {
+        early[next / 64] &= ~(1ull << next % 64);
+        n++;
+    }
+    __atomic_store_n(&wk.n_taken, n, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&lock, 0, __ATOMIC_RELEASE);
+    if (__atomic_load_n(&wk.taken_asked, __ATOMIC_SEQ_CST))
+        eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+}
+
+void wk_install(const struct eg_co *m, const void *data)
+{
+    int writable = (m->flags & EG_CO_F_EXCLUSIVE) != 0;
+    if (m->flags & EG_CO_F_NODATA) {
+        if (writable)
+            protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 0);
+    } else if (m->flags & EG_CO_F_ZERO) {
+        install_zeros(m->addr, m->n);
+    } else {
+        install(m->addr, data, m->n, writable);
+    }
 }
 
 static void message(const struct eg_co *m, const uint8_t *data)
 {
     switch (m->type) {
-    case EG_CO_GRANT: {
-        int writable = (m->flags & EG_CO_F_EXCLUSIVE) != 0;
-        if (m->flags & EG_CO_F_NODATA) {
-            if (writable)
-                protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 0);
-        } else if (m->flags & EG_CO_F_ZERO) {
-            install_zeros(m->addr, m->n);
-        } else {
-            install(m->addr, data, m->n, writable);
-        }
-        wk_release(m->slot, WK_GRANTED);
-        break;
-    }
-    case EG_CO_DENY: wk_release(m->slot, WK_DENIED); break;
+    case EG_CO_GRANT: wk_install(m, data); break;
     case EG_CO_INVALIDATE:
     case EG_CO_RECALL:
-        if (n_deferred < DEFERRED && wk_held(m->addr, wk_now_ns()))
-            deferred[n_deferred++] = *m;
-        else
-            give_back(m);
+        if (m->n > EG_CO_MAX_PAGES)
+            wk_die("home asks for too many pages at once:", m->n);
+        grants_wait(m->slot);
+        asked_back(m);
         break;
     case EG_CO_DROP: {
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC, .n = m->n, .addr = m->addr};
+        grants_wait(m->slot);
         deferred_run(1); /* what was asked for before must still be there */
         forget(m->addr, m->n);
         wk_send(&answer, NULL, 0);
@@ -266,7 +320,7 @@ static int stream_turn(void)
     while (in_end - in_at >= sizeof(struct eg_co)) {
         struct eg_co m;
         memcpy(&m, in + in_at, sizeof m);
-        uint64_t payload = m.type == EG_CO_GRANT && !(m.flags & (EG_CO_F_ZERO | EG_CO_F_NODATA)) ? (uint64_t)m.n * EG_PAGE_BYTES : 0;
+        uint64_t payload = eg_co_payload_bytes(&m);
         if (payload > EG_CO_MAX_PAGES * EG_PAGE_BYTES)
             wk_die("home sent nonsense of type", m.type);
         if (in_end - in_at < sizeof m + payload)
@@ -472,24 +526,24 @@ static void main_loop(void *arg)
     address_space_init();
     wk_signals_init();
     eg_sys5(SYS_prctl, 29 /* PR_SET_TIMERSLACK */, 1, 0, 0, 0);
+    eg_sys_slice(SLICE_NS);
+    wk.n_processors = eg_sys_processors();
     filter_put_on();
     eg_sys3(SYS_write, wk.control_fd, "R", 1);
-    uint64_t last = 0;
+    struct eg_spin spin = {0};
     for (;;) {
         if (wk.stream_fd >= 0 && stream_turn())
-            last = wk_now_ns();
-        deferred_run(0);
-        /* While threads wait for pages the next message is near: spin, but let everybody else go first. */
-        if (wk.stream_fd >= 0 && (__atomic_load_n(&wk.n_active, __ATOMIC_RELAXED) || n_deferred) && wk_now_ns() - last < SPIN_NS) {
-            eg_sys0(SYS_sched_yield);
+            spin.begun_ns = 0;
+        uint64_t soonest = deferred_run(0);
+        if (wk.stream_fd >= 0 && eg_spin_turn(&spin, wk_spin_ns()))
             continue;
-        }
         struct pollfd p[2] = {{.fd = wk.control_fd, .events = POLLIN}, {.fd = wk.stream_fd, .events = POLLIN}};
-        struct timespec soon = {.tv_nsec = 20000};
-        eg_sys5(SYS_ppoll, p, 2, n_deferred ? &soon : NULL, 0, 8);
+        uint64_t now = soonest ? eg_sys_now_ns() : 0;
+        struct timespec soon = {.tv_nsec = soonest > now ? (long)(soonest - now) : 0};
+        eg_sys5(SYS_ppoll, p, 2, soonest ? &soon : NULL, 0, 8);
         if (p[0].revents)
             control_turn();
-        last = wk_now_ns();
+        spin.begun_ns = 0;
     }
 }
 

@@ -7,30 +7,30 @@
 #define WORKER_H
 
 #include "proto/eg_frame.h"
+#include "proto/eg_spin.h"
 #include "proto/eg_sys.h"
 #include "proto/eg_threads.h"
 
-#define WK_SLOT_BYTES (256ul << 10) /* a thread's: struct, stack, alternate stack */
+#define WK_SLOT_BYTES (512ul << 10) /* a thread's: struct, stack, alternate stack, pages that came */
 #define WK_SLOTS 4096u
 #define WK_SLOTS_BASE (EG_WORKER_START + (1ul << 32))
 #define WK_ALT_OFFSET (128ul << 10)
+#define WK_ALT_END (256ul << 10)
+#define WK_IN_OFFSET WK_ALT_END
 #define WK_KICK 34 /* signal */
 #define WK_HELD 4
-
-enum wk_wait { WK_WAITING = 0, WK_GRANTED = 1, WK_DENIED = 2 };
 
 struct wk_slot {
     uint32_t index;
     uint32_t ktid;   /* 0: the slot is free */
     int fd;          /* thread stream */
-    uint32_t wait;   /* futex, enum wk_wait */
-    uint32_t asleep;
     uint32_t kick;
     uint32_t active; /* between a fault's beginning and the return to its instruction */
     uint32_t n_held;
     uint64_t addr, rip;        /* of the fault */
     uint64_t held[WK_HELD];    /* pages that the same instruction was given before */
     uint64_t since_ns;
+    struct eg_spin spin;
     struct eg_thread_state state; /* as it came */
     uint8_t xstate[EG_XSTATE_MAX_BYTES];
 };
@@ -40,6 +40,11 @@ struct worker {
     uint32_t pid;      /* own */
     uint32_t n_slots;
     uint32_t n_active; /* threads that wait for a page */
+    uint32_t n_running; /* threads that are in the program */
+    uint32_t n_processors;
+    uint32_t loaded;   /* home says so */
+    uint32_t n_taken;  /* futex: all grants up to this number have been taken by their threads */
+    uint32_t taken_asked; /* the main thread waits for that */
     uint64_t home_pid;
     uint64_t vdso;     /* where it is now */
     uint32_t out_lock;
@@ -51,25 +56,30 @@ static inline struct wk_slot *wk_slot(uint32_t index)
     return (struct wk_slot *)(WK_SLOTS_BASE + (uint64_t)index * WK_SLOT_BYTES);
 }
 
-uint64_t wk_now_ns(void);
 /* wk_die - one line on stderr, the process ends. */
 __attribute__((noreturn)) void wk_die(const char *what, long err);
 
 /* --- worker.c: the stream --- */
+/* wk_install - the pages of a GRANT. data: its payload. Context: any thread. */
+void wk_install(const struct eg_co *m, const void *data);
 /* wk_send - a message to home, whole. Context: any thread. */
 void wk_send(const struct eg_co *m, const void *data, uint32_t bytes);
 /* wk_read_full - Returns: 1, 0 (the other side is gone). */
 int wk_read_full(int fd, void *to, uint64_t bytes);
 int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *data, uint64_t bytes);
 
+/* wk_taken - the grant with this number has been installed. Context: the thread that got it. */
+void wk_taken(uint16_t number);
+
 /* --- twin.c: the threads --- */
 /* wk_twin_new - a thread for this stream. */
 void wk_twin_new(int fd);
 void wk_signals_init(void);
-/* wk_release - a page was given or refused: the thread in the slot goes on. */
-void wk_release(uint32_t slot, enum wk_wait how);
-/* wk_held - must the page stay for an instruction that has not retired yet? */
-int wk_held(uint64_t page, uint64_t now);
+/* wk_held - must the page stay for an instruction that has not retired yet, or because it has just come? Returns: 0, or until when (ask again
+ * then). */
+uint64_t wk_held(uint64_t addr, uint64_t now);
+/* wk_spin_ns - for how long whoever waits may spin. */
+uint64_t wk_spin_ns(void);
 
 /* worker.S */
 void wk_restorer(void);

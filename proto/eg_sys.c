@@ -39,6 +39,31 @@ int memcmp(const void *a, const void *b, size_t n)
 }
 #endif
 
+void eg_sys_slice(uint64_t ns)
+{
+    struct { /* sched_setattr(2) */
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } a = {.size = 48, .runtime = ns};
+    long turned = eg_sys2(SYS_getpriority, 0, 0); /* 20 - nice */
+    a.nice = turned > 0 ? 20 - (int32_t)turned : 0;
+    eg_sys3(SYS_sched_setattr, 0, &a, 0);
+}
+
+uint32_t eg_sys_processors(void)
+{
+    uint64_t mask[16] = {0};
+    uint32_t n = 0;
+    eg_sys3(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    for (uint32_t i = 0; i < sizeof mask / sizeof *mask; i++)
+        for (uint64_t bits = mask[i]; bits; bits &= bits - 1)
+            n++;
+    return n ? n : 1;
+}
+
 static int (*clock_fn)(int, void *);
 
 void eg_sys_clock_init(int (*vdso_clock_gettime)(int, void *))

@@ -48,6 +48,10 @@ int memcmp(const void *a, const void *b, size_t n);
 
 /* eg_sys_now_ns - CLOCK_MONOTONIC. Context: any; a vDSO call once eg_sys_clock_init() found it, else a system call. */
 uint64_t eg_sys_now_ns(void);
+/* eg_sys_slice - the calling thread is run soon after it is woken, and asks for short turns (Linux 6.12; else nothing changes). */
+void eg_sys_slice(uint64_t ns);
+/* eg_sys_processors - how many the calling thread may run on. */
+uint32_t eg_sys_processors(void);
 /* eg_sys_clock_init - give the vDSO's clock_gettime (NULL: use the system call). */
 void eg_sys_clock_init(int (*vdso_clock_gettime)(int, void *));
 

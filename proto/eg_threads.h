@@ -4,8 +4,12 @@
  * eg_wire.h), EG_THREADS_MAGIC an eg_node_hello. The daemon hands a stream's descriptor on to the worker of that home process and
  * takes no part in it any more.
  *
- *   coherence stream  one per worker: eg_co messages both ways, in order; grants and recalls of a page cannot overtake each other
- *   thread stream     one per remote thread (kept for the next one when it ends): eg_call messages, strictly by turns */
+ *   coherence stream  one per worker: eg_co messages both ways, in order
+ *   thread stream     one per remote thread (kept for the next one when it ends): eg_call messages, strictly by turns; and the eg_co that
+ *                     answers a thread's request for a page, so that nobody but that thread has to be woken for it
+ *
+ * A recall may overtake the grant before it, which travels on another stream: it says the number of the last grant before it, and the worker
+ * puts it off until its threads have taken all up to that. The other way round nothing can be overtaken: a page is granted only after the answer to the recall. */
 #ifndef EG_THREADS_H
 #define EG_THREADS_H
 
@@ -53,13 +57,14 @@ enum eg_co_type {
     /* worker to home */
     EG_CO_GET_SHARED = 1, /* slot waits for a copy of addr */
     EG_CO_GET_EXCLUSIVE = 2, /* slot waits to write addr */
-    EG_CO_ACK = 3,        /* addr is gone from here (answers INVALIDATE; with EG_CO_F_STATIC: DROP, n pages) */
-    EG_CO_DATA = 4,       /* payload: the page, as it was last written (answers RECALL); EG_CO_F_KEPT: still shared here */
-    /* home to worker */
-    EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA */
-    EG_CO_DENY = 17,      /* slot cannot have addr here: go home and fault there */
-    EG_CO_INVALIDATE = 18, /* forget the shared copy of addr; ACK */
-    EG_CO_RECALL = 19,    /* give addr back; EG_CO_F_KEPT: keep a shared copy; DATA */
+    EG_CO_ACK = 3,        /* n pages are gone from here (answers INVALIDATE; with EG_CO_F_STATIC: DROP) */
+    EG_CO_DATA = 4,       /* payload: n pages, as they were last written (answers RECALL); EG_CO_F_KEPT: still shared here */
+    /* home to worker. slot: of GRANT and DENY on a thread's stream, the number of such messages to this worker so far, with this one,
+     * modulo 2^16; of INVALIDATE, RECALL and DROP, how many there were before */
+    EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA. To a thread that waits: on its own stream */
+    EG_CO_DENY = 17,      /* the thread cannot have addr here: go home and fault there. On its own stream */
+    EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
+    EG_CO_RECALL = 19,    /* give n pages back; EG_CO_F_KEPT: keep a shared copy; DATA, in one or more parts */
     EG_CO_DROP = 20,      /* forget n pages from addr, whatever they are; ACK */
     EG_CO_KICK = 21,      /* the thread in slot is to come home now */
     EG_CO_FORGET = 22     /* the worker is not needed any more */
@@ -70,7 +75,8 @@ enum {
     EG_CO_F_ZERO = 2,      /* GRANT: the pages are zeros, no payload */
     EG_CO_F_NODATA = 4,    /* GRANT: the copy that is here is good, only the right is new */
     EG_CO_F_KEPT = 8,
-    EG_CO_F_STATIC = 16    /* GRANT: read-only memory, never recalled page by page */
+    EG_CO_F_STATIC = 16,   /* GRANT: read-only memory, never recalled page by page */
+    EG_CO_F_LOADED = 32    /* GRANT, DENY: home's machine, which is the node's, too, has more threads to run than processors */
 };
 
 struct eg_co {
@@ -82,6 +88,12 @@ struct eg_co {
 };
 _Static_assert(sizeof(struct eg_co) == 16, "eg_co is a wire format");
 #define EG_CO_MAX_PAGES 32u
+
+static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
+{
+    int has = m->type == EG_CO_DATA || (m->type == EG_CO_GRANT && !(m->flags & (EG_CO_F_ZERO | EG_CO_F_NODATA)));
+    return has ? (uint64_t)m->n * EG_PAGE_BYTES : 0;
+}
 
 /* --- threads --------------------------------------------------------------------------------------------------------------- */
 

@@ -57,7 +57,8 @@
       "--memserver yet")                                                                                               \
     X(RUN_THREADS, 0, "threads", "home|remote|auto",                                                                   \
       "where threads run: all at home, all on compute nodes (remote, the default with --compute), or on compute "      \
-      "nodes as soon as more of them run than this machine has processors (auto)")                                     \
+      "nodes as soon as more of them run than this machine has processors (auto). With remote and auto the program "   \
+      "sees one processor more for each slot of the nodes")                                                            \
     X(RUN_ENGINE, 0, "fault-engine", "auto|handler",                                                                   \
       "how page faults are served: by a handler thread, or the best way that the machine has (auto, the default)")     \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \

@@ -8,7 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* X(name, number, needed): needed: libc must have a site for it, or the program's memory cannot be kept truthfully. */
+/* X(name, number, needed): needed: libc must have a site for it, or the program's memory cannot be kept truthfully. EG_GATE_FOR_VIEW: patched
+ * only where the machine is to look bigger than it is (eg_gate_view). EG_GATE_FOR_NODES: patched only where threads may be away (eg_gate_nodes). */
+#define EG_GATE_FOR_VIEW 2
+#define EG_GATE_FOR_NODES 3
 #define EG_GATE_CALLS(X)      \
     X(mmap, 9, 1)             \
     X(mprotect, 10, 1)        \
@@ -21,11 +24,19 @@
     X(fork, 57, 0)            \
     X(vfork, 58, 0)           \
     X(pkey_mprotect, 329, 0)  \
-    X(exit, 60, 0)            \
+    X(exit, 60, EG_GATE_FOR_NODES)   \
+    X(futex, 202, EG_GATE_FOR_NODES) \
     X(close, 3, 1)            \
     X(close_range, 436, 0)    \
     X(dup2, 33, 0)            \
-    X(dup3, 292, 0)
+    X(dup3, 292, 0)           \
+    X(sched_setaffinity, 203, EG_GATE_FOR_VIEW) \
+    X(sched_getaffinity, 204, EG_GATE_FOR_VIEW) \
+    X(open, 2, EG_GATE_FOR_VIEW)                \
+    X(openat, 257, EG_GATE_FOR_VIEW)            \
+    X(lseek, 8, EG_GATE_FOR_VIEW)               \
+    X(execve, 59, EG_GATE_FOR_VIEW)             \
+    X(execveat, 322, EG_GATE_FOR_VIEW)
 
 struct eg_gate_frame {
     long pass; /* out: 1: make the call in place, with the registers as they were */
@@ -36,8 +47,10 @@ struct eg_gate_frame {
 /* eg_gate_dispatch - one call of the program's. Context: any program thread, on its own stack.
  * Returns: the call's result or -errno; meaningless when frame->pass is set. */
 long eg_gate_dispatch(struct eg_gate_frame *frame);
-/* eg_gate_exits - set before patching: thread ends (exit) are led to the gate as well; only remote threads need that. */
-extern uint8_t eg_gate_exits;
+/* eg_gate_nodes - set before patching: thread ends (exit) and futex calls are led to the gate as well; only remote threads need that. */
+extern uint8_t eg_gate_nodes;
+/* eg_gate_view - set before patching: the calls by which a program counts processors are led to the gate. */
+extern uint8_t eg_gate_view;
 
 /* eg_gate_init - set up the gate's stacks. Returns: 0, -ENOMEM. */
 int eg_gate_init(void);

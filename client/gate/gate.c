@@ -118,7 +118,14 @@ static long with_nodes(struct eg_gate_frame *f, uint64_t mask)
         case EG_CLONES_THREAD:
             state_of(f, &state);
             return eg_home_clone(f->nr, a, &state, NULL, mask, RED_ZONE);
-        case EG_CLONES_PROCESS: return eg_home_fork(f->nr, a);
+        case EG_CLONES_PROCESS: {
+            struct eg_view_mask own;
+            eg_view_inherit(&own);
+            long ret = eg_home_fork(f->nr, a);
+            if (ret == 0)
+                eg_view_child(&own);
+            return ret;
+        }
         case EG_CLONES_REFUSED: return -ENOMEM;
         case EG_CLONES_IN_PLACE: f->pass = 1; return 0;
         }
@@ -135,6 +142,18 @@ static long slow(struct eg_gate_frame *f)
     f->pass = 0;
     for (int i = 0; i < 6; i++)
         a[i] = f->arg[i];
+    switch (f->nr) {
+    case NR_sched_setaffinity:
+    case NR_sched_getaffinity:
+    case NR_open:
+    case NR_openat:
+    case NR_lseek: {
+        long pass = 0, ret = eg_view_call(f->nr, a, &pass);
+        f->pass = pass;
+        return ret;
+    }
+    default: break;
+    }
     if (eg_home.on && f->nr != NR_dup2 && f->nr != NR_dup3 && f->nr != NR_close_range)
         return with_nodes(f, mask);
     switch (f->nr) {
@@ -189,6 +208,23 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
             return 0;
         }
         break;
+    case NR_sched_setaffinity:
+    case NR_sched_getaffinity:
+    case NR_open:
+    case NR_openat:
+    case NR_lseek:
+        if (!eg_view_wants(f->nr, f->arg)) {
+            f->pass = 1;
+            return 0;
+        }
+        break;
+    case NR_execve:
+    case NR_execveat: return eg_view_exec(f->nr, f->arg, &f->pass);
+    case NR_futex:
+        if (eg_home.active && eg_home_futex_writes(f->arg[1]))
+            return eg_home_futex(f->arg);
+        f->pass = 1;
+        return 0;
     case NR_mmap:
     case NR_munmap:
     case NR_mremap:

@@ -1,4 +1,5 @@
-/* patch.c - find the system-call sites of a piece of text and lead them to the gate. */
+/* patch.c - find the system-call sites of a piece of text and lead them to the gate. The view's calls (EG_GATE_FOR_VIEW) are looked for where the
+ * compiler put something between their mov and syscall, too. */
 #include "client/gate/eg_gate.h"
 #include "proto/eg_sys.h"
 
@@ -6,12 +7,15 @@
 #include <sys/mman.h>
 
 #define PAGE 4096ul
-#define MAX_SITES 128
+#define MAX_SITES 256
 #define REACH (1l << 30)
-#define TRAMPOLINE_BYTES 48
+#define TRAMPOLINE_BYTES 56
+#define BETWEEN_MAX 14u
 
-static const uint16_t numbers[] = {
-#define X(name, number, needed) number,
+static const struct {
+    uint16_t nr, needed;
+} calls[] = {
+#define X(name, number, needed) {number, needed},
     EG_GATE_CALLS(X)
 #undef X
 };
@@ -25,11 +29,11 @@ static const uint8_t exit_site[6] = {0x31, 0xff, 0x89, 0xd0, 0x0f, 0x05};
 static const uint8_t exit_number[5] = {0xba, 0x3c, 0x00, 0x00, 0x00};
 #define EXIT_REACH 24
 
-uint8_t eg_gate_exits;
+uint8_t eg_gate_nodes, eg_gate_view;
 
 static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
 {
-    if (!eg_gate_exits || syscall - text < 4 + EXIT_REACH || memcmp(syscall - 4, exit_site, sizeof exit_site) != 0)
+    if (!eg_gate_nodes || syscall - text < 4 + EXIT_REACH || memcmp(syscall - 4, exit_site, sizeof exit_site) != 0)
         return 0;
     for (int back = 5; back <= EXIT_REACH; back++)
         if (memcmp(syscall - 4 - back, exit_number, sizeof exit_number) == 0)
@@ -39,11 +43,10 @@ static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
 
 static int number_known(uint32_t nr)
 {
-    if (nr == 60 && !eg_gate_exits)
-        return -1;
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (numbers[i] == nr)
-            return (int)i;
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        if (calls[i].nr == nr)
+            return calls[i].needed == EG_GATE_FOR_VIEW ? eg_gate_view ? (int)i : -1
+                   : calls[i].needed == EG_GATE_FOR_NODES && !eg_gate_nodes ? -1 : (int)i;
     return -1;
 }
 
@@ -54,16 +57,72 @@ static uint32_t load32(const uint8_t *p)
     return v;
 }
 
-/* A site's seven bytes start at p. Returns: index of the call, -1 not one of ours, -2 the generic site. */
-static int site_at(const uint8_t *p, const uint8_t *text)
+/* mov $nr,%eax at p. Returns: index of the call, -1 not one of ours. */
+static int number_at(const uint8_t *p, const uint8_t *text)
 {
-    if (memcmp(p, generic_site, sizeof generic_site) == 0)
-        return -2;
     if (p[0] != 0xb8)
         return -1;
     if (p > text && ((p[-1] & 0xf1) == 0x41 || (p[-1] & 0xf8) == 0x48))
         return -1; /* REX.B: the mov goes to r8d; REX.W: its constant has eight bytes */
     return number_known(load32(p + 1));
+}
+
+/* Whole instructions that move or compare registers and constants, without touching eax, memory or the place where they stand: they do the
+ * same in a trampoline. */
+static int is_plain(const uint8_t *c, size_t n)
+{
+    while (n) {
+        uint8_t rex = (*c & 0xf0) == 0x40 ? *c : 0;
+        if (rex) {
+            c++;
+            n--;
+        }
+        size_t len = 2;
+        uint32_t into = 1; /* the register that changes; not eax */
+        if (n < 2)
+            return 0;
+        switch (c[0]) {
+        case 0x31: case 0x89: into = (c[1] & 7u) | (rex & 1u) << 3; break;       /* xor, mov */
+        case 0x33: case 0x8b: into = (c[1] >> 3 & 7u) | (rex & 4u) << 1; break;
+        case 0x39: case 0x3b: case 0x85: break;                                  /* cmp, test */
+        case 0x0f:
+            len = 3;
+            if (n < 3 || (c[1] & 0xf0) != 0x40) /* cmov */
+                return 0;
+            into = (c[2] >> 3 & 7u) | (rex & 4u) << 1;
+            break;
+        case 0xb8: case 0xb9: case 0xba: case 0xbb: case 0xbe: case 0xbf:        /* mov of a constant */
+            len = 5;
+            into = (c[0] & 7u) | (rex & 1u) << 3;
+            if (rex & 8)
+                return 0;
+            break;
+        default: return 0;
+        }
+        if (n < len || into == 0 || (len < 5 && c[len - 1] < 0xc0))
+            return 0;
+        c += len;
+        n -= len;
+    }
+    return 1;
+}
+
+/* The syscall is at p, its number is set before it. Returns: index of the call, -1 not one of ours, -2 the generic site; ret_between: bytes of
+ * code between the mov and the syscall. */
+static int site_at(const uint8_t *p, const uint8_t *text, size_t *ret_between)
+{
+    *ret_between = 0;
+    if (memcmp(p - 5, generic_site, sizeof generic_site) == 0)
+        return -2;
+    int k = number_at(p - 5, text);
+    for (size_t n = 2; eg_gate_view && k == -1 && n <= BETWEEN_MAX && (size_t)(p - text) >= n + 5; n++) {
+        int there = number_at(p - 5 - n, text);
+        if (there >= 0 && calls[there].needed == EG_GATE_FOR_VIEW && is_plain(p - n, n)) {
+            *ret_between = n;
+            k = there;
+        }
+    }
+    return k;
 }
 
 static uint8_t *put(uint8_t *at, const void *code, size_t n)
@@ -81,20 +140,20 @@ static uint8_t *put_jump(uint8_t *at, const uint8_t *to)
 }
 
 /* The layout that gate.S counts on: what follows the call is 13 bytes, then the way back for a call made in place. */
-static void trampoline_write(uint8_t *t, const uint8_t *site, void *const *entry)
+static void trampoline_write(uint8_t *t, const uint8_t *site, size_t between, void *const *entry)
 {
     static const uint8_t skip_red_zone[] = {0x48, 0x8d, 0x64, 0x24, 0x80};                         /* lea -128(%rsp),%rsp */
     static const uint8_t back_red_zone[] = {0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00};       /* lea 128(%rsp),%rsp */
     uint8_t call[6] = {0xff, 0x15};                                                                 /* call *entry(%rip) */
-    uint8_t *at = put(t, site, 5); /* mov $nr,%eax, or syscall(3)'s mov 8(%rsp),%r9 */
+    uint8_t *at = put(t, site, 5 + between); /* mov $nr,%eax, or syscall(3)'s mov 8(%rsp),%r9 */
     at = put(at, skip_red_zone, sizeof skip_red_zone);
     int32_t rel = (int32_t)((const uint8_t *)entry - (at + 6));
     memcpy(call + 2, &rel, 4);
     at = put(at, call, sizeof call);
     at = put(at, back_red_zone, sizeof back_red_zone);
-    at = put_jump(at, site + 7);
+    at = put_jump(at, site + between + 7);
     at = put(at, back_red_zone, sizeof back_red_zone);
-    put_jump(at, site + 5);
+    put_jump(at, site + between + 5);
 }
 
 static void exit_trampoline_write(uint8_t *t, void *const *entry)
@@ -159,17 +218,21 @@ static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
 
 int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched)
 {
-    uint8_t *site[MAX_SITES], exits[MAX_SITES] = {0};
+    struct {
+        uint8_t *at;
+        uint8_t exits, between;
+    } site[MAX_SITES];
     int n = 0;
     for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
         if (is_exit_site(p, text)) {
             if (n == MAX_SITES)
                 return -E2BIG;
-            exits[n] = 1;
-            site[n++] = p - 4;
+            site[n].exits = 1;
+            site[n++].at = p - 4;
             continue;
         }
-        int k = site_at(p - 5, text);
+        size_t between;
+        int k = site_at(p, text, &between);
         if (k == -1) {
             *ret_patched += p[-5] == 0xe9;
             continue;
@@ -178,7 +241,9 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
             return -E2BIG;
         if (k >= 0)
             ret_found[k]++;
-        site[n++] = p - 5;
+        site[n].exits = 0;
+        site[n].between = (uint8_t)between;
+        site[n++].at = p - 5 - between;
     }
     if (!n)
         return 0;
@@ -190,13 +255,13 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
     *entry = (void *)eg_gate_entry;
     for (int i = 0; i < n; i++) {
         uint8_t *t = mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES;
-        if (exits[i])
+        if (site[i].exits)
             exit_trampoline_write(t, entry);
         else
-            trampoline_write(t, site[i], entry);
+            trampoline_write(t, site[i].at, site[i].between, entry);
     }
     long rc = eg_sys3(SYS_mprotect, mem, need, PROT_READ | PROT_EXEC);
     for (int i = 0; i < n && !eg_sys_failed(rc); i++)
-        rc = site_patch(site[i], mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES);
+        rc = site_patch(site[i].at, mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES);
     return eg_sys_failed(rc) ? (int)rc : n;
 }

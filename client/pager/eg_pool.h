@@ -44,6 +44,18 @@ struct eg_pool_node {
     uint64_t pages_sent, pages_taken, calls; /* system calls forwarded */
 };
 
+/* A process that asked for certain processors and is about to become another program: which slots of the nodes it asked for (see
+ * client/threads/eg_view.h; what it asked of home's, the kernel knows). The program that it becomes takes the entry. */
+#define EG_POOL_VIEW_CPUS 1024u /* of a view of the machine: what a cpu_set_t holds */
+#define EG_POOL_EXECS 16
+struct eg_pool_exec {
+    uint32_t pid; /* 0: free; EG_POOL_EXEC_BUSY: being written */
+    uint32_t no_home;
+    uint64_t start; /* of the process, as /proc/PID/stat has it: numbers come again */
+    uint64_t slots[EG_POOL_VIEW_CPUS / 64];
+};
+#define EG_POOL_EXEC_BUSY 0xffffffffu
+
 /* Histogram of nanoseconds: bucket of v is 4*floor(log2(v)) + the next two bits, minus 4*EG_HIST_MIN_LOG2, clamped. */
 #define EG_HIST_MIN_LOG2 6
 
@@ -122,6 +134,8 @@ struct eg_pool {
     uint32_t said;                       /* `words` is taken */
     char words[320];                     /* a message for stderr of a process that has closed its own; else empty */
     uint64_t rows_lost;                  /* processes that found no row (their counters are in no row) */
+    struct eg_pool_exec execs[EG_POOL_EXECS];
+    uint32_t next_exec;
 };
 #define EG_POOL_ROWS_OFFSET 16384
 #define EG_POOL_FILE_BYTES (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * EG_POOL_ROW_BYTES)

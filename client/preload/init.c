@@ -186,7 +186,7 @@ static void nodes_init(void)
 {
     int seen = 0;
     eg_home.on = 1;
-    eg_gate_exits = 1;
+    eg_gate_nodes = 1;
     void *hole = mmap((void *)EG_WORKER_START, EG_WORKER_END - EG_WORKER_START, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (hole != (void *)EG_WORKER_START)
@@ -194,6 +194,8 @@ static void nodes_init(void)
     dl_iterate_phdr(nodes_private, &seen);
     eg_home_vdso_find();
     rseq_off();
+    eg_view_init();
+    eg_gate_view = (uint8_t)eg_view_on();
     eg_home.maps_fd = eg_fd_high(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
 }
 
@@ -273,7 +275,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     }
     uint32_t k = 0;
 #define X(name, number, needed)                                                                              \
-    if (needed && !v.found[k])                                                                               \
+    if (needed == 1 && !v.found[k])                                                                          \
         refuse("this libc makes its " #name " calls in a way that is not known; see `endgame doctor`");      \
     k++;
     EG_GATE_CALLS(X)

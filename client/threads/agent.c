@@ -4,6 +4,7 @@
 
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_pager.h"
+#include "proto/eg_spin.h"
 #include "proto/eg_uffd.h"
 
 #include <errno.h>
@@ -12,19 +13,20 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #define STACK_BYTES (256u << 10)
 #define EVENTS 16
 #define SPIN_NS 60000u
+#define SLICE_NS 100000u
+#define LOAD_EVERY_NS 5000000u
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define HOLD_MAX_NS 2000000u
 #define NODE_TRIES 15
-#define AHEAD_MAX 16u
 #define ZERO_AHEAD 16u
-#define OUT_BUSY_BYTES (1u << 20) /* no reading ahead when so much waits to be sent */
 
-struct eg_home eg_home = {.maps_fd = -1};
+struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1};
 uint32_t eg_where[1024] __attribute__((aligned(4096)));
 
 static struct pollfd polls[2 + EG_HOME_NODES];
@@ -107,15 +109,82 @@ static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned 
 
 /* --- grants ------------------------------------------------------------------------------------------------------------------------ */
 
-/* Pages that go to one worker in one message. What the directory decides is gathered here and done at once: the state has changed, and
- * nobody else looks before it is done. */
+/* To a thread that waits for a page, on its own stream. It reads, so there is room soon. */
+static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *data, uint64_t bytes)
+{
+    struct eg_node *n = eg_home.node[k];
+    struct iovec v[2] = {{&m, sizeof m}, {(void *)data, bytes}};
+    struct msghdr message = {.msg_iov = v, .msg_iovlen = bytes ? 2 : 1};
+    int fd = slot < EG_THREADS ? __atomic_load_n(&n->slot_fd[slot], __ATOMIC_ACQUIRE) - 1 : -1;
+    if (fd < 0)
+        eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
+    m.slot = ++n->n_granted;
+    m.flags |= eg_home.loaded && !(n->config->flags & EG_HELLO_OTHER_CLOCK) ? EG_CO_F_LOADED : 0;
+    while (n->alive && message.msg_iovlen) {
+        long sent = eg_sys3(SYS_sendmsg, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent == -EAGAIN) {
+            struct pollfd p = {.fd = fd, .events = POLLOUT};
+            const struct timespec patience = {.tv_sec = 10};
+            if (eg_sys5(SYS_ppoll, &p, 1, &patience, 0, 8) == 0)
+                node_lost(k);
+            continue;
+        }
+        if (sent == -EINTR)
+            continue;
+        if (sent <= 0) {
+            node_lost(k);
+            return;
+        }
+        while (message.msg_iovlen && (uint64_t)sent >= message.msg_iov->iov_len) {
+            sent -= (long)message.msg_iov->iov_len;
+            message.msg_iov++;
+            message.msg_iovlen--;
+        }
+        if (message.msg_iovlen) {
+            message.msg_iov->iov_base = (uint8_t *)message.msg_iov->iov_base + sent;
+            message.msg_iov->iov_len -= (uint64_t)sent;
+        }
+    }
+}
+
+static void deny(uint32_t k, unsigned slot, uint64_t addr)
+{
+    slot_send(k, slot, (struct eg_co){.type = EG_CO_DENY, .n = 1, .addr = addr}, NULL, 0);
+}
+
+/* What the directory decides is gathered, run by run, and done at once: the state has changed, and nobody else looks before it is done. */
+
+/* Content that comes and is to be home's. */
+static struct {
+    uint64_t addr;
+    uint32_t n;
+    uint8_t write;
+    const uint8_t *data;
+} stores;
+static const uint8_t *incoming; /* the page that has just come; NULL: none */
+
+static void stores_do(void)
+{
+    uint64_t bytes = (uint64_t)stores.n * EG_PAGE_BYTES;
+    if (!stores.n)
+        return;
+    int rc = eg_uffd_copy(stores.addr, stores.data, bytes, !stores.write);
+    if (rc)
+        eg_die("cannot put a page back that was on a compute node", NULL, 0);
+    EG_COUNT(pages_coherent_fetched, stores.n);
+    stores.n = 0;
+}
+
+/* Pages that go to one worker in one message. */
 static struct {
     uint64_t addr;
     uint32_t n, node;
     uint16_t slot;
-    uint8_t flags, take, on;
+    uint8_t flags, take, protect, on;
+    const uint8_t *data; /* NULL: home's copy */
 } batch;
-static uint8_t absent; /* what is being asked for is nowhere yet: zeros */
+static uint8_t absent;    /* what is being asked for is nowhere yet: zeros */
+static uint8_t protected; /* the page was home's alone */
 
 static void batch_do(void)
 {
@@ -123,28 +192,39 @@ static void batch_do(void)
         return;
     uint64_t bytes = (uint64_t)batch.n * EG_PAGE_BYTES;
     int payload = !(batch.flags & (EG_CO_F_ZERO | EG_CO_F_NODATA));
-    struct eg_co m = {.type = EG_CO_GRANT, .flags = batch.flags, .slot = batch.slot, .n = batch.n, .addr = batch.addr};
+    struct eg_co m = {.type = EG_CO_GRANT, .flags = batch.flags, .slot = EG_SLOT_NOBODY, .n = batch.n, .addr = batch.addr};
+    const void *data = batch.data ? batch.data : (const void *)batch.addr;
     batch.on = 0;
+    stores_do();
+    if (batch.protect && eg_uffd_protect(batch.addr, batch.addr + bytes, 1))
+        eg_die("cannot protect a page that goes to a compute node", NULL, 0);
     if (payload) {
-        uint8_t *p = node_room(batch.node, sizeof m + bytes);
-        int rc = eg_uffd_protect(batch.addr, batch.addr + bytes, 1);
-        if (rc)
-            eg_die("cannot protect a page that goes to a compute node", NULL, 0);
-        memcpy(p, &m, sizeof m);
-        memcpy(p + sizeof m, (const void *)batch.addr, bytes);
         __atomic_fetch_add(&eg_home.node[batch.node]->config->pages_sent, batch.n, __ATOMIC_RELAXED);
         EG_COUNT(pages_coherent_fetched, batch.n);
-    } else {
-        memcpy(node_room(batch.node, sizeof m), &m, sizeof m);
     }
-    if (batch.take)
+    if (batch.take) { /* before the new owner can write: nobody here may read what was */
+        static uint8_t copy[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
+        if (payload && !batch.data) {
+            memcpy(copy, data, bytes);
+            data = copy;
+        }
         eg_sys3(SYS_madvise, batch.addr, bytes, MADV_DONTNEED);
+    }
+    if (batch.slot != EG_SLOT_NOBODY) {
+        slot_send(batch.node, batch.slot, m, data, payload ? bytes : 0);
+    } else {
+        uint8_t *p = node_room(batch.node, sizeof m + (payload ? bytes : 0));
+        memcpy(p, &m, sizeof m);
+        if (payload)
+            memcpy(p + sizeof m, data, bytes);
+    }
 }
 
-static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flags, int take)
+static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flags, int take, int protect, const uint8_t *data)
 {
-    if (batch.on && (batch.node != node || batch.flags != flags || batch.take != take || slot != EG_SLOT_NOBODY ||
-                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == EG_CO_MAX_PAGES))
+    if (batch.on && (batch.node != node || batch.flags != flags || batch.take != take || batch.protect != protect || slot != EG_SLOT_NOBODY ||
+                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == EG_CO_MAX_PAGES ||
+                     (data ? batch.data + (uint64_t)batch.n * EG_PAGE_BYTES != data : batch.data != NULL)))
         batch_do();
     if (!batch.on) {
         batch.on = 1;
@@ -154,8 +234,39 @@ static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flag
         batch.slot = (uint16_t)slot;
         batch.flags = (uint8_t)flags;
         batch.take = (uint8_t)take;
+        batch.protect = (uint8_t)protect;
+        batch.data = data;
     }
     batch.n++;
+}
+
+/* Pages that one worker is asked for: after the grants that were decided before. */
+static struct {
+    uint64_t addr;
+    uint32_t n, node;
+    uint8_t type, flags;
+} recalls;
+
+static void recalls_do(void)
+{
+    batch_do();
+    if (recalls.n)
+        node_say(recalls.node, recalls.type, recalls.flags, eg_home.node[recalls.node]->n_granted, recalls.n, recalls.addr);
+    recalls.n = 0;
+}
+
+static void recalls_add(uint64_t addr, uint32_t node, enum eg_co_type type, unsigned flags)
+{
+    if (recalls.n && (recalls.node != node || recalls.type != type || recalls.flags != flags || recalls.n == EG_CO_MAX_PAGES ||
+                      recalls.addr + (uint64_t)recalls.n * EG_PAGE_BYTES != addr))
+        recalls_do();
+    if (!recalls.n) {
+        recalls.addr = addr;
+        recalls.node = node;
+        recalls.type = (uint8_t)type;
+        recalls.flags = (uint8_t)flags;
+    }
+    recalls.n++;
 }
 
 static uint64_t now_ns; /* of this turn */
@@ -178,53 +289,67 @@ static uint32_t faulting_tid;
 
 static void home_granted(uint64_t addr, unsigned slot, int write)
 {
-    uint64_t page = addr / EG_PAGE_BYTES;
-    if (write)
-        eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0); /* wakes */
-    eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+    int stored = stores.n && addr >= stores.addr && addr < stores.addr + (uint64_t)stores.n * EG_PAGE_BYTES;
+    if (stored && write && !stores.write) {
+        stores_do();
+        stored = 0;
+    }
+    if (!stored) { /* what is stored wakes them by itself */
+        if (write)
+            eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
+        eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+    }
     if (slot == EG_SLOT_FREEZE)
         eg_home.pending--;
     else
-        held_note(page, faulting_tid);
+        held_note(addr / EG_PAGE_BYTES, faulting_tid);
 }
 
-static void op_grant(uint64_t page, unsigned agent, unsigned slot, int write, int data)
+static void op_grant(uint64_t page, unsigned agent, unsigned slot, int write, enum eg_dir_content content)
 {
     uint64_t addr = page * EG_PAGE_BYTES;
+    int was_home = protected;
+    protected = 0;
     if (agent == EG_DIR_AT_HOME) {
         home_granted(addr, slot, write);
         return;
     }
-    unsigned flags = (write ? EG_CO_F_EXCLUSIVE : 0u) | (data ? (absent ? EG_CO_F_ZERO : 0u) : EG_CO_F_NODATA);
+    unsigned flags = (write ? EG_CO_F_EXCLUSIVE : 0u) | (content == EG_DIR_NO_CONTENT ? EG_CO_F_NODATA : absent ? EG_CO_F_ZERO : 0u);
+    int of_home = content != EG_DIR_INCOMING && !absent;
     /* A new owner: home's own copy goes, if it has one. */
-    batch_add(addr, agent - 1, slot, flags, write && !absent);
+    batch_add(addr, agent - 1, slot, flags, write && of_home, of_home && content == EG_DIR_OF_HOME && (was_home || write),
+              content == EG_DIR_INCOMING ? incoming : NULL);
 }
 
 static void op_protect(uint64_t page)
 {
-    (void)page; /* batch_do protects what it sends */
+    (void)page;
+    protected = 1; /* the grant that follows does it, run by run */
 }
 
 static void op_invalidate(uint64_t page, unsigned agent)
 {
     EG_COUNT(invalidations, 1);
-    batch_do();
-    node_say(agent - 1, EG_CO_INVALIDATE, 0, EG_SLOT_NOBODY, 1, page * EG_PAGE_BYTES);
+    recalls_add(page * EG_PAGE_BYTES, agent - 1, EG_CO_INVALIDATE, 0);
 }
 
 static void op_recall(uint64_t page, unsigned agent, int keep)
 {
-    batch_do();
-    node_say(agent - 1, EG_CO_RECALL, keep ? EG_CO_F_KEPT : 0, EG_SLOT_NOBODY, 1, page * EG_PAGE_BYTES);
+    recalls_add(page * EG_PAGE_BYTES, agent - 1, EG_CO_RECALL, keep ? EG_CO_F_KEPT : 0);
 }
 
 static void op_store(uint64_t page, const void *data, int write)
 {
     uint64_t addr = page * EG_PAGE_BYTES;
-    int rc = eg_uffd_copy(addr, data, EG_PAGE_BYTES, !write);
-    if (rc && rc != -EEXIST)
-        eg_die("cannot put a page back that was on a compute node", NULL, 0);
-    EG_COUNT(pages_coherent_fetched, 1);
+    if (stores.n && (stores.addr + (uint64_t)stores.n * EG_PAGE_BYTES != addr || stores.write != write ||
+                     stores.data + (uint64_t)stores.n * EG_PAGE_BYTES != (const uint8_t *)data))
+        stores_do();
+    if (!stores.n) {
+        stores.addr = addr;
+        stores.write = (uint8_t)write;
+        stores.data = data;
+    }
+    stores.n++;
 }
 
 static const struct eg_dir_ops ops = {op_grant, op_protect, op_invalidate, op_recall, op_store};
@@ -287,8 +412,6 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     static uint8_t buf[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
     uint64_t n = (area->end - addr) / EG_PAGE_BYTES;
     n = n > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : n;
-    if (eg_home.node[node]->out_end - eg_home.node[node]->out_at > OUT_BUSY_BYTES)
-        n = 1;
     if (!area->file) { /* what is not here may be registered, and we would wait for ourselves: only what is, or one page of zeros */
         uint64_t here = present(addr, (uint32_t)n);
         memset(buf, 0, EG_PAGE_BYTES);
@@ -296,47 +419,77 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
         if (!(here & 1))
             area = NULL;
     }
-    struct {
-        void *base;
-        uint64_t bytes;
-    } local = {buf, n * EG_PAGE_BYTES}, remote = {(void *)addr, n * EG_PAGE_BYTES};
+    struct iovec local = {buf, n * EG_PAGE_BYTES}, remote = {(void *)addr, n * EG_PAGE_BYTES};
     long got = area ? eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) : (long)EG_PAGE_BYTES;
     if (got < (long)EG_PAGE_BYTES) { /* past the end of its file, for one */
-        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        deny(node, slot, addr);
         return;
     }
     n = (uint64_t)got / EG_PAGE_BYTES;
     for (uint64_t at = addr; at < addr + n * EG_PAGE_BYTES; at = (at | (EG_BLOCK_BYTES - 1)) + 1)
         chunk_get(at)->fixed = 1;
-    struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .slot = (uint16_t)slot, .n = (uint32_t)n, .addr = addr};
-    uint8_t *p = node_room(node, sizeof m + n * EG_PAGE_BYTES);
-    memcpy(p, &m, sizeof m);
-    memcpy(p + sizeof m, buf, n * EG_PAGE_BYTES);
+    struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .n = (uint32_t)n, .addr = addr};
+    slot_send(node, slot, m, buf, n * EG_PAGE_BYTES);
     __atomic_fetch_add(&eg_home.node[node]->config->pages_sent, n, __ATOMIC_RELAXED);
 }
 
-/* How far this thread's accesses go on in order. */
-static uint32_t ahead(struct eg_node *node, unsigned slot, uint64_t page)
-{
-    static struct {
+/* Accesses in order, several streams of them at once: a window grows while they go on. */
+#define STREAMS 4
+struct reader {
+    struct {
         uint64_t next;
-        uint32_t window;
-    } seen[1024];
-    uint32_t i = (slot + (uint32_t)(node->config - eg_rt.pool->nodes) * 131) % 1024;
-    if (page >= seen[i].next && page <= seen[i].next + 1 && seen[i].window)
-        seen[i].window = seen[i].window * 2 > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : seen[i].window * 2;
-    else
-        seen[i].window = 1;
-    uint32_t n = node->out_end - node->out_at > OUT_BUSY_BYTES ? 1 : seen[i].window;
-    seen[i].next = page + n;
-    return n;
+        uint32_t window, used; /* used: when, in faults of this reader */
+    } stream[STREAMS];
+    uint32_t n_faults;
+};
+
+/* Returns: how many pages to take, with this one. */
+static uint32_t ahead(struct reader *r, uint64_t page)
+{
+    uint32_t oldest = 0;
+    r->n_faults++;
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        uint64_t next = r->stream[i].next;
+        uint32_t window = r->stream[i].window;
+        if (page < next && page + window >= next)
+            return 1; /* of those that are coming */
+        if (page == next || page == next + 1) {
+            r->stream[i].window = window * 4 > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : window * 4;
+            r->stream[i].next = page + r->stream[i].window;
+            r->stream[i].used = r->n_faults;
+            return r->stream[i].window;
+        }
+        if (r->n_faults - r->stream[i].used > r->n_faults - r->stream[oldest].used)
+            oldest = i;
+    }
+    r->stream[oldest].window = 1;
+    r->stream[oldest].next = page + 1;
+    r->stream[oldest].used = r->n_faults;
+    return 1;
+}
+
+static void dir_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
+{
+    if (eg_dir_ask(&eg_home.dir, p, page, agent, slot, write))
+        eg_die("internal error: the directory's lines are full", NULL, 0);
+}
+
+/* Would an agent have to ask for the page, and could it be answered without waiting behind others? */
+static int is_wanted(const struct eg_dir_page *p, unsigned agent, int write)
+{
+    if (p->line || eg_dir_busy(p) || p->state == EG_DIR_HOME)
+        return 0;
+    if (p->state == EG_DIR_OWNED)
+        return agent == EG_DIR_AT_HOME || p->owner != agent;
+    return write || (agent != EG_DIR_AT_HOME && !(p->sharers >> agent & 1));
 }
 
 static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
 {
+    static struct reader seen[1024];
     struct eg_area area;
     if (addr & (EG_PAGE_BYTES - 1) || eg_home_is_private(addr)) {
-        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        deny(node, slot, addr);
         return;
     }
     if (frozen(addr)) {
@@ -347,15 +500,20 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
     uint64_t page = addr / EG_PAGE_BYTES;
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
+        uint32_t window = ahead(&seen[(slot + node * 131) % 1024], page);
         absent = 0;
-        int rc = eg_dir_ask(&eg_home.dir, p, page, node + 1, slot, write);
-        if (rc)
-            eg_die("internal error: the directory's lines are full", NULL, 0);
+        dir_ask(p, page, node + 1, slot, write);
+        for (uint32_t i = 1; i < window && (page + i) % EG_BLOCK_PAGES && !frozen(addr + i * EG_PAGE_BYTES); i++) {
+            p = page_of(c, addr + i * EG_PAGE_BYTES);
+            if (!is_wanted(p, node + 1, write))
+                break;
+            dir_ask(p, page + i, node + 1, EG_SLOT_NOBODY, write);
+        }
         batch_do();
         return;
     }
     if (eg_area_find(addr, &area) || area.shared || !area.readable || (write && !area.writable) || (area.file && area.writable)) {
-        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        deny(node, slot, addr);
         return;
     }
     if (!area.writable) {
@@ -370,11 +528,11 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     c = chunk_get(addr);
     uint64_t end = watch(c, &area, addr);
     if (!end) {
-        node_say(node, EG_CO_DENY, 0, slot, 1, addr);
+        deny(node, slot, addr);
         return;
     }
     end = end < area.end ? end : area.end;
-    uint32_t n = ahead(eg_home.node[node], slot, page);
+    uint32_t n = ahead(&seen[(slot + node * 131) % 1024], page);
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
     uint64_t room = (end - addr) / EG_PAGE_BYTES;
@@ -387,9 +545,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
         p = page_of(c, at);
         if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i)))
             break;
-        int rc = eg_dir_ask(&eg_home.dir, p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
-        if (rc)
-            eg_die("internal error: the directory's lines are full", NULL, 0);
+        dir_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
     }
     batch_do();
     absent = 0;
@@ -399,20 +555,28 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
 
 static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
 {
-    struct eg_dir_chunk *c = chunk_find(m->addr);
-    int rc = -EPROTO;
+    int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA ? 0 : -EPROTO;
     absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         eg_home.pending--;
         return;
     }
-    if (c && m->type == EG_CO_ACK)
-        rc = eg_dir_ack(&eg_home.dir, page_of(c, m->addr), m->addr / EG_PAGE_BYTES, node + 1);
-    else if (c && m->type == EG_CO_DATA)
-        rc = eg_dir_data(&eg_home.dir, page_of(c, m->addr), m->addr / EG_PAGE_BYTES, node + 1, data);
+    for (uint32_t i = 0; i < m->n && !rc; i++) {
+        uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES, page = addr / EG_PAGE_BYTES;
+        struct eg_dir_chunk *c = chunk_find(addr);
+        incoming = data + (uint64_t)i * EG_PAGE_BYTES;
+        if (!c)
+            rc = -EPROTO;
+        else if (m->type == EG_CO_ACK)
+            rc = eg_dir_ack(&eg_home.dir, page_of(c, addr), page, node + 1);
+        else
+            rc = eg_dir_data(&eg_home.dir, page_of(c, addr), page, node + 1, incoming);
+    }
     batch_do();
+    stores_do();
+    incoming = NULL;
     if (m->type == EG_CO_DATA)
-        __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, m->n, __ATOMIC_RELAXED);
     if (rc)
         eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
 }
@@ -434,7 +598,9 @@ static int node_turn(uint32_t k)
     while (n->in_end - at >= sizeof(struct eg_co)) {
         struct eg_co m;
         memcpy(&m, n->in + at, sizeof m);
-        uint64_t payload = m.type == EG_CO_DATA ? EG_PAGE_BYTES : 0;
+        uint64_t payload = eg_co_payload_bytes(&m);
+        if (m.type < EG_CO_GRANT && m.n > EG_CO_MAX_PAGES && !(m.flags & EG_CO_F_STATIC))
+            eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
         if (n->in_end - at < sizeof m + payload)
             break;
         const uint8_t *data = n->in + at + sizeof m;
@@ -488,23 +654,17 @@ static void home_fault(const struct uffd_msg *m)
         return;
     }
     absent = 0;
-    uint8_t owner = p->state == EG_DIR_OWNED ? p->owner : 0;
-    int rc = eg_dir_ask(&eg_home.dir, p, page, EG_DIR_AT_HOME, 0, write);
-    /* Coming back in order: what lies behind it comes too. */
-    eg_home.window = page == eg_home.last_fault + 1 && eg_home.window ? eg_home.window * 2 : 1;
-    if (eg_home.window > AHEAD_MAX)
-        eg_home.window = AHEAD_MAX;
-    eg_home.last_fault = page;
-    for (uint64_t i = 1; i < eg_home.window && owner && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES && !rc; i++) {
+    static struct reader seen[64]; /* of home's threads */
+    uint32_t window = ahead(&seen[faulting_tid % 64], page);
+    dir_ask(p, page, EG_DIR_AT_HOME, 0, write);
+    for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
         p = page_of(c, addr + i * EG_PAGE_BYTES);
-        if (p->state != EG_DIR_OWNED || p->owner != owner || p->line)
+        if (!is_wanted(p, EG_DIR_AT_HOME, write))
             break;
-        rc = eg_dir_ask(&eg_home.dir, p, page + i, EG_DIR_AT_HOME, 0, write);
-        eg_home.last_fault = page + i;
+        dir_ask(p, page + i, EG_DIR_AT_HOME, 0, write);
     }
     batch_do();
-    if (rc)
-        eg_die("internal error: the directory's lines are full", NULL, 0);
+    stores_do();
 }
 
 /* --- memory calls ---------------------------------------------------------------------------------------------------------------------- */
@@ -512,8 +672,7 @@ static void home_fault(const struct uffd_msg *m)
 static void freeze_begin(void)
 {
     uint64_t lo = eg_home.freeze_lo, hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
-    int fixed = 0;
-    eg_home.pending = 1;
+    eg_home.drop = 0;
     for (uint64_t at = lo; at < hi;) {
         uint64_t i = at >> EG_BLOCK_SHIFT;
         if (!eg_home.leaf[i >> 13]) {
@@ -524,29 +683,33 @@ static void freeze_begin(void)
         uint64_t end = (i + 1) << EG_BLOCK_SHIFT;
         end = end > hi ? hi : end;
         if (c) {
-            fixed |= c->fixed;
+            eg_home.drop |= c->fixed;
             for (; at < end; at += EG_PAGE_BYTES) {
                 struct eg_dir_page *p = page_of(c, at);
                 if (p->state == EG_DIR_HOME)
                     continue;
                 eg_home.pending++;
-                if (eg_dir_ask(&eg_home.dir, p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1))
-                    eg_die("internal error: the directory's lines are full", NULL, 0);
+                dir_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1);
             }
         }
         at = end;
     }
-    /* A fork changes nothing for the workers' read-only copies. */
-    for (uint32_t k = 0; k < eg_home.n_nodes && fixed && !(lo == 0 && hi == EG_USER_END); k++)
-        if (eg_home.node[k]->alive) {
-            const uint64_t most = 1ul << 31;
-            for (uint64_t at = lo, n; at < hi; at += n * EG_PAGE_BYTES) {
-                n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
-                eg_home.pending++;
-                node_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
-            }
+    if (lo == 0 && hi == EG_USER_END) /* a fork changes nothing for the workers' read-only copies */
+        eg_home.drop = 0;
+}
+
+/* Everything is home that was counted; what was not goes, too. Only now: a worker may have waited to write a page of which it had a copy. */
+static void freeze_drop(void)
+{
+    uint64_t hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
+    const uint64_t most = 1ul << 31;
+    eg_home.drop = 0;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+        for (uint64_t at = eg_home.freeze_lo, n; eg_home.node[k]->alive && at < hi; at += n * EG_PAGE_BYTES) {
+            n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
+            eg_home.pending++;
+            node_say(k, EG_CO_DROP, 0, eg_home.node[k]->n_granted, (uint32_t)n, at);
         }
-    eg_home.pending--;
 }
 
 static void thaw(void)
@@ -587,6 +750,8 @@ static int request_turn(void)
             under_way = 1;
             freeze_begin();
         }
+        if (!eg_home.pending && eg_home.drop)
+            freeze_drop();
         if (eg_home.pending)
             return 0;
         under_way = 0;
@@ -632,10 +797,27 @@ static void kicks_turn(void)
 
 /* --- the thread -------------------------------------------------------------------------------------------------------------------------- */
 
+/* Do more threads want to run on this machine than there are processors? */
+static void load_look(void)
+{
+    static uint64_t next_ns;
+    char text[64];
+    if (now_ns < next_ns)
+        return;
+    next_ns = now_ns + LOAD_EVERY_NS;
+    long n = eg_sys4(SYS_pread64, eg_home.load_fd, text, sizeof text, 0), i = 0, running = 0;
+    for (int blanks = 0; i < n && blanks < 3; i++) /* 0.00 0.01 0.05 running/all last */
+        blanks += text[i] == ' ';
+    for (; i < n && text[i] >= '0' && text[i] <= '9'; i++)
+        running = running * 10 + (text[i] - '0');
+    eg_home.loaded = running > eg_home.n_processors;
+}
+
 static void agent_main(void)
 {
     struct uffd_msg m[EVENTS];
-    uint64_t last = eg_sys_now_ns();
+    struct eg_spin spin = {0};
+    eg_sys_slice(SLICE_NS);
     for (;;) {
         now_ns = eg_sys_now_ns();
         int work = 0;
@@ -650,16 +832,16 @@ static void agent_main(void)
         work |= request_turn();
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
         kicks_turn();
+        recalls_do();
         for (uint32_t k = 0; k < eg_home.n_nodes; k++)
             node_flush(k);
         if (work) {
-            last = now_ns;
+            spin.begun_ns = 0;
+            load_look();
             continue;
         }
-        if (due || now_ns - last < SPIN_NS) {
-            eg_sys0(SYS_sched_yield);
+        if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))
             continue;
-        }
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
         uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
         if (!((r == EG_REQ_FREEZE && !eg_home.pending) || r == EG_REQ_THAW || __atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST))) {
@@ -673,12 +855,14 @@ static void agent_main(void)
                     polls[n++] = (struct pollfd){.fd = node->fd,
                                                  .events = (short)(POLLIN | (node->out_at < node->out_end ? POLLOUT : 0))};
             }
-            eg_sys5(SYS_ppoll, polls, n, 0, 0, 8);
+            uint64_t wait_ns = due > now_ns ? due - now_ns : 1;
+            struct timespec wait = {.tv_sec = (long)(wait_ns / 1000000000u), .tv_nsec = (long)(wait_ns % 1000000000u)};
+            eg_sys5(SYS_ppoll, polls, n, due ? &wait : NULL, 0, 8);
             if (polls[1].revents)
                 eg_sys3(SYS_read, eg_rt.wake_fd, &drain, sizeof drain);
         }
         __atomic_store_n(&eg_home.agent_asleep, 0, __ATOMIC_SEQ_CST);
-        last = eg_sys_now_ns();
+        spin.begun_ns = 0;
     }
 }
 
@@ -739,6 +923,9 @@ int eg_home_activate(void)
         eg_rt.pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (!rc && eg_rt.wake_fd < 0)
         eg_rt.wake_fd = eg_fd_high((int)eg_sys2(SYS_eventfd2, 0, O_CLOEXEC | O_NONBLOCK));
+    if (h->load_fd < 0) /* without it, nobody knows: the threads spin */
+        h->load_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/loadavg", O_RDONLY | O_CLOEXEC, 0));
+    h->n_processors = eg_sys_processors();
     if (rc || eg_rt.pagemap_fd < 0 || eg_rt.wake_fd < 0)
         return rc ? rc : -EMFILE;
     uint32_t n_alive = 0;
@@ -780,7 +967,7 @@ void eg_home_child(void)
             eg_sys1(SYS_close, n->free[i].fd);
         n->fd = -1;
         n->alive = 0;
-        n->n_free = n->n_threads = 0;
+        n->n_free = n->n_threads = n->n_granted = 0;
         n->out_at = n->out_end = n->in_end = 0;
         n->lock = (struct eg_lock){0};
     }

@@ -3,10 +3,10 @@
 
 #include <errno.h>
 
-enum when { ALWAYS, MINE, ALONE, LAST };
+enum when { ALWAYS, MINE, ALONE, LAST, FOR_HOME };
 
 enum action {
-    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, STORE_SHARE,
+    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, PASS_ON, STORE_SHARE,
 };
 
 struct row {
@@ -39,6 +39,7 @@ static int is(const struct eg_dir_page *p, enum when when, unsigned agent)
     case MINE: return holds(p, agent);
     case ALONE: return !(p->sharers & ~bit(agent));
     case LAST: return p->sharers == bit(agent);
+    case FOR_HOME: return p->agent == EG_DIR_AT_HOME;
     default: return 1;
     }
 }
@@ -56,13 +57,37 @@ static int queue(struct eg_dir *dir, struct eg_dir_page *p, unsigned agent, unsi
     return 0;
 }
 
+#define MOVES_SURELY 2
+
+/* A writer that read the page of another one before: it moves. The last writer again, or many readers: it does not. (In SHARED, owner is the
+ * last writer.) */
+static void moves_note(struct eg_dir_page *p, unsigned agent)
+{
+    uint64_t others = p->sharers & ~bit(agent);
+    if (p->owner == agent || others & (others - 1))
+        p->moves = 0;
+    else if (holds(p, agent) && p->moves < 3)
+        p->moves++;
+}
+
+static int moves(struct eg_dir_page *p, unsigned agent)
+{
+    if (p->moves < MOVES_SURELY || (p->state != EG_DIR_HOME && p->state != EG_DIR_OWNED) || holds(p, agent))
+        return 0;
+    if (++p->n_moved == 0) {
+        p->moves = MOVES_SURELY - 1;
+        return 0;
+    }
+    return 1;
+}
+
 /* The page is `agent`'s to write. Home's way of owning is the state HOME. */
-static void give(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int data)
+static void give(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, enum eg_dir_content content)
 {
     p->sharers = 0;
     p->owner = (uint8_t)agent;
     p->state = agent == EG_DIR_AT_HOME ? EG_DIR_HOME : EG_DIR_OWNED;
-    dir->ops->grant(page, agent, slot, 1, data);
+    dir->ops->grant(page, agent, slot, 1, content);
 }
 
 static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum eg_dir_event event, unsigned agent, unsigned slot,
@@ -74,21 +99,23 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
     if (row == end)
         return -EPROTO;
     int write = event == EG_DIR_EV_WRITE;
+    if (write && p->state == EG_DIR_SHARED)
+        moves_note(p, agent);
     switch ((enum action)row->action) {
     case QUEUE: return queue(dir, p, agent, slot, write);
-    case NOTHING_NEW: dir->ops->grant(page, agent, slot, row->next != EG_DIR_SHARED, 0); return 0;
+    case NOTHING_NEW: dir->ops->grant(page, agent, slot, row->next != EG_DIR_SHARED, EG_DIR_NO_CONTENT); return 0;
     case SHARE:
         if (p->state == EG_DIR_HOME)
             dir->ops->protect(page);
         p->state = row->next;
         p->sharers |= bit(agent);
-        dir->ops->grant(page, agent, slot, 0, 1);
+        dir->ops->grant(page, agent, slot, 0, EG_DIR_OF_HOME);
         return 0;
     case GIVE:
         if (event == EG_DIR_EV_ACK)
-            give(dir, p, page, p->agent, p->slot, !p->had_copy);
+            give(dir, p, page, p->agent, p->slot, p->had_copy ? EG_DIR_NO_CONTENT : EG_DIR_OF_HOME);
         else
-            give(dir, p, page, agent, slot, !holds(p, agent));
+            give(dir, p, page, agent, slot, holds(p, agent) ? EG_DIR_NO_CONTENT : EG_DIR_OF_HOME);
         return 0;
     case INVALIDATE: {
         uint64_t others = p->sharers & ~bit(agent);
@@ -117,8 +144,13 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
     case STORE_GIVE:
         if (p->owner != agent)
             return -EPROTO;
-        dir->ops->store(page, data, p->agent == EG_DIR_AT_HOME);
-        give(dir, p, page, p->agent, p->slot, p->agent != EG_DIR_AT_HOME);
+        dir->ops->store(page, data, 1);
+        give(dir, p, page, p->agent, p->slot, EG_DIR_NO_CONTENT);
+        return 0;
+    case PASS_ON:
+        if (p->owner != agent)
+            return -EPROTO;
+        give(dir, p, page, p->agent, p->slot, EG_DIR_INCOMING);
         return 0;
     case STORE_SHARE:
         if (p->owner != agent)
@@ -126,7 +158,7 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         dir->ops->store(page, data, 0);
         p->state = row->next;
         p->sharers = bit(agent) | bit(p->agent);
-        dir->ops->grant(page, p->agent, p->slot, 0, 1);
+        dir->ops->grant(page, p->agent, p->slot, 0, p->agent == EG_DIR_AT_HOME ? EG_DIR_NO_CONTENT : EG_DIR_INCOMING);
         return 0;
     }
     return -EPROTO;
@@ -142,7 +174,7 @@ static int next(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page)
         p->line = w.next;
         dir->wait[i].next = dir->free;
         dir->free = i;
-        rc = step(dir, p, page, w.write ? EG_DIR_EV_WRITE : EG_DIR_EV_READ, w.agent, w.slot, 0);
+        rc = step(dir, p, page, w.write || moves(p, w.agent) ? EG_DIR_EV_WRITE : EG_DIR_EV_READ, w.agent, w.slot, 0);
     }
     return rc;
 }
@@ -160,7 +192,7 @@ void eg_dir_init(struct eg_dir *dir, const struct eg_dir_ops *ops, struct eg_dir
 
 int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
 {
-    return step(dir, p, page, write ? EG_DIR_EV_WRITE : EG_DIR_EV_READ, agent, slot, 0);
+    return step(dir, p, page, write || moves(p, agent) ? EG_DIR_EV_WRITE : EG_DIR_EV_READ, agent, slot, 0);
 }
 
 int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent)

@@ -35,7 +35,8 @@
     X(DATA, "the owner's content has come")
 
 /* X(state, event, when, action, next): `when` picks among rows of one state and event. The conditions:
- *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; LAST: no other acknowledgement is awaited.
+ *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; LAST: no other acknowledgement is awaited;
+ *   FOR_HOME: home asked for what comes.
  * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits). */
 #define EG_DIR_TABLE(X)                                                                    \
     X(HOME, READ, MINE, NOTHING_NEW, HOME)                                                 \
@@ -56,7 +57,8 @@
     X(WAIT_ACKS, ACK, ALWAYS, NOTE_ACK, WAIT_ACKS)                                         \
     X(WAIT_DATA, READ, ALWAYS, QUEUE, WAIT_DATA)                                           \
     X(WAIT_DATA, WRITE, ALWAYS, QUEUE, WAIT_DATA)                                          \
-    X(WAIT_DATA, DATA, ALWAYS, STORE_GIVE, OWNED)                                          \
+    X(WAIT_DATA, DATA, FOR_HOME, STORE_GIVE, OWNED)                                        \
+    X(WAIT_DATA, DATA, ALWAYS, PASS_ON, OWNED)                                             \
     X(WAIT_KEPT, READ, ALWAYS, QUEUE, WAIT_KEPT)                                           \
     X(WAIT_KEPT, WRITE, ALWAYS, QUEUE, WAIT_KEPT)                                          \
     X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)
@@ -79,19 +81,27 @@ enum eg_dir_event {
 struct eg_dir_page {
     uint64_t sharers; /* bit per worker with a copy; WAIT_ACKS: those whose acknowledgement is awaited */
     uint8_t state;    /* enum eg_dir_state */
-    uint8_t owner;    /* OWNED, WAIT_DATA, WAIT_KEPT */
+    uint8_t owner;    /* OWNED, WAIT_DATA, WAIT_KEPT; else who was it last */
     uint8_t agent;    /* WAIT_*: for whom */
-    uint8_t had_copy; /* WAIT_ACKS: the asker has a good copy already */
+    uint8_t had_copy : 1; /* WAIT_ACKS: the asker has a good copy already */
+    uint8_t moves : 2;    /* how surely whoever reads it will write it, too: see eg_dir_ask */
+    uint8_t n_moved : 5;  /* reads that were taken for writes since one was not */
     uint16_t slot;    /* WAIT_*: for which of the asker's threads */
     uint16_t line;    /* first of those who wait; 0: nobody */
 };
 _Static_assert(sizeof(struct eg_dir_page) == 16, "millions of them");
 
+/* What goes with a grant. */
+enum eg_dir_content {
+    EG_DIR_NO_CONTENT, /* the agent's copy is good */
+    EG_DIR_OF_HOME,    /* home's copy; to write: home's then goes */
+    EG_DIR_INCOMING    /* what eg_dir_data was just given; home has no copy, or the same in its copy */
+};
+
 /* What the directory has done by whoever knows memory and streams. None may block or call back. */
 struct eg_dir_ops {
-    /* grant - `agent` gets the page: to write, or a shared copy. data: the content must go with it (home's copy is good: take it from
-     * there; to write: home's copy then goes). Home: its page table is changed and its threads are woken. */
-    void (*grant)(uint64_t page, unsigned agent, unsigned slot, int write, int data);
+    /* grant - `agent` gets the page: to write, or a shared copy. Home: its page table is changed and its threads are woken. */
+    void (*grant)(uint64_t page, unsigned agent, unsigned slot, int write, enum eg_dir_content content);
     /* protect - home's copy may not be written any more. */
     void (*protect)(uint64_t page);
     void (*invalidate)(uint64_t page, unsigned agent);
@@ -116,7 +126,9 @@ struct eg_dir {
 /* eg_dir_init - Context: any; wait: zeroed memory for EG_DIR_WAITS entries. */
 void eg_dir_init(struct eg_dir *dir, const struct eg_dir_ops *ops, struct eg_dir_wait *wait);
 
-/* eg_dir_ask - READ or WRITE. Returns: 0; -ENOSPC (the lines are full: EG_DIR_WAITS - 1 wait already). */
+/* eg_dir_ask - READ or WRITE. Migratory pages: where readers have written next, one after the other, a READ is taken for a WRITE (P. Stenstrom,
+ * M. Brorsson, L. Sandberg, "An adaptive cache coherence protocol optimized for migratory sharing", ISCA 1993), but for one in 32, which shows
+ * whether it still is so. Returns: 0; -ENOSPC (the lines are full: EG_DIR_WAITS - 1 wait already). */
 int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
 /* eg_dir_ack, eg_dir_data - a worker's answer. Returns: 0; -EPROTO (nobody asked: the worker does not keep to the protocol). */
 int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent);

@@ -10,6 +10,7 @@
 #include "client/pager/eg_lock.h"
 #include "client/pager/eg_pool.h"
 #include "client/threads/eg_dir.h"
+#include "client/threads/eg_view.h"
 #include "proto/eg_frame.h"
 #include "proto/eg_sys.h"
 
@@ -38,6 +39,8 @@ struct eg_node {
     struct eg_lock lock; /* of the free streams */
     struct eg_stream_free free[EG_THREADS];
     uint32_t n_free;
+    int slot_fd[EG_THREADS]; /* thread streams by the worker's number, plus 1; 0: none */
+    uint16_t n_granted;      /* messages to threads that wait for pages, modulo 2^16 */
 };
 
 enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
@@ -60,6 +63,7 @@ struct eg_thread {
     uint64_t clear_tid; /* the program's word for the end of the thread; 0: none */
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */
     uint64_t start_ns;
+    struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;
     uint8_t xstate[EG_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
     uint8_t frame[EG_XSTATE_MAX_BYTES + 1024]; /* that rt_sigreturn reads: the way home */
@@ -97,7 +101,9 @@ struct eg_home {
     struct eg_lock start_lock, memory_lock;
     struct eg_node *node[EG_HOME_NODES];
     uint32_t n_nodes, next_node;
-    int maps_fd;
+    int maps_fd, load_fd;
+    uint32_t n_processors;
+    uint8_t loaded;    /* more threads want to run here than there are processors */
     uint64_t process;
     uint64_t vdso, vvar, vdso_end;
     uint64_t private_lo[8], private_hi[8]; /* the runtime's own memory, beside the arena */
@@ -113,13 +119,13 @@ struct eg_home {
     struct eg_parked *parked;
     uint32_t n_parked;
     struct eg_thread **unused;
-    uint64_t last_fault, window; /* sequence of home's own faults */
     uint32_t agent_asleep;
 
     /* A memory call's request, under memory_lock. */
     uint32_t request; /* futex, EG_REQ_* */
     uint64_t freeze_lo, freeze_hi;
     uint32_t pending; /* pages and nodes that the freeze waits for */
+    uint8_t drop;     /* read-only pages of the range are away, too */
     uint32_t kicks;
 };
 extern struct eg_home eg_home;
@@ -159,6 +165,13 @@ void eg_home_convert_all(void);
 /* eg_home_memory - a memory call of the program's, whoever makes it. Context: gate stack or proxy, signals blocked. */
 long eg_home_memory(long nr, const long arg[6]);
 long eg_home_fork(long nr, const long arg[6]);
+/* eg_home_futex_writes - does the kernel write the word in this futex call, too? It then fails with EFAULT where it would have to wait for the
+ * page (fault_in_user_writeable does not wait for userfaultfd). */
+int eg_home_futex_writes(long op);
+/* eg_home_futex - such a call, again when the page was away. Context: the program's stack and mask. */
+long eg_home_futex(const long arg[6]);
+/* eg_home_futex_again - after EFAULT: the words' pages are brought home. Returns: 1 (worth another try), 0 (not this call, or no such memory). */
+int eg_home_futex_again(const long arg[6]);
 
 /* --- proxy.c --- */
 /* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the

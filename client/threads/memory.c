@@ -9,7 +9,12 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
+#ifndef FUTEX_LOCK_PI2 /* 5.14 */
+#define FUTEX_LOCK_PI2 13
+#endif
+
 #define CONVERT_MAX_BYTES (256ul << 20)
+#define FUTEX_TRIES 1000
 
 /* --- which mapping ------------------------------------------------------------------------------------------------------------ */
 
@@ -306,6 +311,33 @@ long eg_home_memory(long nr, const long arg[6])
     if (frozen)
         thaw();
     eg_lock_give(&eg_home.memory_lock);
+    return ret;
+}
+
+int eg_home_futex_writes(long op)
+{
+    switch (op & 0x7f) {
+    case FUTEX_LOCK_PI: case FUTEX_LOCK_PI2: case FUTEX_UNLOCK_PI: case FUTEX_TRYLOCK_PI: case FUTEX_WAIT_REQUEUE_PI: case FUTEX_CMP_REQUEUE_PI:
+    case FUTEX_WAKE_OP: return 1;
+    default: return 0;
+    }
+}
+
+int eg_home_futex_again(const long a[6])
+{
+    uint64_t mask = ~(uint64_t)(EG_PAGE_BYTES - 1);
+    int op = a[1] & 0x7f, two = op == FUTEX_WAKE_OP || op == FUTEX_WAIT_REQUEUE_PI || op == FUTEX_CMP_REQUEUE_PI;
+    return eg_home_futex_writes(a[1]) && !eg_sys3(SYS_madvise, (uint64_t)a[0] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE) &&
+           !(two && eg_sys3(SYS_madvise, (uint64_t)a[4] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE));
+}
+
+long eg_home_futex(const long a[6])
+{
+    long ret;
+    int tries = 0;
+    do
+        ret = eg_sys6(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
+    while (ret == -EFAULT && tries++ < FUTEX_TRIES && eg_home_futex_again(a));
     return ret;
 }
 

@@ -19,6 +19,7 @@
 #define ARCH_SET_GS 0x1001
 #define PR_GET_TID_ADDRESS 40
 #define SPIN_TURNS 30
+#define FUTEX_TRIES 1000
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
 
 _Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
@@ -59,9 +60,9 @@ static struct eg_thread *slot_take(void)
 int *eg_home_fd(uint32_t k)
 {
     struct eg_home *h = &eg_home;
-    if (k == 0)
-        return &h->maps_fd;
-    k--;
+    if (k < 2)
+        return k ? &h->load_fd : &h->maps_fd;
+    k -= 2;
     if (k < h->n_nodes)
         return h->node[k] ? &h->node[k]->fd : &h->maps_fd;
     k -= h->n_nodes;
@@ -90,7 +91,12 @@ static int stream_take(struct eg_thread *t)
     eg_lock_give(&n->lock);
     if (t->fd < 0)
         t->fd = eg_node_connect(t->node, EG_STREAM_THREAD, &t->slot);
-    return t->fd < 0 ? t->fd : 0;
+    if (t->fd < 0)
+        return t->fd;
+    if (t->slot >= EG_THREADS)
+        return -EPROTO;
+    __atomic_store_n(&n->slot_fd[t->slot], t->fd + 1, __ATOMIC_RELEASE);
+    return 0;
 }
 
 /* The node's thread is idle: the next one may have it. */
@@ -238,7 +244,8 @@ static int is_gated(long nr)
 {
     switch (nr) {
     case SYS_mmap: case SYS_munmap: case SYS_mremap: case SYS_mprotect: case SYS_madvise: case SYS_brk: case SYS_pkey_mprotect:
-    case SYS_close: case SYS_close_range: case SYS_dup2: case SYS_dup3: return 1;
+    case SYS_close: case SYS_close_range: case SYS_dup2: case SYS_dup3:
+    case SYS_open: case SYS_openat: case SYS_lseek: case SYS_sched_getaffinity: case SYS_sched_setaffinity: return 1;
     default: return 0;
     }
 }
@@ -293,7 +300,10 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     t->nr = nr;
     memcpy(t->arg, a, sizeof a);
     t->prog_sp = call->rsp;
-    eg_thread_call(t);
+    int tries = 0;
+    do
+        eg_thread_call(t);
+    while (t->ret == -EFAULT && nr == SYS_futex && tries++ < FUTEX_TRIES && eg_home_futex_again(a));
     answer(t, t->ret);
 }
 
@@ -307,7 +317,7 @@ static void wait_for_word(struct eg_thread *t)
         long n = eg_sys6(SYS_recvfrom, t->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
         if (n != -EAGAIN && n != -EINTR)
             return;
-        if (i < SPIN_TURNS) {
+        if (i < SPIN_TURNS && !eg_home.loaded) {
             eg_sys0(SYS_sched_yield);
             continue;
         }
@@ -518,6 +528,7 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->kick = 0;
     t->fd = t->signal_fd = -1;
     t->start_ns = eg_sys_now_ns();
+    eg_view_inherit(&t->view);
     if (node >= 0) {
         __atomic_fetch_add(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&eg_rt.pool->nodes[node].threads, 1, __ATOMIC_RELAXED);

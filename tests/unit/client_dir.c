@@ -1,8 +1,8 @@
 /* The directory under random schedules of its workers' streams, against one global value per page. */
 #include "client/threads/eg_dir.h"
 #include "tests/unit/client_random.h"
+#include "tests/unit/unit_suite.h"
 
-#include <check.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +93,9 @@ static void wake(unsigned agent, unsigned slot, unsigned page)
 
 /* --- home: what the directory has done ---------------------------------------------------------------------------------------- */
 
-static void op_grant(uint64_t number, unsigned agent, unsigned slot, int write, int data)
+static uint64_t incoming;
+
+static void op_grant(uint64_t number, unsigned agent, unsigned slot, int write, enum eg_dir_content content)
 {
     unsigned page = (unsigned)(number - BASE);
     struct copy *home = &s.copy[0][page];
@@ -105,9 +107,13 @@ static void op_grant(uint64_t number, unsigned agent, unsigned slot, int write, 
         wake(agent, slot, page);
         return;
     }
-    if (data)
+    uint64_t value = content == EG_DIR_INCOMING ? incoming : home->value;
+    if (content == EG_DIR_OF_HOME)
         must(home->right != NONE && home->value == s.last[page], "a page is sent that home has no good copy of");
-    put(&s.out[agent], (struct message){.kind = GRANT, .page = page, .slot = slot, .write = write, .data = data, .value = home->value});
+    if (content == EG_DIR_INCOMING)
+        must(home->right != MAY_WRITE && value == s.last[page] && (!write || home->right == NONE), "what comes is passed on, and home has a copy");
+    put(&s.out[agent], (struct message){.kind = GRANT, .page = page, .slot = slot, .write = write,
+                                        .data = content != EG_DIR_NO_CONTENT, .value = value});
     if (write)
         *home = (struct copy){.right = NONE, .value = ~0ull};
 }
@@ -164,6 +170,7 @@ static void home_turn(unsigned agent)
     } else if (m.kind == ACK) {
         must(eg_dir_ack(&s.dir, p, BASE + m.page, agent) == 0, "an acknowledgement is refused");
     } else {
+        incoming = m.value;
         must(eg_dir_data(&s.dir, p, BASE + m.page, agent, &m.value) == 0, "content is refused");
     }
 }
@@ -368,9 +375,9 @@ END_TEST
 
 static unsigned line_next;
 
-static void line_grant(uint64_t page, unsigned agent, unsigned slot, int write, int data)
+static void line_grant(uint64_t page, unsigned agent, unsigned slot, int write, enum eg_dir_content content)
 {
-    (void)page, (void)write, (void)data;
+    (void)page, (void)write, (void)content;
     if (agent == 2)
         ck_assert_uint_eq(slot, line_next++); /* first come, first served */
 }
@@ -462,15 +469,9 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("client_dir");
-    TCase *tc = tcase_create("dir");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = unit_case(suite, "dir", 120);
     tcase_add_loop_test(tc, random_schedules_are_coherent, 0, 32);
     tcase_add_test(tc, full_lines_are_refused_and_come_free_again);
     tcase_add_test(tc, unawaited_answers_are_refused);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return unit_run(suite);
 }
