@@ -238,10 +238,10 @@ uint64_t eg_account_ask_others(uint64_t n)
     return asked;
 }
 
-void eg_account_fault_time(uint64_t ns)
+void eg_account_time(uint32_t *hist, uint64_t ns)
 {
     uint32_t log2 = 63u - (uint32_t)__builtin_clzll(ns | 1);
     uint32_t b = 4 * log2 + (log2 >= 2 ? (uint32_t)(ns >> (log2 - 2)) & 3 : 0);
     b = b < 4 * EG_HIST_MIN_LOG2 ? 0 : b - 4 * EG_HIST_MIN_LOG2;
-    eg_rt.row->fault_hist[b < EG_HIST_BUCKETS ? b : EG_HIST_BUCKETS - 1]++;
+    hist[b < EG_HIST_BUCKETS ? b : EG_HIST_BUCKETS - 1]++;
 }

@@ -204,7 +204,8 @@ int eg_account_listen(void);
 uint64_t eg_account_ask_others(uint64_t n);
 /* eg_account_bury - processes that are gone leave the account. */
 void eg_account_bury(void);
-void eg_account_fault_time(uint64_t ns);
+/* eg_account_time - one more in a histogram of the row's (EG_HIST_BUCKETS). */
+void eg_account_time(uint32_t *hist, uint64_t ns);
 
 /* --- block.c ------------------------------------------------------------------------------------------------------- */
 

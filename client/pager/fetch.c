@@ -128,7 +128,7 @@ void eg_fetch_done(struct eg_fetch *f)
         eg_queue_push(b, f->first + i);
     }
     if (f->demand)
-        eg_account_fault_time(eg_sys_now_ns() - f->start_ns);
+        eg_account_time(eg_rt.row->fault_hist, eg_sys_now_ns() - f->start_ns);
     f->busy = 0;
     eg_rt.outstanding--;
 }

@@ -364,7 +364,7 @@ static void fault(const struct uffd_msg *m, uint64_t now)
         break;
     }
     }
-    eg_account_fault_time(eg_sys_now_ns() - now);
+    eg_account_time(eg_rt.row->fault_hist, eg_sys_now_ns() - now);
 }
 
 /* --- the thread -------------------------------------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@
 #define SPIN_NS 60000u
 #define SLICE_NS 100000u
 #define LOAD_EVERY_NS 5000000u
+#define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define HOLD_MAX_NS 2000000u
@@ -56,6 +57,8 @@ static struct eg_dir_page *page_of(struct eg_dir_chunk *c, uint64_t addr)
 {
     return &c->page[addr / EG_PAGE_BYTES % EG_BLOCK_PAGES];
 }
+
+static uint64_t now_ns; /* of this turn */
 
 /* --- streams ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -109,15 +112,32 @@ static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned 
 
 /* --- grants ------------------------------------------------------------------------------------------------------------------------ */
 
+/* A thread's request is answered: what it has waited. */
+static void cost_note(struct eg_thread *t, uint32_t k, unsigned slot)
+{
+    if (!t->asked_ns)
+        return;
+    uint64_t took = now_ns - t->asked_ns + GET_COST_NS;
+    t->asked_ns = 0;
+    eg_account_time(eg_rt.row->coherent_fault_hist, took - GET_COST_NS);
+    if (!eg_home_pays(t) || (__atomic_fetch_add(&t->cost_ns, took, __ATOMIC_RELAXED), eg_home_pays(t)) || t->kick)
+        return;
+    eg_home_costly();
+    __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
+    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+}
+
 /* To a thread that waits for a page, on its own stream. It reads, so there is room soon. */
 static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *data, uint64_t bytes)
 {
     struct eg_node *n = eg_home.node[k];
     struct iovec v[2] = {{&m, sizeof m}, {(void *)data, bytes}};
     struct msghdr message = {.msg_iov = v, .msg_iovlen = bytes ? 2 : 1};
-    int fd = slot < EG_THREADS ? __atomic_load_n(&n->slot_fd[slot], __ATOMIC_ACQUIRE) - 1 : -1;
+    struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    int fd = t ? __atomic_load_n(&t->fd, __ATOMIC_RELAXED) : -1;
     if (fd < 0)
         eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
+    cost_note(t, k, slot);
     m.slot = ++n->n_granted;
     m.flags |= eg_home.loaded && !(n->config->flags & EG_HELLO_OTHER_CLOCK) ? EG_CO_F_LOADED : 0;
     while (n->alive && message.msg_iovlen) {
@@ -268,8 +288,6 @@ static void recalls_add(uint64_t addr, uint32_t node, enum eg_co_type type, unsi
     }
     recalls.n++;
 }
-
-static uint64_t now_ns; /* of this turn */
 
 static void held_note(uint64_t page, uint32_t tid)
 {
@@ -488,6 +506,9 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
 {
     static struct reader seen[1024];
     struct eg_area area;
+    struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&eg_home.node[node]->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    if (t && !t->asked_ns)
+        t->asked_ns = now_ns;
     if (addr & (EG_PAGE_BYTES - 1) || eg_home_is_private(addr)) {
         deny(node, slot, addr);
         return;

@@ -39,7 +39,7 @@ struct eg_node {
     struct eg_lock lock; /* of the free streams */
     struct eg_stream_free free[EG_THREADS];
     uint32_t n_free;
-    int slot_fd[EG_THREADS]; /* thread streams by the worker's number, plus 1; 0: none */
+    struct eg_thread *slot[EG_THREADS]; /* who has the worker's slot now, or had it last */
     uint16_t n_granted;      /* messages to threads that wait for pages, modulo 2^16 */
 };
 
@@ -63,6 +63,8 @@ struct eg_thread {
     uint64_t clear_tid; /* the program's word for the end of the thread; 0: none */
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */
     uint64_t start_ns;
+    uint64_t asked_ns; /* since then it waits for a page; the agent's */
+    uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;
     uint8_t xstate[EG_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
@@ -104,6 +106,7 @@ struct eg_home {
     int maps_fd, load_fd;
     uint32_t n_processors;
     uint8_t loaded;    /* more threads want to run here than there are processors */
+    uint64_t stay_until_ns, stay_ns; /* auto: threads stay here until then, because it did not pay; for how long the last time */
     uint64_t process;
     uint64_t vdso, vvar, vdso_end;
     uint64_t private_lo[8], private_hi[8]; /* the runtime's own memory, beside the arena */
@@ -185,6 +188,10 @@ enum eg_clones {
 };
 /* eg_home_clones - what a clone, clone3, fork or vfork is for. */
 enum eg_clones eg_home_clones(long nr, const long arg[6]);
+/* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
+int eg_home_pays(const struct eg_thread *thread);
+/* eg_home_costly - a thread comes home because it did not pay: the next ones stay for a while. */
+void eg_home_costly(void);
 /* eg_home_exit - exit(2) by a thread that runs at home. */
 __attribute__((noreturn)) void eg_home_exit(long status);
 /* eg_home_fd - the k-th descriptor of this part of the runtime; NULL past the last. */

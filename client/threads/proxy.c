@@ -20,6 +20,12 @@
 #define PR_GET_TID_ADDRESS 40
 #define SPIN_TURNS 30
 #define FUTEX_TRIES 1000
+/* --threads auto: a thread that is away comes home when more than so much of its time went into being away. */
+#define COST_MOST_PERCENT 10u
+#define COST_SMALL_NS 3000000u
+#define CALL_COST_NS 25000u
+#define STAY_NS 500000000u /* others then stay here for a while; twice as long each time */
+#define STAY_MAX_NS 60000000000u
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
 
 _Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
@@ -95,7 +101,8 @@ static int stream_take(struct eg_thread *t)
         return t->fd;
     if (t->slot >= EG_THREADS)
         return -EPROTO;
-    __atomic_store_n(&n->slot_fd[t->slot], t->fd + 1, __ATOMIC_RELEASE);
+    t->asked_ns = 0;
+    __atomic_store_n(&n->slot[t->slot], t, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -271,7 +278,11 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         answer(t, eg_home_clone(nr, a, &t->state, t->xstate, t->mask, 0));
         return;
     }
-    if (goes_home(nr)) {
+    __atomic_fetch_add(&t->cost_ns, CALL_COST_NS, __ATOMIC_RELAXED);
+    int costly = !eg_home_pays(t);
+    if (costly)
+        eg_home_costly();
+    if (costly || goes_home(nr)) {
         struct eg_call come = {.type = EG_CALL_HOME};
         transfer(t, SYS_sendto, &come, sizeof come);
         return;
@@ -387,14 +398,6 @@ static void away(struct eg_thread *t)
     }
 }
 
-static void hist_add(uint32_t *hist, uint64_t ns)
-{
-    uint32_t log = ns ? 63u - (uint32_t)__builtin_clzll(ns) : 0;
-    uint32_t low = log >= 2 ? (uint32_t)(ns >> (log - 2)) & 3 : 0;
-    int bucket = (int)(4 * log + low) - 4 * EG_HIST_MIN_LOG2;
-    hist[bucket < 0 ? 0 : bucket >= EG_HIST_BUCKETS ? EG_HIST_BUCKETS - 1 : bucket]++;
-}
-
 static void proxy_main(void *arg)
 {
     struct eg_thread *t = arg;
@@ -424,7 +427,7 @@ static void proxy_main(void *arg)
     __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
-    hist_add(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
+    eg_account_time(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
     away(t);
 }
 
@@ -487,12 +490,30 @@ static int goes_out(void)
     uint32_t here = 1, processors = 0;
     if (eg_rt.pool->threads_mode != EG_THREADS_AUTO)
         return eg_rt.pool->threads_mode == EG_THREADS_REMOTE;
+    if (eg_sys_now_ns() < __atomic_load_n(&eg_home.stay_until_ns, __ATOMIC_RELAXED))
+        return 0;
     for (uint32_t i = 0; i < sizeof eg_rt.affinity / sizeof *eg_rt.affinity; i++)
         for (uint64_t bits = eg_rt.affinity[i]; bits; bits &= bits - 1)
             processors++;
     for (uint32_t i = 0; i < eg_home.n_threads; i++)
         here += eg_home.thread[i]->tid && eg_home.thread[i]->where == EG_AT_HOME;
     return here >= processors;
+}
+
+int eg_home_pays(const struct eg_thread *t)
+{
+    uint64_t cost = __atomic_load_n(&t->cost_ns, __ATOMIC_RELAXED);
+    return eg_rt.pool->threads_mode != EG_THREADS_AUTO || cost < COST_SMALL_NS || cost < (eg_sys_now_ns() - t->start_ns) / 100 * COST_MOST_PERCENT;
+}
+
+void eg_home_costly(void)
+{
+    uint64_t now = eg_sys_now_ns(), stay = __atomic_load_n(&eg_home.stay_ns, __ATOMIC_RELAXED) * 2;
+    stay = stay < STAY_NS ? STAY_NS : stay > STAY_MAX_NS ? STAY_MAX_NS : stay;
+    if (now < __atomic_load_n(&eg_home.stay_until_ns, __ATOMIC_RELAXED))
+        return; /* one of several that went out together */
+    __atomic_store_n(&eg_home.stay_ns, stay, __ATOMIC_RELAXED);
+    __atomic_store_n(&eg_home.stay_until_ns, now + stay, __ATOMIC_RELAXED);
 }
 
 long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below)
@@ -528,6 +549,7 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->kick = 0;
     t->fd = t->signal_fd = -1;
     t->start_ns = eg_sys_now_ns();
+    t->cost_ns = 0;
     eg_view_inherit(&t->view);
     if (node >= 0) {
         __atomic_fetch_add(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
