@@ -242,7 +242,7 @@ static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
     if (m.type == EG_CO_GRANT)
         wk_install(&m, in + sizeof m);
     active_end(s);
-    wk_taken(m.slot);
+    wk_taken(m.number);
     if (m.type == EG_CO_DENY)
         go_home(s, uc, EG_HOME_FAULT);
 }

@@ -22,6 +22,7 @@
 #define STASH (EG_WORKER_START + (1ul << 31)) /* the vDSO's place until home's is known */
 #define IN_BYTES (1u << 20)
 #define DEFERRED 512u
+#define EARLY 65536u
 #define SLICE_NS 100000u
 #define STREAM_OK 0
 
@@ -224,10 +225,10 @@ static void asked_back(const struct eg_co *m)
 }
 
 /* What home granted on the threads' streams is here, up to message `number`: those threads wait for nothing else. */
-static void grants_wait(uint16_t number)
+static void grants_wait(uint32_t number)
 {
     uint32_t seen;
-    while ((int16_t)((uint16_t)(seen = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST)) - number) < 0) {
+    while ((int32_t)((seen = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST)) - number) < 0) {
         __atomic_store_n(&wk.taken_asked, 1, __ATOMIC_SEQ_CST); /* pairs with wk_taken: it counts, then looks here */
         if (__atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) == seen)
             eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAIT_PRIVATE, seen, 0, 0, 0);
@@ -235,16 +236,18 @@ static void grants_wait(uint16_t number)
     wk.taken_asked = 0;
 }
 
-void wk_taken(uint16_t number)
+void wk_taken(uint32_t number)
 {
-    static uint64_t early[65536 / 64]; /* taken before those with lower numbers */
+    static uint64_t early[EARLY / 64]; /* taken before those with lower numbers */
     static uint32_t lock;
+    while (number - __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) >= EARLY) /* a thread that is not run lags so far behind */
+        eg_sys0(SYS_sched_yield);
     while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
         eg_sys0(SYS_sched_yield);
-    early[number / 64] |= 1ull << number % 64;
+    early[number % EARLY / 64] |= 1ull << number % 64;
     uint32_t n = wk.n_taken;
-    for (uint16_t next = (uint16_t)(n + 1); early[next / 64] >> next % 64 & 1; next = (uint16_t)(n + 1)) {
-        early[next / 64] &= ~(1ull << next % 64);
+    for (uint32_t next = n + 1; early[next % EARLY / 64] >> next % 64 & 1; next = n + 1) {
+        early[next % EARLY / 64] &= ~(1ull << next % 64);
         n++;
     }
     __atomic_store_n(&wk.n_taken, n, __ATOMIC_SEQ_CST);
@@ -274,12 +277,12 @@ static void message(const struct eg_co *m, const uint8_t *data)
     case EG_CO_RECALL:
         if (m->n > EG_CO_MAX_PAGES)
             wk_die("home asks for too many pages at once:", m->n);
-        grants_wait(m->slot);
+        grants_wait(m->number);
         asked_back(m);
         break;
     case EG_CO_DROP: {
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC, .n = m->n, .addr = m->addr};
-        grants_wait(m->slot);
+        grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
         forget(m->addr, m->n);
         wk_send(&answer, NULL, 0);

@@ -69,7 +69,7 @@ int wk_read_full(int fd, void *to, uint64_t bytes);
 int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *data, uint64_t bytes);
 
 /* wk_taken - the grant with this number has been installed. Context: the thread that got it. */
-void wk_taken(uint16_t number);
+void wk_taken(uint32_t number);
 
 /* --- twin.c: the threads --- */
 /* wk_twin_new - a thread for this stream. */

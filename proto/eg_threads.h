@@ -16,7 +16,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 1u
+#define EG_THREADS_VERSION 2u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -59,8 +59,8 @@ enum eg_co_type {
     EG_CO_GET_EXCLUSIVE = 2, /* slot waits to write addr */
     EG_CO_ACK = 3,        /* n pages are gone from here (answers INVALIDATE; with EG_CO_F_STATIC: DROP) */
     EG_CO_DATA = 4,       /* payload: n pages, as they were last written (answers RECALL); EG_CO_F_KEPT: still shared here */
-    /* home to worker. slot: of GRANT and DENY on a thread's stream, the number of such messages to this worker so far, with this one,
-     * modulo 2^16; of INVALIDATE, RECALL and DROP, how many there were before */
+    /* home to worker. number: of GRANT and DENY on a thread's stream, which of such messages to this worker this one is (from 1, modulo
+     * 2^32); of INVALIDATE, RECALL and DROP, how many there were before */
     EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA. To a thread that waits: on its own stream */
     EG_CO_DENY = 17,      /* the thread cannot have addr here: go home and fault there. On its own stream */
     EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
@@ -85,8 +85,10 @@ struct eg_co {
     uint16_t slot; /* of the worker: which thread waits */
     uint32_t n;    /* pages */
     uint64_t addr;
+    uint32_t number;
+    uint32_t unused;
 };
-_Static_assert(sizeof(struct eg_co) == 16, "eg_co is a wire format");
+_Static_assert(sizeof(struct eg_co) == 24, "eg_co is a wire format");
 #define EG_CO_MAX_PAGES 32u
 
 static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)

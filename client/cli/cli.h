@@ -53,8 +53,7 @@
       "server")                                                                                                        \
     X(RUN_COMPUTE, 'c', "compute", "ADDR",                                                                             \
       "compute node to run threads on: tcp:HOST:PORT, unix:PATH, or embedded[:N]: one, or N, of its own on this "      \
-      "machine. May be given up to 16 times: threads are spread over them. Not together with --memory or "             \
-      "--memserver yet")                                                                                               \
+      "machine. May be given up to 16 times: threads are spread over them")                                            \
     X(RUN_THREADS, 0, "threads", "home|remote|auto",                                                                   \
       "where threads run: all at home, all on compute nodes (remote, the default with --compute), or on compute "      \
       "nodes as soon as more of them run than this machine has processors (auto). With remote and auto the program "   \

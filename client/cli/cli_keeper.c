@@ -45,11 +45,21 @@ static void reset_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void run_server(const struct cli_embedded *embedded, int i, const struct cli_pool *pool, int ready, int end_with)
+static const struct {
+    const char *what, *option; /* option: that names one which is there already */
+} kinds[CLI_EMBEDDED_KINDS] = {{"memory server", "--memserver"}, {"compute node", "--compute"}};
+
+const char *cli_embedded_what(const struct cli_embedded *embedded)
+{
+    const int *n = embedded->n;
+    return n[CLI_EMBEDDED_MEMORY] && n[CLI_EMBEDDED_COMPUTE] ? "server" : kinds[n[CLI_EMBEDDED_COMPUTE] ? CLI_EMBEDDED_COMPUTE : CLI_EMBEDDED_MEMORY].what;
+}
+
+static void run_server(const char *daemon, enum cli_embedded_kind kind, int i, const struct cli_pool *pool, int ready, int end_with)
 {
     enum { SERVER_END_WITH = 3 };
     char address[sizeof pool->socket + 32];
-    if (embedded->compute)
+    if (kind == CLI_EMBEDDED_COMPUTE)
         snprintf(address, sizeof address, "unix:%s/" CLI_POOL_COMPUTE_SOCKET, pool->dir, i);
     else
         snprintf(address, sizeof address, "unix:%s", pool->socket);
@@ -62,20 +72,21 @@ static void run_server(const struct cli_embedded *embedded, int i, const struct 
     /* A server must not page to a server: this run may itself be inside another run. */
     unsetenv("LD_PRELOAD");
     unsetenv("ENDGAME_POOL");
-    execl(embedded->daemon, embedded->daemon, "--listen", address, "--end-with", "3", (char *)NULL);
-    dprintf(STDERR_FILENO, "cannot execute %s: %s\n", embedded->daemon, strerror(errno));
+    execl(daemon, daemon, "--listen", address, "--end-with", "3", (char *)NULL);
+    dprintf(STDERR_FILENO, "cannot execute %s: %s\n", daemon, strerror(errno));
     _exit(CLI_EXIT_FAILED);
 }
 
 /* The servers that the keeper started. */
 struct servers {
-    pid_t pid[EG_POOL_NODES];
-    int end_with[EG_POOL_NODES]; /* ours to close */
-    int ready[EG_POOL_NODES];
+    pid_t pid[EG_POOL_NODES + 1];
+    int end_with[EG_POOL_NODES + 1]; /* ours to close */
+    int ready[EG_POOL_NODES + 1];
+    char kind[EG_POOL_NODES + 1];
     int n;
 };
 
-/* What the keeper tells the run, in one byte. */
+/* What the keeper tells the run: one byte, and the kind of server that it is about. */
 enum { SAYS_READY = 'r', SAYS_LATE = 't', SAYS_ENDED = 'e' };
 
 static int64_t now_ms(void)
@@ -85,15 +96,17 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static char start_servers(const struct cli_embedded *embedded, const struct cli_pool *pool, struct servers *servers)
+static char start_servers(const struct cli_embedded *embedded, const struct cli_pool *pool, struct servers *servers, char *ret_kind)
 {
-    for (int i = 0; i < embedded->n; i++) {
-        int ready[2], end_with[2];
+    for (int i = 0; i < embedded->n[CLI_EMBEDDED_MEMORY] + embedded->n[CLI_EMBEDDED_COMPUTE]; i++) {
+        int ready[2], end_with[2], memory = embedded->n[CLI_EMBEDDED_MEMORY];
+        enum cli_embedded_kind kind = i < memory ? CLI_EMBEDDED_MEMORY : CLI_EMBEDDED_COMPUTE;
+        *ret_kind = (char)kind;
         if (pipe2(ready, O_CLOEXEC) != 0 || pipe2(end_with, O_CLOEXEC) != 0)
             return SAYS_ENDED;
         pid_t pid = fork();
         if (pid == 0)
-            run_server(embedded, i, pool, ready[1], end_with[0]);
+            run_server(embedded->daemon[kind], kind, kind == CLI_EMBEDDED_MEMORY ? i : i - memory, pool, ready[1], end_with[0]);
         close(ready[1]);
         close(end_with[0]);
         if (pid < 0)
@@ -101,6 +114,7 @@ static char start_servers(const struct cli_embedded *embedded, const struct cli_
         servers->pid[i] = pid;
         servers->end_with[i] = end_with[1];
         servers->ready[i] = ready[0];
+        servers->kind[i] = (char)kind;
         servers->n++;
     }
     int64_t deadline_ms = now_ms() + READY_TIMEOUT_MS;
@@ -108,6 +122,7 @@ static char start_servers(const struct cli_embedded *embedded, const struct cli_
         struct pollfd readable = {.fd = servers->ready[i], .events = POLLIN};
         char text[512];
         int64_t left_ms = deadline_ms - now_ms();
+        *ret_kind = servers->kind[i];
         int n = poll(&readable, 1, left_ms > 0 ? (int)left_ms : 0);
         if (n <= 0 || read(servers->ready[i], text, sizeof text) <= 0)
             return n == 0 ? SAYS_LATE : SAYS_ENDED;
@@ -157,8 +172,9 @@ static int settle(int link, int ready, int server_log, int pool_fd)
 static void keep(struct cli_pool *pool, const struct cli_embedded *embedded)
 {
     struct servers servers = {.n = 0};
-    char said = start_servers(embedded, pool, &servers);
-    bool told = write(KEEPER_READY, &said, 1) == 1;
+    char said[2] = {SAYS_ENDED, CLI_EMBEDDED_MEMORY};
+    said[0] = start_servers(embedded, pool, &servers, &said[1]);
+    bool told = write(KEEPER_READY, said, sizeof said) == sizeof said;
     close(KEEPER_READY);
     close(KEEPER_LOG);
 
@@ -166,7 +182,7 @@ static void keep(struct cli_pool *pool, const struct cli_embedded *embedded)
     ssize_t got;
     while ((got = read(KEEPER_LINK, &byte, 1)) < 0 && errno == EINTR)
         ;
-    if (told && said == SAYS_READY && got <= 0) {
+    if (told && said[0] == SAYS_READY && got <= 0) {
         /* Two looks, for what one look cannot see: a child between two locks. */
         int unused = 0;
         for (int pause_ms = POLL_MIN_MS; unused < 2;) {
@@ -199,19 +215,20 @@ void cli_keeper_server_said(const struct cli_keeper *keeper, char *ret_line, siz
 }
 
 /* Waits until the keeper says how it went. Returns 0, or CLI_EXIT_FAILED after saying why. */
-static int wait_ready(const struct cli_keeper *keeper, const struct cli_embedded *embedded, int ready)
+static int wait_ready(const struct cli_keeper *keeper, int ready)
 {
     enum { GRACE_MS = 5000 };
     struct pollfd readable = {.fd = ready, .events = POLLIN};
-    char result = SAYS_ENDED, said[512];
+    char result[2] = {SAYS_ENDED, CLI_EMBEDDED_MEMORY}, said[512];
     int n = poll(&readable, 1, READY_TIMEOUT_MS + GRACE_MS);
-    if (n > 0 && read(ready, &result, 1) == 1 && result == SAYS_READY)
+    if (n > 0 && read(ready, result, sizeof result) == sizeof result && result[0] == SAYS_READY)
         return 0;
-    if (n == 0 || result == SAYS_LATE)
+    int kind = result[1] == CLI_EMBEDDED_COMPUTE;
+    if (n == 0 || result[0] == SAYS_LATE)
         return cli_fail(CLI_EXIT_FAILED, "the embedded %s was not ready after %d seconds; start one by hand and name it with %s",
-                        embedded->what, READY_TIMEOUT_MS / 1000, embedded->option);
+                        kinds[kind].what, READY_TIMEOUT_MS / 1000, kinds[kind].option);
     cli_keeper_server_said(keeper, said, sizeof said);
-    return cli_fail(CLI_EXIT_FAILED, "the embedded %s did not start: %s", embedded->what, *said ? said : "it gave no reason");
+    return cli_fail(CLI_EXIT_FAILED, "the embedded %s did not start: %s", kinds[kind].what, *said ? said : "it gave no reason");
 }
 
 int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded, struct cli_keeper *ret_keeper)
@@ -219,7 +236,8 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
     struct cli_keeper keeper = {.pid = -1, .link = -1, .server_log = -1};
     int link[2] = {-1, -1}, ready[2] = {-1, -1};
     bool made = pipe2(link, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0;
-    if (made && embedded->n > 0)
+    int n = embedded->n[CLI_EMBEDDED_MEMORY] + embedded->n[CLI_EMBEDDED_COMPUTE];
+    if (made && n > 0)
         made = (keeper.server_log = memfd_create("endgame-log", MFD_CLOEXEC)) >= 0;
     if (made)
         made = (keeper.pid = fork()) >= 0;
@@ -236,8 +254,8 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
     close(link[0]);
     close(ready[1]);
     keeper.link = link[1];
-    if (!status && embedded->n > 0)
-        status = wait_ready(&keeper, embedded, ready[0]);
+    if (!status && n > 0)
+        status = wait_ready(&keeper, ready[0]);
     close(ready[0]);
     if (status) {
         close(keeper.link);

@@ -12,14 +12,15 @@ struct cli_keeper {
     int server_log; /* what the embedded servers said on standard error; -1: no server */
 };
 
-/* What a run embeds: a memory server, compute nodes, or neither. */
+/* What a run embeds: a memory server, compute nodes, both, or neither. */
+enum cli_embedded_kind { CLI_EMBEDDED_MEMORY, CLI_EMBEDDED_COMPUTE, CLI_EMBEDDED_KINDS };
 struct cli_embedded {
-    const char *what;   /* for messages: "memory server" or "compute node" */
-    const char *option; /* that names one which is there already */
-    const char *daemon; /* path of the executable */
-    int n;              /* so many: 0 to EG_POOL_NODES */
-    bool compute;       /* on the sockets of compute nodes; else on pool->socket */
+    const char *daemon[CLI_EMBEDDED_KINDS]; /* path of the executable */
+    int n[CLI_EMBEDDED_KINDS];              /* so many: at most 1, at most EG_POOL_NODES */
 };
+
+/* cli_embedded_what - what it is called in messages: of all that there are, or of one kind. */
+const char *cli_embedded_what(const struct cli_embedded *embedded);
 
 /* cli_keeper_start - fork the keeper and let it start the embedded servers.
  * Context: hosted, single-threaded, all signals blocked. Blocks until all serve.

@@ -34,6 +34,7 @@ struct run {
     struct eg_addr servers[EG_POOL_SERVERS];
     int n_servers;
     struct cli_compute compute;
+    bool far; /* memory servers, too */
     char **program;
     char library[PATH_MAX];
     char memserver[PATH_MAX];
@@ -126,12 +127,17 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
     if (status)
         return status;
     if (cli_compute_wanted(&ret_run->compute)) {
-        if (ret_run->budget_bytes || ret_run->n_servers)
-            return cli_usage(command, "--compute together with --memory or --memserver is not supported yet: leave one out");
-        ret_run->budget_bytes = BUDGET_NONE;
+        ret_run->far = ret_run->budget_bytes || ret_run->n_servers;
+        if (!ret_run->far)
+            ret_run->budget_bytes = BUDGET_NONE;
+        for (int i = 0; i < ret_run->n_servers; i++)
+            if (ret_run->servers[i].kind == EG_ADDR_RDMA || ret_run->servers[i].kind == EG_ADDR_AUTO)
+                return cli_usage(command, "--compute together with memory servers over rdma is not supported yet: name them as tcp: or unix:");
     } else if (ret_run->compute.mode != EG_THREADS_HOME) {
         return cli_usage(command, "--threads %s needs a compute node: give --compute ADDR, or --compute embedded",
                          ret_run->compute.mode == EG_THREADS_AUTO ? "auto" : "remote");
+    } else {
+        ret_run->far = true;
     }
     if (args.next >= argc)
         return cli_usage(command, "no program given");
@@ -205,8 +211,7 @@ static int check(struct run *run)
     if (cli_library_find(run->library, sizeof run->library) != 0)
         return cli_fail(CLI_EXIT_FAILED, "no runtime library at %s; build or install endgame, or set ENDGAME_LIBRARY",
                         run->library);
-    bool memory = !cli_compute_wanted(&run->compute);
-    if (memory && run->n_servers == 0 && cli_memserver_find(run->memserver, sizeof run->memserver) != 0)
+    if (run->far && run->n_servers == 0 && cli_memserver_find(run->memserver, sizeof run->memserver) != 0)
         return cli_fail(CLI_EXIT_FAILED, "no memory server at %s to embed; build or install endgame, or name a running one "
                                          "with --memserver",
                         run->memserver);
@@ -215,8 +220,7 @@ static int check(struct run *run)
     const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
     if (missing)
         return cli_fail(CLI_EXIT_FAILED, "%s; 'endgame doctor' says more", missing);
-    if (!memory)
-        return cli_compute_check(&run->compute);
+    status = cli_compute_check(&run->compute);
     for (int i = 0; i < run->n_servers && !status; i++) {
         status = check_server(&run->servers[i]);
         if (status || run->servers[i].kind != EG_ADDR_RDMA)
@@ -250,20 +254,12 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
 {
     struct cli_pool pool;
     struct cli_keeper keeper;
-    bool compute = cli_compute_wanted(&run->compute);
-    struct cli_embedded embedded = {.what = "memory server", .option = "--memserver", .daemon = run->memserver};
-    if (compute)
-        embedded = (struct cli_embedded){.what = "compute node",
-                                         .option = "--compute",
-                                         .daemon = run->compute.daemon,
-                                         .n = run->compute.n_embedded,
-                                         .compute = true};
-    else
-        embedded.n = run->n_servers == 0;
+    struct cli_embedded embedded = {.daemon = {run->memserver, run->compute.daemon},
+                                    .n = {run->far && run->n_servers == 0, run->compute.n_embedded}};
     int status = cli_pool_create(run->budget_bytes, run->engine, run->library, &pool);
     if (status)
         return status;
-    if (!compute && embedded.n && (status = embedded_address(&pool, &run->servers[run->n_servers++])) != 0)
+    if (embedded.n[CLI_EMBEDDED_MEMORY] && (status = embedded_address(&pool, &run->servers[run->n_servers++])) != 0)
         goto no_keeper;
     for (int i = 0; i < run->n_servers; i++)
         cli_pool_add_server(&pool, &run->servers[i]);
@@ -272,7 +268,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     if (status)
         goto no_keeper;
 
-    if (compute && (status = cli_compute_publish(&run->compute, &pool)) != 0) {
+    if (cli_compute_wanted(&run->compute) && (status = cli_compute_publish(&run->compute, &pool)) != 0) {
         cli_keeper_finish(&keeper, &pool);
         cli_pool_close(&pool);
         return status;
@@ -294,7 +290,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
         char said[512];
         cli_keeper_server_said(&keeper, said, sizeof said);
         if (*said)
-            cli_warn("the embedded %s's last words: %s", embedded.what, said);
+            cli_warn("the embedded %s's last words: %s", cli_embedded_what(&embedded), said);
     }
     cli_keeper_finish(&keeper, &pool);
     cli_child_end_like(wait_status);

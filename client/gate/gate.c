@@ -127,7 +127,11 @@ static long with_nodes(struct eg_gate_frame *f, uint64_t mask)
             return ret;
         }
         case EG_CLONES_REFUSED: return -ENOMEM;
-        case EG_CLONES_IN_PLACE: f->pass = 1; return 0;
+        case EG_CLONES_IN_PLACE:
+            if (eg_home.far)
+                eg_cap_spawn(CLONE_FLAG_VM, 0);
+            f->pass = 1;
+            return 0;
         }
         return -ENOMEM;
     default: return eg_home_memory(f->nr, a);
@@ -157,20 +161,13 @@ static long slow(struct eg_gate_frame *f)
     if (eg_home.on && f->nr != NR_dup2 && f->nr != NR_dup3 && f->nr != NR_close_range)
         return with_nodes(f, mask);
     switch (f->nr) {
-    case NR_mmap: return eg_cap_mmap(a[0], a[1], a[2], a[3], a[4], a[5]);
-    case NR_munmap: return eg_cap_munmap(a[0], a[1]);
-    case NR_mremap: return eg_cap_mremap(a[0], a[1], a[2], a[3], a[4]);
-    case NR_mprotect: return eg_cap_mprotect(a[0], a[1], a[2]);
-    case NR_madvise: return eg_cap_madvise(a[0], a[1], a[2]);
-    case NR_brk: return eg_cap_brk(a[0]);
-    case NR_pkey_mprotect: {
-        /* First as it is: only a success may open PROT_NONE memory, and that is what mprotect tells the pager. */
-        long ret = eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
-        if (ret)
-            return ret;
-        ret = eg_cap_mprotect(a[0], a[1], a[2]);
-        return ret ? ret : eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
-    }
+    case NR_mmap:
+    case NR_munmap:
+    case NR_mremap:
+    case NR_mprotect:
+    case NR_madvise:
+    case NR_brk:
+    case NR_pkey_mprotect: return eg_cap_memory(f->nr, a);
     case NR_clone:
     case NR_clone3:
     case NR_vfork:

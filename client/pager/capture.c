@@ -424,3 +424,26 @@ long eg_cap_madvise(long addr, long len, long advice)
         eg_cap_discard(start, end);
     return eg_cap_leave(ret);
 }
+
+/* --- by number ------------------------------------------------------------------------------------------------------------ */
+
+long eg_cap_memory(long nr, const long a[6])
+{
+    switch (nr) {
+    case SYS_mmap: return eg_cap_mmap(a[0], a[1], a[2], a[3], a[4], a[5]);
+    case SYS_munmap: return eg_cap_munmap(a[0], a[1]);
+    case SYS_mremap: return eg_cap_mremap(a[0], a[1], a[2], a[3], a[4]);
+    case SYS_mprotect: return eg_cap_mprotect(a[0], a[1], a[2]);
+    case SYS_madvise: return eg_cap_madvise(a[0], a[1], a[2]);
+    case SYS_brk: return eg_cap_brk(a[0]);
+    case SYS_pkey_mprotect: {
+        /* First as it is: only a success may open PROT_NONE memory, and that is what mprotect tells the pager. */
+        long ret = eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
+        if (ret)
+            return ret;
+        ret = eg_cap_mprotect(a[0], a[1], a[2]);
+        return ret ? ret : eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
+    }
+    default: return eg_syscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    }
+}

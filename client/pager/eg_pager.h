@@ -133,8 +133,11 @@ struct eg_rt {
     int fd_floor;            /* the runtime's descriptors are at or above this */
     char pool_path[128];
     uint64_t features;       /* UFFD_FEATURE_*, of those granted */
-    uint8_t active;          /* the pager's thread runs */
-    uint8_t on_pager;        /* the lock's holder is the pager's thread */
+    uint8_t active;          /* the pager is at work: by its own thread, or by whoever serves */
+    uint8_t on_pager;        /* the lock's holder is the pager's thread, or who serves in its place */
+    uint8_t served;          /* another part of the runtime reads the faults and makes the pager's turns */
+    void (*successor)(void); /* the pager's thread goes on there, and never comes back */
+    int (*keeps)(uint64_t page); /* must the page stay as it is just now, here or not here? Context: lock held */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
@@ -309,6 +312,14 @@ int eg_slot_find(uint64_t page);
 int eg_pager_activate(void);
 /* eg_thread_start - a thread of the runtime's: no TLS, signals as the caller has them; fn never returns. Returns: its number, -errno. */
 long eg_thread_start(void *stack_top, void (*fn)(void));
+/* For whoever serves (eg_rt.served). Context: lock held, on_pager set.
+ * eg_pager_fault: a fault in an armed block. eg_pager_turn: completions and eviction; worked: faults were served just now. Returns: 1 while there is more
+ * to do. eg_pager_links: the descriptors that may have something (no lock needed). Returns: how many, at most 2 * EG_POOL_SERVERS. */
+struct uffd_msg;
+struct pollfd;
+void eg_pager_fault(const struct uffd_msg *m, uint64_t now_ns);
+int eg_pager_turn(int worked);
+uint32_t eg_pager_links(struct pollfd *ret_polls);
 /* eg_pager_collect - collect completions. Context: lock held. Returns: 0 when something is under way and nothing came. */
 int eg_pager_collect(void);
 /* eg_pager_poll - the same for whoever waits for one: when nothing comes, the processor is given away for a moment. */
@@ -336,6 +347,8 @@ long eg_cap_mremap(long old, long old_len, long new_len, long flags, long new_ad
 long eg_cap_mprotect(long addr, long len, long prot);
 long eg_cap_madvise(long addr, long len, long advice);
 long eg_cap_brk(long addr);
+/* eg_cap_memory - any of the six, or pkey_mprotect, by number. */
+long eg_cap_memory(long nr, const long arg[6]);
 long eg_cap_fork(long nr, const long arg[6]);
 /* eg_cap_spawn - a thread or a vfork child is about to be made; tls: its thread pointer (0: none). */
 void eg_cap_spawn(long flags, long tls);

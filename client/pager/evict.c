@@ -512,7 +512,7 @@ static int stuck(void)
 
 static int kept(uint64_t page)
 {
-    return page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT;
+    return (page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT) || (eg_rt.keeps && eg_rt.keeps(page));
 }
 
 uint64_t eg_evict(uint64_t n)

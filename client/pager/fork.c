@@ -47,7 +47,9 @@ void eg_cap_child_start(int was_active, int drop)
             eg_sys1(SYS_close, *fds[i]);
         *fds[i] = -1;
     }
-    rt->active = 0;
+    rt->active = rt->served = 0;
+    rt->successor = NULL;
+    rt->keeps = NULL;
     rt->pool_fd = eg_fd_high(pool);
     rt->inherited = rt->committed;
     rt->foreign = 0;

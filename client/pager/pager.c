@@ -197,11 +197,10 @@ static void links_arm(void)
     }
 }
 
-/* Sleeps until a link has something, or one of the first n descriptors of p, which has room for the links behind them. The pager's
- * thread does so without the lock: a session that is just being opened or lost may be seen half-way, and is looked at
- * again soon. */
-static void links_sleep(struct pollfd *p, uint32_t n, struct timespec limit)
+/* Without the lock: a session that is just being opened or lost may be seen half-way, and is looked at again soon. */
+uint32_t eg_pager_links(struct pollfd *p)
 {
+    uint32_t n = 0;
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         struct eg_server *s = &eg_rt.server[i];
         if (s->dead || s->control_fd < 0)
@@ -212,6 +211,13 @@ static void links_sleep(struct pollfd *p, uint32_t n, struct timespec limit)
         if (ops && ops != &eg_transport_shm && (!ops->arm || s->link.outstanding))
             p[n++] = (struct pollfd){.fd = s->link.fd, .events = (short)(POLLIN | (s->link.want_write ? POLLOUT : 0))};
     }
+    return n;
+}
+
+/* Sleeps until a link has something, or one of the first n descriptors of p, which has room for the links behind them. */
+static void links_sleep(struct pollfd *p, uint32_t n, struct timespec limit)
+{
+    n += eg_pager_links(p + n);
     eg_sys5(SYS_ppoll, p, n, &limit, 0, 8);
 }
 
@@ -254,7 +260,7 @@ static int admit(struct eg_block *b)
 {
     struct eg_range part;
     uint64_t start = eg_block_addr(b), end = start + EG_BLOCK_BYTES;
-    if (b->n_resident || b->n_copied || b->n_busy || b->n_fresh < ADMIT_MIN_PAGES || eg_rt.budget < 4 * EG_BLOCK_PAGES)
+    if (eg_rt.served || b->n_resident || b->n_copied || b->n_busy || b->n_fresh < ADMIT_MIN_PAGES || eg_rt.budget < 4 * EG_BLOCK_PAGES)
         return 0;
     eg_evict_room(b->n_fresh);
     if (eg_account_total() + b->n_fresh > eg_rt.budget)
@@ -277,7 +283,8 @@ static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
         return;
     uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, addr >> EG_PAGE_SHIFT, tid, ++eg_rt.clock, ZERO_AHEAD_MAX,
                                      1, &stride, &hits);
-    while (stride == 1 && n <= ahead && i + n < EG_BLOCK_PAGES && eg_page_state(b, i + n) == EG_P_FRESH)
+    while (stride == 1 && n <= ahead && i + n < EG_BLOCK_PAGES && eg_page_state(b, i + n) == EG_P_FRESH &&
+           !(eg_rt.keeps && eg_rt.keeps((addr >> EG_PAGE_SHIFT) + n)))
         n++;
     eg_evict_room(n);
     EG_COUNT(faults_zero, 1);
@@ -300,7 +307,7 @@ static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
     }
 }
 
-static void fault(const struct uffd_msg *m, uint64_t now)
+void eg_pager_fault(const struct uffd_msg *m, uint64_t now)
 {
     uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), end = addr + EG_PAGE_BYTES;
     int wp = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
@@ -392,6 +399,18 @@ static int background(void)
     return eg_evict(SLICE_PAGES) != 0;
 }
 
+int eg_pager_turn(int worked)
+{
+    int more = eg_rt.outstanding || over() || __atomic_load_n(&eg_rt.row->want_evict_pages, __ATOMIC_RELAXED);
+    if (!worked && !more)
+        return 0;
+    eg_pager_collect();
+    if (!worked || over())
+        more = background();
+    eg_account_sync();
+    return more || eg_rt.outstanding;
+}
+
 static void pager_sleep(struct timespec limit)
 {
     struct pollfd p[2 + 2 * EG_POOL_SERVERS];
@@ -425,6 +444,9 @@ static void pager_main(void)
     eg_sys3(SYS_sched_setaffinity, 0, sizeof eg_rt.affinity, eg_rt.affinity);
     uint64_t last = eg_sys_now_ns(), gap = SPIN_NS, check = last;
     for (;;) {
+        void (*successor)(void) = __atomic_load_n(&eg_rt.successor, __ATOMIC_ACQUIRE);
+        if (successor)
+            successor();
         __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
         int uffd = __atomic_load_n(&eg_rt.uffd, __ATOMIC_RELAXED);
         long got = eg_sys3(SYS_read, uffd, m, sizeof m);
@@ -439,11 +461,8 @@ static void pager_main(void)
             uint64_t now = eg_sys_now_ns();
             for (long k = 0; k < got / (long)sizeof *m; k++)
                 if (m[k].event == UFFD_EVENT_PAGEFAULT)
-                    fault(&m[k], now);
-            eg_pager_collect();
-            if (!work || over())
-                more = background();
-            eg_account_sync();
+                    eg_pager_fault(&m[k], now);
+            more = eg_pager_turn(work);
             pager_unlock();
         }
         if (!work && !more && !eg_rt.outstanding) {
@@ -528,7 +547,7 @@ int eg_pager_activate(void)
     if (rt->foreign)
         return -EAGAIN;
     int rc = setup_memory();
-    if (!rc)
+    if (!rc && rt->uffd < 0)
         rc = eg_uffd_open();
     if (rc)
         return rc;
@@ -538,12 +557,16 @@ int eg_pager_activate(void)
         rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (rt->mem_fd < 0)
         rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0));
-    rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : eg_account_listen();
+    rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : rt->wake_fd < 0 ? eg_account_listen() : 0;
     if (!rc)
         rc = eg_evict_settle();
     if (rc)
         return rc;
     eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, "handler");
+    if (rt->served) {
+        rt->active = 1;
+        return 0;
+    }
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
     /* The top of a page-aligned stack, less one word: the ABI's alignment at a call. */
     long tid = eg_thread_start((char *)rt->pager_stack + STACK_BYTES, pager_main);

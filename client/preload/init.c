@@ -186,6 +186,7 @@ static void nodes_init(void)
 {
     int seen = 0;
     eg_home.on = 1;
+    eg_home.far = eg_rt.n_servers > 0;
     eg_gate_nodes = 1;
     void *hole = mmap((void *)EG_WORKER_START, EG_WORKER_END - EG_WORKER_START, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
@@ -293,7 +294,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     }
     if (eg_home.on)
         eg_home_convert_all(); /* last: the text is patched, the tables are made */
-    else
+    if (!eg_home.on || eg_home.far)
         dl_iterate_phdr(adopt_object, NULL);
 }
 

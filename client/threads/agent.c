@@ -1,5 +1,6 @@
 /* agent.c - home's agent: one thread that owns the directory, the coherence streams, and the faults of home's own threads on memory that
- * workers have touched. It waits for nobody, and reads only pages that the kernel says are here. */
+ * workers have touched. It reads only pages that the kernel says are here, and waits for nobody but, for a moment, for room in the stream of a
+ * thread that reads it. With far memory it does the pager's work, too: one thread reads the faults. */
 #include "client/threads/eg_home.h"
 
 #include "client/pager/eg_capture.h"
@@ -30,7 +31,7 @@
 struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1};
 uint32_t eg_where[1024] __attribute__((aligned(4096)));
 
-static struct pollfd polls[2 + EG_HOME_NODES];
+static struct pollfd polls[2 + EG_HOME_NODES + 2 * EG_POOL_SERVERS];
 
 /* --- the chunks of the directory ------------------------------------------------------------------------------------------------ */
 
@@ -105,7 +106,8 @@ static uint8_t *node_room(uint32_t k, uint64_t bytes)
 
 static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned slot, uint32_t n, uint64_t addr)
 {
-    struct eg_co m = {.type = (uint8_t)type, .flags = (uint8_t)flags, .slot = (uint16_t)slot, .n = n, .addr = addr};
+    struct eg_co m = {.type = (uint8_t)type, .flags = (uint8_t)flags, .slot = (uint16_t)slot, .n = n, .addr = addr,
+                      .number = eg_home.node[k]->n_granted};
     if (eg_home.node[k]->alive)
         memcpy(node_room(k, sizeof m), &m, sizeof m);
 }
@@ -138,7 +140,7 @@ static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *dat
     if (fd < 0)
         eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
     cost_note(t, k, slot);
-    m.slot = ++n->n_granted;
+    m.number = ++n->n_granted;
     m.flags |= eg_home.loaded && !(n->config->flags & EG_HELLO_OTHER_CLOCK) ? EG_CO_F_LOADED : 0;
     while (n->alive && message.msg_iovlen) {
         long sent = eg_sys3(SYS_sendmsg, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -172,7 +174,84 @@ static void deny(uint32_t k, unsigned slot, uint64_t addr)
     slot_send(k, slot, (struct eg_co){.type = EG_CO_DENY, .n = 1, .addr = addr}, NULL, 0);
 }
 
-/* What the directory decides is gathered, run by run, and done at once: the state has changed, and nobody else looks before it is done. */
+/* --- far memory: what the pager knows of home's copy ---------------------------------------------------------------------------------- */
+
+/* Everything here has the pager's lock (agent_main). Returns: the block, if the pager looks after this page; else the page is here, or nowhere. */
+static struct eg_block *far_block(uint64_t addr, uint32_t *ret_i)
+{
+    if (!eg_home.far || !eg_rt.active || !eg_block_armed(addr >> EG_BLOCK_SHIFT))
+        return NULL;
+    struct eg_block *b = eg_block_get(addr >> EG_BLOCK_SHIFT);
+    if (!b)
+        eg_die("no memory for the pager's own tables", NULL, 0);
+    *ret_i = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
+    return eg_page_state(b, *ret_i) == EG_P_NONE ? NULL : b;
+}
+
+/* Is the content on a memory server, or on its way? */
+static int far_away(uint64_t addr)
+{
+    uint32_t i;
+    struct eg_block *b = far_block(addr, &i);
+    enum eg_page_state state = b ? eg_page_state(b, i) : EG_P_NONE;
+    return state == EG_P_REMOTE || state == EG_P_FETCHING || state == EG_P_INFLIGHT || (state == EG_P_CLEAN && !eg_page_present(addr));
+}
+
+/* The page comes home, if it is on a server. */
+static void far_bring(uint64_t addr)
+{
+    uint32_t i;
+    struct eg_block *b = far_block(addr, &i);
+    if (!b || !far_away(addr))
+        return;
+    eg_pager_quiesce(addr, addr + EG_PAGE_BYTES);
+    if (eg_page_state(b, i) == EG_P_CLEAN && !eg_page_present(addr))
+        eg_page_set(b, i, EG_P_REMOTE); /* discarded past the gate: the server still has it */
+    eg_fetch_range(addr, addr + EG_PAGE_BYTES);
+}
+
+/* Home's copies have gone to a worker. */
+static void far_gone(uint64_t addr, uint32_t n)
+{
+    uint32_t i;
+    for (; n; n--, addr += EG_PAGE_BYTES) {
+        struct eg_block *b = far_block(addr, &i);
+        if (b && eg_page_state(b, i) > EG_P_FRESH) {
+            eg_page_set(b, i, EG_P_FRESH);
+            eg_block_slab_gone(b);
+        }
+    }
+}
+
+/* They came back, or may be written here: the server's copy is not good any more. */
+static void far_dirty(uint64_t addr, uint32_t n)
+{
+    uint32_t i;
+    for (; n; n--, addr += EG_PAGE_BYTES) {
+        struct eg_block *b = far_block(addr, &i);
+        if (!b)
+            continue;
+        eg_page_set(b, i, EG_P_DIRTY);
+        b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
+        eg_queue_push(b, i);
+    }
+}
+
+/* Context: whoever evicts. A page that workers share stays until they have given it up; asked for by far_reclaim. */
+static int far_keeps(uint64_t page)
+{
+    struct eg_dir_chunk *c = chunk_find(page * EG_PAGE_BYTES);
+    const struct eg_dir_page *p = c ? page_of(c, page * EG_PAGE_BYTES) : NULL;
+    if (!p || p->state == EG_DIR_HOME)
+        return 0;
+    if (p->state == EG_DIR_SHARED && eg_home.n_reclaim < EG_RECLAIMS)
+        eg_home.reclaim[eg_home.n_reclaim++] = page;
+    return 1;
+}
+
+/* --- what the directory decides ------------------------------------------------------------------------------------------------------------ */
+
+/* It is gathered, run by run, and done at once: the state has changed, and nobody else looks before it is done. */
 
 /* Content that comes and is to be home's. */
 static struct {
@@ -188,10 +267,14 @@ static void stores_do(void)
     uint64_t bytes = (uint64_t)stores.n * EG_PAGE_BYTES;
     if (!stores.n)
         return;
+    uint32_t n = stores.n;
+    if (eg_home.far && eg_rt.active)
+        eg_evict_room(n);
     int rc = eg_uffd_copy(stores.addr, stores.data, bytes, !stores.write);
     if (rc)
         eg_die("cannot put a page back that was on a compute node", NULL, 0);
-    EG_COUNT(pages_coherent_fetched, stores.n);
+    EG_COUNT(pages_coherent_fetched, n);
+    far_dirty(stores.addr, n);
     stores.n = 0;
 }
 
@@ -230,6 +313,8 @@ static void batch_do(void)
         }
         eg_sys3(SYS_madvise, batch.addr, bytes, MADV_DONTNEED);
     }
+    if (batch.flags & EG_CO_F_EXCLUSIVE && !batch.data)
+        far_gone(batch.addr, batch.n);
     if (batch.slot != EG_SLOT_NOBODY) {
         slot_send(batch.node, batch.slot, m, data, payload ? bytes : 0);
     } else {
@@ -271,7 +356,7 @@ static void recalls_do(void)
 {
     batch_do();
     if (recalls.n)
-        node_say(recalls.node, recalls.type, recalls.flags, eg_home.node[recalls.node]->n_granted, recalls.n, recalls.addr);
+        node_say(recalls.node, recalls.type, recalls.flags, EG_SLOT_NOBODY, recalls.n, recalls.addr);
     recalls.n = 0;
 }
 
@@ -312,9 +397,13 @@ static void home_granted(uint64_t addr, unsigned slot, int write)
         stores_do();
         stored = 0;
     }
+    if (slot == EG_SLOT_RECLAIM)
+        return; /* protected as it is: whoever writes it tells the pager */
     if (!stored) { /* what is stored wakes them by itself */
-        if (write)
+        if (write) {
+            far_dirty(addr, 1);
             eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
+        }
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
     }
     if (slot == EG_SLOT_FREEZE)
@@ -430,6 +519,8 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     static uint8_t buf[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
     uint64_t n = (area->end - addr) / EG_PAGE_BYTES;
     n = n > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : n;
+    if (!area->file)
+        far_bring(addr);
     if (!area->file) { /* what is not here may be registered, and we would wait for ourselves: only what is, or one page of zeros */
         uint64_t here = present(addr, (uint32_t)n);
         memset(buf, 0, EG_PAGE_BYTES);
@@ -557,6 +648,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
     uint64_t room = (end - addr) / EG_PAGE_BYTES;
+    far_bring(addr);
     uint64_t here = present(addr, room > ZERO_AHEAD ? ZERO_AHEAD > n ? ZERO_AHEAD : n : (uint32_t)room);
     absent = !(here & 1);
     if (absent && n < ZERO_AHEAD) /* fresh memory: its neighbours will be wanted */
@@ -564,7 +656,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     for (uint32_t i = 0; i < n; i++) {
         uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
         p = page_of(c, at);
-        if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i)))
+        if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i) || far_away(at)))
             break;
         dir_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
     }
@@ -664,7 +756,10 @@ static void home_fault(const struct uffd_msg *m)
             h->until_ns = now_ns + HOLD_MORE_NS;
     }
     if (!p || p->state == EG_DIR_HOME) {
-        if (wp)
+        uint32_t i;
+        if (far_block(addr, &i))
+            eg_pager_fault(m, now_ns);
+        else if (wp)
             eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
         else
             home_zero(c, addr);
@@ -729,7 +824,7 @@ static void freeze_drop(void)
         for (uint64_t at = eg_home.freeze_lo, n; eg_home.node[k]->alive && at < hi; at += n * EG_PAGE_BYTES) {
             n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
             eg_home.pending++;
-            node_say(k, EG_CO_DROP, 0, eg_home.node[k]->n_granted, (uint32_t)n, at);
+            node_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
         }
 }
 
@@ -834,14 +929,53 @@ static void load_look(void)
     eg_home.loaded = running > eg_home.n_processors;
 }
 
+/* Shared pages that the pager would like to see gone: the workers give them up, and they are home's alone. */
+static int reclaim_turn(void)
+{
+    uint32_t n = eg_home.n_reclaim;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t page = eg_home.reclaim[i];
+        struct eg_dir_chunk *c = chunk_find(page * EG_PAGE_BYTES);
+        struct eg_dir_page *p = c ? page_of(c, page * EG_PAGE_BYTES) : NULL;
+        if (p && p->state == EG_DIR_SHARED && !p->line)
+            dir_ask(p, page, EG_DIR_AT_HOME, EG_SLOT_RECLAIM, 1);
+    }
+    eg_home.n_reclaim = 0;
+    return n > 0;
+}
+
+static void agent_lock(void)
+{
+    if (!eg_home.far)
+        return;
+    while (__atomic_load_n(&eg_rt.lock.waiters, __ATOMIC_RELAXED) && eg_rt.lock.word == 0)
+        eg_sys0(SYS_sched_yield); /* a program's memory call goes first */
+    eg_lock_take(&eg_rt.lock);
+    eg_rt.on_pager = 1;
+}
+
+static void agent_unlock(void)
+{
+    if (!eg_home.far)
+        return;
+    eg_rt.on_pager = 0;
+    eg_lock_give(&eg_rt.lock);
+}
+
 static void agent_main(void)
 {
     struct uffd_msg m[EVENTS];
     struct eg_spin spin = {0};
+    struct sched_param other = {0};
+    /* Not the policy and the processors of whichever thread happened to start it. */
+    eg_sys3(SYS_sched_setscheduler, 0, SCHED_OTHER, &other);
+    eg_sys3(SYS_sched_setaffinity, 0, sizeof eg_rt.affinity, eg_rt.affinity);
     eg_sys_slice(SLICE_NS);
     for (;;) {
         now_ns = eg_sys_now_ns();
         int work = 0;
+        __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
+        agent_lock();
         long got = eg_sys3(SYS_read, eg_rt.uffd, m, sizeof m);
         for (long k = 0; k < got / (long)sizeof *m; k++)
             if (m[k].event == UFFD_EVENT_PAGEFAULT) {
@@ -853,10 +987,14 @@ static void agent_main(void)
         work |= request_turn();
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
         kicks_turn();
+        int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | reclaim_turn() : 0;
         recalls_do();
         for (uint32_t k = 0; k < eg_home.n_nodes; k++)
             node_flush(k);
-        if (work) {
+        if (more && !work && eg_rt.outstanding)
+            eg_pager_poll(); /* gives the processor away when nothing has come for a while */
+        agent_unlock();
+        if (work || more) {
             spin.begun_ns = 0;
             load_look();
             continue;
@@ -866,10 +1004,16 @@ static void agent_main(void)
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
         uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
         if (!((r == EG_REQ_FREEZE && !eg_home.pending) || r == EG_REQ_THAW || __atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST))) {
-            uint64_t drain;
+            uint8_t drain[16];
             uint32_t n = 0;
             polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
             polls[n++] = (struct pollfd){.fd = eg_rt.wake_fd, .events = POLLIN};
+            if (eg_home.far && eg_rt.active) {
+                agent_lock();
+                eg_session_check();
+                agent_unlock();
+                n += eg_pager_links(polls + n);
+            }
             for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
                 const struct eg_node *node = eg_home.node[k];
                 if (node->alive)
@@ -880,7 +1024,8 @@ static void agent_main(void)
             struct timespec wait = {.tv_sec = (long)(wait_ns / 1000000000u), .tv_nsec = (long)(wait_ns % 1000000000u)};
             eg_sys5(SYS_ppoll, polls, n, due ? &wait : NULL, 0, 8);
             if (polls[1].revents)
-                eg_sys3(SYS_read, eg_rt.wake_fd, &drain, sizeof drain);
+                while (eg_sys3(SYS_read, eg_rt.wake_fd, drain, sizeof drain) > 0)
+                    ;
         }
         __atomic_store_n(&eg_home.agent_asleep, 0, __ATOMIC_SEQ_CST);
         spin.begun_ns = 0;
@@ -889,9 +1034,8 @@ static void agent_main(void)
 
 void eg_home_wake(void)
 {
-    uint64_t one = 1;
     if (__atomic_load_n(&eg_home.agent_asleep, __ATOMIC_SEQ_CST))
-        eg_sys3(SYS_write, eg_rt.wake_fd, &one, sizeof one);
+        eg_pager_kick();
 }
 
 void eg_home_lost(uint32_t node)
@@ -927,9 +1071,23 @@ static int memory_init(void)
     return 0;
 }
 
+static void *stack;
+
+static long agent_run(struct eg_gate_frame *unused)
+{
+    (void)unused;
+    agent_main();
+    return 0;
+}
+
+/* From the pager's thread: its stack is small. */
+static void agent_succeed(void)
+{
+    eg_gate_call_on((uint8_t *)stack + STACK_BYTES, agent_run, NULL);
+}
+
 int eg_home_activate(void)
 {
-    static void *stack;
     struct eg_home *h = &eg_home;
     if (h->active)
         return 0;
@@ -938,15 +1096,17 @@ int eg_home_activate(void)
     if (rc || (!stack && !(stack = eg_sys_map(STACK_BYTES))))
         return -ENOMEM;
     eg_sys3(SYS_getrandom, &h->process, sizeof h->process, 0);
+    eg_lock_take(&eg_rt.lock); /* the pager may be starting just now */
     if (eg_rt.uffd < 0)
         rc = eg_uffd_open();
     if (!rc && eg_rt.pagemap_fd < 0)
         eg_rt.pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (!rc && eg_rt.wake_fd < 0)
-        eg_rt.wake_fd = eg_fd_high((int)eg_sys2(SYS_eventfd2, 0, O_CLOEXEC | O_NONBLOCK));
+        rc = eg_account_listen();
     if (h->load_fd < 0) /* without it, nobody knows: the threads spin */
         h->load_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/loadavg", O_RDONLY | O_CLOEXEC, 0));
     h->n_processors = eg_sys_processors();
+    eg_lock_give(&eg_rt.lock);
     if (rc || eg_rt.pagemap_fd < 0 || eg_rt.wake_fd < 0)
         return rc ? rc : -EMFILE;
     uint32_t n_alive = 0;
@@ -967,10 +1127,21 @@ int eg_home_activate(void)
     }
     if (!n_alive)
         return -EHOSTUNREACH;
-    long tid = eg_thread_start((uint8_t *)stack + STACK_BYTES, agent_main);
+    /* One thread reads the faults: the pager's becomes the agent, or the agent does the pager's work, too, once there is some. */
+    long tid = 0;
+    eg_lock_take(&eg_rt.lock);
+    eg_rt.keeps = h->far ? far_keeps : NULL;
+    eg_rt.served = 1;
+    if (eg_rt.active) {
+        __atomic_store_n(&eg_rt.successor, agent_succeed, __ATOMIC_RELEASE);
+        eg_pager_kick();
+    } else {
+        tid = eg_thread_start((uint8_t *)stack + STACK_BYTES, agent_main);
+    }
+    eg_rt.served = !eg_sys_failed(tid);
+    eg_lock_give(&eg_rt.lock);
     if (eg_sys_failed(tid))
         return (int)tid;
-    h->agent_tid = (uint32_t)tid;
     __atomic_store_n(&h->active, 1, __ATOMIC_SEQ_CST);
     return 0;
 }
@@ -1017,6 +1188,9 @@ void eg_home_child(void)
     if (h->maps_fd >= 0)
         eg_sys1(SYS_close, h->maps_fd);
     h->maps_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0));
+    h->n_reclaim = 0;
+    if (h->far)
+        return; /* the pager has done the rest */
     eg_cap_child_start(0, 0);
     eg_rt.lock = (struct eg_lock){0};
 }

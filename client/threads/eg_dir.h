@@ -7,9 +7,9 @@
  * The protocol is EG_DIR_TABLE below, and nothing else: dir.c looks its rows up, tests/model/directory.pml is checked with Spin,
  * and tests/unit/client_dir.c runs random schedules of it against a reference. Change them together.
  *
- * Order: each worker's messages travel on one stream in each direction, so a recall never overtakes the grant before it. An
- * invalidation that meets a request of the same worker on its way is answered first (the copy goes); the request, when its turn comes, finds
- * the worker no sharer any more and is granted with data. */
+ * Order: a recall never takes effect before the grants that were sent before it (eg_threads.h says how), and a page is granted only after the
+ * answer to a recall. An invalidation that meets a request of the same worker on its way is answered first (the copy goes); the request, when
+ * its turn comes, finds the worker no sharer any more and is granted with data. */
 #ifndef EG_DIR_H
 #define EG_DIR_H
 

@@ -21,6 +21,8 @@
 #define EG_THREAD_BYTES (96ul << 10) /* the struct, then the proxy's stack */
 #define EG_SLOT_NOBODY 0xffffu
 #define EG_SLOT_FREEZE 0xfffeu /* of home: a memory call waits for the page */
+#define EG_SLOT_RECLAIM 0xfffdu /* of home: the page is to leave for a memory server */
+#define EG_RECLAIMS 256u
 #define EG_PARKED 8192u
 
 /* A thread's stream that no thread uses just now. */
@@ -40,7 +42,7 @@ struct eg_node {
     struct eg_stream_free free[EG_THREADS];
     uint32_t n_free;
     struct eg_thread *slot[EG_THREADS]; /* who has the worker's slot now, or had it last */
-    uint16_t n_granted;      /* messages to threads that wait for pages, modulo 2^16 */
+    uint32_t n_granted;      /* messages to threads that wait for pages, modulo 2^32 */
 };
 
 enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
@@ -98,8 +100,8 @@ enum { EG_REQ_NONE = 0, EG_REQ_FREEZE = 1, EG_REQ_FROZEN = 2, EG_REQ_THAW = 3 };
 
 struct eg_home {
     uint8_t on;        /* this run has compute nodes */
+    uint8_t far;       /* and memory servers */
     uint8_t active;    /* the agent runs */
-    uint32_t agent_tid;
     struct eg_lock start_lock, memory_lock;
     struct eg_node *node[EG_HOME_NODES];
     uint32_t n_nodes, next_node;
@@ -123,6 +125,8 @@ struct eg_home {
     uint32_t n_parked;
     struct eg_thread **unused;
     uint32_t agent_asleep;
+    uint64_t reclaim[EG_RECLAIMS]; /* pages that are shared and should leave; under the pager's lock */
+    uint32_t n_reclaim;
 
     /* A memory call's request, under memory_lock. */
     uint32_t request; /* futex, EG_REQ_* */

@@ -300,7 +300,7 @@ long eg_home_memory(long nr, const long arg[6])
     int frozen = affected(nr, a, &lo, &hi) && eg_home.active && lo < EG_USER_END;
     if (frozen)
         freeze(lo, hi);
-    long ret = raw(nr, a);
+    long ret = eg_home.far ? eg_cap_memory(nr, a) : raw(nr, a);
     if (nr == SYS_brk)
         eg_rt.heap_end = (uint64_t)ret;
     /* A library that is loaded later: its data, too. The loader alone says MAP_DENYWRITE (no effect for 20 years); other private mappings of
@@ -348,7 +348,7 @@ long eg_home_fork(long nr, const long arg[6])
     int active = eg_home.active;
     if (active)
         freeze(0, EG_USER_END);
-    long ret = raw(nr, arg);
+    long ret = eg_home.far ? eg_cap_fork(nr, arg) : raw(nr, arg);
     if (ret == 0) {
         eg_home_child();
         return 0;

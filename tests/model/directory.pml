@@ -4,13 +4,15 @@
  * protocol can need; and nobody waits for ever: a thread may stop for good after any access, so that one which is never granted
  * is left in a state that is no valid end (Spin's "invalid end state"). Not checked: fairness between threads that never stop. */
 
-/* Threads: home and worker 2 have one each, worker 1 has THREADS. Two: one may ask while the other's request is on its way. */
+/* Threads: home and worker 2 have one each, worker 1 has THREADS. Two: one may ask while the other's request is on its way, and take its
+ * grant while the other's is. */
 #ifndef THREADS
 #define THREADS 2
 #endif
 #define AGENTS 3
 #define AT_HOME 0
 #define SLOTS (THREADS + 2)
+#define NOBODY SLOTS /* the slot of what is read ahead */
 
 /* States, in eg_dir.h's order: from WAIT_ACKS on the page is busy. */
 #define HOME 0
@@ -21,16 +23,25 @@
 #define WAIT_KEPT 5
 #define BUSY (state >= WAIT_ACKS)
 
-mtype = { READ, WRITE, ACK, DATA, GRANT, INVALIDATE, RECALL, RECALL_COPY, NOTHING };
+/* OTHER: a request of worker 1 for another page, of which nothing is known here but that its answer has a number, too. While a page is being
+ * recalled, only such grants are sent: without them, a worker could as well count what its threads have taken, and not look at the numbers. */
+mtype = { READ, WRITE, OTHER, ACK, DATA, GRANT, INVALIDATE, RECALL, RECALL_COPY, NOTHING };
 
 #define NONE 0
 #define MAY_READ 1
 #define MAY_WRITE 2
 
-/* Kind, slot, to write, with content, the content. Of one worker at most its threads' messages and one invalidation, recall or answer
- * to it are under way. */
-chan to[AGENTS] = [THREADS + 1] of { mtype, byte, bit, bit, bit };
+/* enum eg_dir_content */
+#define NO_CONTENT 0
+#define OF_HOME 1
+#define INCOMING 2
+
+/* The coherence streams. To a worker: kind, to write, with content, the content; at most one invalidation or recall of the page is under way,
+ * and before it grants that nobody waits for, to read, then to write. From it: kind, slot, the content; its threads' requests and one answer. */
+chan to[AGENTS] = [3] of { mtype, bit, bit, bit };
 chan from[AGENTS] = [THREADS + 1] of { mtype, byte, bit };
+/* The threads' own streams: the grant that the thread waits for. To write, with content, the content. */
+chan to_thread[SLOTS] = [1] of { bit, bit, bit };
 chan line = [SLOTS] of { byte, byte, mtype };
 
 /* The copies: right and content. `last` is the reference, what was written last. One bit of content is enough: whatever lets a copy go
@@ -38,7 +49,13 @@ chan line = [SLOTS] of { byte, byte, mtype };
 byte right[AGENTS];
 bit value[AGENTS];
 bit last;
-bit granted[SLOTS];
+
+/* Grants on the streams of one worker's threads are numbered. Only their order matters, so that those which are not taken yet are 1 to n_granted
+ * here: when one is taken, the higher numbers fall. `barrier` is the number that goes with the worker's invalidation or recall: of the last
+ * grant before it; it falls with each of those, and at 0 all have been taken. */
+byte number[SLOTS];
+byte n_granted[AGENTS];
+byte barrier[AGENTS];
 
 /* struct eg_dir_page */
 byte state, sharers, owner, for_agent, for_slot;
@@ -58,23 +75,43 @@ inline coherent()
 
 /* --- eg_dir_ops ----------------------------------------------------------------------------------------------------------------- */
 
-inline op_grant(a, s, w, d)
+/* A worker's grant is sent in another step (grant_send), when home's copy has gone: home's threads run in between. */
+inline op_grant(a, s, w, c)
 {
     if
     :: a == AT_HOME ->
         assert(right[0] != NONE);
         right[0] = (w -> MAY_WRITE : MAY_READ);
-        granted[s] = 1
+        to_thread[s]!0, 0, 0
     :: else ->
-        assert(!(d) || (right[0] != NONE && value[0] == last));
-        assert(nfull(to[a]));
-        to[a]!GRANT(s, w, d, value[0]);
+        assert(c != OF_HOME || (right[0] != NONE && value[0] == last));
+        assert(c != INCOMING || right[0] == (w -> NONE : MAY_READ));
+        out_agent = a;
+        out_slot = s;
+        out_write = w;
+        out_data = c != NO_CONTENT;
+        out = (c == NO_CONTENT -> 0 : (c == OF_HOME -> value[0] : content));
         if
         :: w -> right[0] = NONE; value[0] = 0
         :: else
         fi
     fi;
     coherent()
+}
+
+inline grant_send()
+{
+    if
+    :: out_slot == NOBODY ->
+        assert(nfull(to[out_agent]));
+        to[out_agent]!GRANT, out_write, out_data, out
+    :: else ->
+        assert(empty(to_thread[out_slot]) && !number[out_slot]);
+        n_granted[out_agent]++;
+        number[out_slot] = n_granted[out_agent];
+        to_thread[out_slot]!out_write, out_data, out
+    fi;
+    out_agent = AT_HOME; out_slot = 0; out_write = 0; out_data = 0; out = 0
 }
 
 inline op_store(w)
@@ -86,17 +123,18 @@ inline op_store(w)
 
 inline op_send(a, what)
 {
-    assert(nfull(to[a]));
-    to[a]!what(0, 0, 0, 0)
+    assert(nfull(to[a]) && !barrier[a]);
+    barrier[a] = n_granted[a];
+    to[a]!what(0, 0, 0)
 }
 
 /* give() of dir.c. */
-inline give(a, s, d)
+inline give(a, s, c)
 {
     sharers = 0;
     owner = a;
     state = (a == AT_HOME -> HOME : OWNED);
-    op_grant(a, s, 1, d)
+    op_grant(a, s, 1, c)
 }
 
 /* --- the table: one branch for each row ----------------------------------------------------------------------------------------- */
@@ -104,36 +142,44 @@ inline give(a, s, d)
 inline step()
 {
     if
+    :: event == READ && (state == HOME || state == OWNED) && !HOLDS(agent) ->
+        if
+        :: event = WRITE /* the history calls the page migratory */
+        :: skip
+        fi
+    :: else
+    fi;
+    if
     :: BUSY && (event == READ || event == WRITE) -> /* QUEUE */
         assert(nfull(line));
         line!agent, slot, event
     :: state == HOME && event == READ ->
         if
-        :: HOLDS(agent) -> op_grant(agent, slot, 1, 0)
+        :: HOLDS(agent) -> op_grant(agent, slot, 1, NO_CONTENT)
         :: else ->
             assert(right[0] == MAY_WRITE);
             right[0] = MAY_READ; /* protect */
             state = SHARED;
             sharers = sharers | BIT(agent);
-            op_grant(agent, slot, 0, 1)
+            op_grant(agent, slot, 0, OF_HOME)
         fi
     :: state == HOME && event == WRITE ->
         if
-        :: HOLDS(agent) -> op_grant(agent, slot, 1, 0)
-        :: else -> give(agent, slot, 1)
+        :: HOLDS(agent) -> op_grant(agent, slot, 1, NO_CONTENT)
+        :: else -> give(agent, slot, OF_HOME)
         fi
     :: state == SHARED && event == READ ->
         if
-        :: HOLDS(agent) -> op_grant(agent, slot, 0, 0)
+        :: HOLDS(agent) -> op_grant(agent, slot, 0, NO_CONTENT)
         :: else ->
             sharers = sharers | BIT(agent);
-            op_grant(agent, slot, 0, 1)
+            op_grant(agent, slot, 0, OF_HOME)
         fi
     :: state == SHARED && event == WRITE ->
         had_copy = HOLDS(agent);
         sharers = sharers & ~BIT(agent);
         if
-        :: sharers == 0 -> give(agent, slot, !had_copy)
+        :: sharers == 0 -> give(agent, slot, (had_copy -> NO_CONTENT : OF_HOME))
         :: else ->
             for_agent = agent;
             for_slot = slot;
@@ -149,7 +195,7 @@ inline step()
         fi
     :: state == OWNED && (event == READ || event == WRITE) ->
         if
-        :: HOLDS(agent) -> op_grant(agent, slot, 1, 0)
+        :: HOLDS(agent) -> op_grant(agent, slot, 1, NO_CONTENT)
         :: else ->
             for_agent = agent;
             for_slot = slot;
@@ -161,79 +207,144 @@ inline step()
     :: state == WAIT_ACKS && event == ACK ->
         assert(sharers & BIT(agent));
         if
-        :: sharers == BIT(agent) -> give(for_agent, for_slot, !had_copy)
+        :: sharers == BIT(agent) -> give(for_agent, for_slot, (had_copy -> NO_CONTENT : OF_HOME))
         :: else -> sharers = sharers & ~BIT(agent)
         fi
     :: state == WAIT_DATA && event == DATA ->
         assert(owner == agent);
-        op_store(for_agent == AT_HOME);
-        give(for_agent, for_slot, for_agent != AT_HOME)
+        if
+        :: for_agent == AT_HOME -> op_store(1); give(for_agent, for_slot, NO_CONTENT)
+        :: else -> give(for_agent, for_slot, INCOMING) /* PASS_ON */
+        fi
     :: state == WAIT_KEPT && event == DATA ->
         assert(owner == agent);
         op_store(0);
         state = SHARED;
         sharers = BIT(agent) | BIT(for_agent);
-        op_grant(for_agent, for_slot, 0, 1)
+        op_grant(for_agent, for_slot, 0, (for_agent == AT_HOME -> NO_CONTENT : INCOMING))
     :: else -> assert(false) /* -EPROTO: a worker that keeps to the protocol never sees it */
+    fi
+}
+
+/* get() of agent.c: with the page that a thread has asked for, this one may go, too, if the worker would have to ask for it and nobody else
+ * does: at once in the same message (`slot` takes it, then), or by itself. */
+inline ahead()
+{
+    out_agent = agent;
+    out_slot = slot;
+    event = NOTHING;
+    if
+    :: skip
+    :: !BUSY && empty(line) && !(HOLDS(agent) && state != SHARED) ->
+        if
+        :: !HOLDS(agent) -> event = READ
+        :: event = WRITE
+        fi;
+        if
+        :: state == HOME || (state == SHARED && (event == READ || !(sharers & ~BIT(agent)))) -> out_agent = AT_HOME; out_slot = 0
+        :: slot = NOBODY
+        fi
     fi
 }
 
 proctype Home()
 {
-    byte agent, slot;
-    mtype event;
-    bit content, more;
+    byte agent, slot, out_agent, out_slot;
+    mtype event = NOTHING;
+    bit content, out_write, out_data, out;
 end:
-    do
-    :: atomic {
+    atomic {
         if
         :: from[0]?event, slot, content -> agent = 0
         :: from[1]?event, slot, content -> agent = 1
         :: from[2]?event, slot, content -> agent = 2
         fi;
-        more = 1;
-        do
-        :: more ->
-            step();
+        if
+        :: event == OTHER ->
+            ahead();
             if
-            :: !BUSY && nempty(line) -> line?agent, slot, event /* those in line, until one of them begins another transaction */
-            :: BUSY || empty(line) -> more = 0
+            :: out_agent == AT_HOME -> goto turn
+            :: else -> goto sending
             fi
-        :: !more -> break
-        od;
-        agent = 0; slot = 0; event = NOTHING; content = 0
+        :: else
+        fi;
+turn:
+        step();
+        content = 0;
+        event = NOTHING;
+        if
+        :: out_agent == AT_HOME -> goto next
+        :: else
+        fi
     }
-    od
+sending:
+    atomic {
+        grant_send();
+        if
+        :: event != NOTHING -> goto turn
+        :: else
+        fi;
+next:
+        if
+        :: !BUSY && nempty(line) -> line?agent, slot, event; goto turn /* those in line, until one of them begins another transaction */
+        :: BUSY || empty(line)
+        fi;
+        agent = 0; slot = 0;
+        goto end
+    }
 }
 
-/* --- workers: compute/worker.c -------------------------------------------------------------------------------------------------- */
+/* --- workers: compute/worker.c, twin.c ------------------------------------------------------------------------------------------ */
 
-/* The stream of worker `a`. An invalidation or recall may be put off while grants come. */
+/* wk_install, by whoever has read the grant. A right that comes before the copy does, on another thread's stream, is lost. */
+inline install(w, d)
+{
+    if
+    :: d ->
+        assert(right[a] == NONE);
+        right[a] = (w -> MAY_WRITE : MAY_READ);
+        value[a] = content
+    :: !d && w && right[a] != NONE -> right[a] = MAY_WRITE
+    :: else
+    fi;
+    coherent()
+}
+
+/* wk_taken */
+inline taken()
+{
+    byte t;
+    if
+    :: barrier[a] >= number[slot] -> barrier[a]--
+    :: else
+    fi;
+    for (t : 0 .. SLOTS - 1) {
+        if
+        :: a == 1 && t > 1 && number[t] > number[slot] -> number[t]--
+        :: else
+        fi
+    }
+    t = 0;
+    number[slot] = 0;
+    n_granted[a]--
+}
+
+/* The coherence stream of worker `a`. An invalidation or recall waits for the grants before it, and then may be put off. */
 proctype Worker(byte a)
 {
-    mtype what, later = NOTHING;
-    byte slot;
+    mtype later = NOTHING;
     bit w, d, content;
 end:
     do
     :: atomic {
-        to[a]?what, slot, w, d, content ->
-        if
-        :: what == GRANT && d ->
-            assert(right[a] == NONE);
-            right[a] = (w -> MAY_WRITE : MAY_READ);
-            value[a] = content;
-            granted[slot] = 1
-        :: what == GRANT && !d ->
-            assert(right[a] != NONE);
-            right[a] = (w -> MAY_WRITE : right[a]);
-            granted[slot] = 1
-        :: else ->
-            assert(later == NOTHING);
-            later = what
-        fi;
-        coherent();
-        what = NOTHING; slot = 0; w = 0; d = 0; content = 0
+        to[a]?GRANT, w, d, content ->
+        install(w, d);
+        w = 0; d = 0; content = 0
+    }
+    :: atomic {
+        nempty(to[a]) && !to[a]?[GRANT, _, _, _] && barrier[a] == 0 ->
+        assert(later == NOTHING);
+        to[a]?later, _, _, _
     }
     :: atomic {
         later != NOTHING ->
@@ -244,7 +355,7 @@ end:
             from[a]!ACK(0, 0);
             right[a] = NONE
         :: else ->
-            assert(right[a] == MAY_WRITE);
+            assert(right[a] != NONE); /* to write, unless that right was lost */
             from[a]!DATA(0, value[a]);
             right[a] = (later == RECALL_COPY -> MAY_READ : NONE)
         fi;
@@ -261,11 +372,13 @@ end:
 proctype Thread(byte a; byte slot)
 {
     mtype want = NOTHING;
+    bit w, d, content;
 idle:
     atomic {
         if
         :: want = READ
         :: want = WRITE
+        :: a == 1 -> want = OTHER
         :: goto done
         fi;
 try:
@@ -286,8 +399,20 @@ try:
         fi
     }
     atomic {
-        granted[slot] -> granted[slot] = 0;
-        goto try
+        to_thread[slot]?w, d, content ->
+        if
+        :: a == AT_HOME -> goto try
+        :: else
+        fi;
+        install(w, d);
+        w = 0; d = 0; content = 0
+    }
+    atomic {
+        taken();
+        if
+        :: want == OTHER -> want = NOTHING; goto idle
+        :: else -> goto try
+        fi
     }
 done:
     skip

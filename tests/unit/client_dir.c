@@ -22,6 +22,7 @@ struct message {
     unsigned page, slot;
     int write, data, keep;
     uint64_t value;
+    uint16_t number; /* GRANT on a thread's stream: which one; INVALIDATE, RECALL: the last one before */
 };
 
 struct stream {
@@ -30,9 +31,10 @@ struct stream {
 };
 
 struct thread {
-    enum { IDLE, WAITS, RETRIES } state;
+    enum { IDLE, WAITS, HAS, RETRIES } state; /* HAS: its grant is installed, but not counted yet */
     unsigned page;
-    int write;
+    int write, then_write;
+    uint16_t number; /* HAS: the grant's */
 };
 
 struct copy {
@@ -44,6 +46,7 @@ static struct {
     struct random_state random;
     int seed;
     unsigned step, n_agents, n_pages;
+    int updates; /* who reads writes next */
     struct eg_dir dir;
     struct eg_dir_wait wait[EG_DIR_WAITS];
     struct eg_dir_page page[MAX_PAGES];
@@ -51,10 +54,15 @@ static struct {
     uint64_t last[MAX_PAGES]; /* what was written last: the reference */
     struct thread thread[MAX_AGENTS][THREADS];
     struct stream out[MAX_AGENTS], in[MAX_AGENTS]; /* to the worker, and to home; in[0]: home's own faults */
+    struct stream own[MAX_AGENTS][THREADS];        /* to a worker's thread: its grant, and pages read ahead that go with it */
     struct stream later[MAX_AGENTS];               /* what a worker puts off, as compute/worker.c does for a page it needs just now */
+    uint16_t n_sent[MAX_AGENTS], n_taken[MAX_AGENTS]; /* grants on the threads' streams; n_taken: all up to this one */
+    uint8_t early[MAX_AGENTS][1 << 16];            /* taken before one with a lower number */
     uint64_t n_asked, n_granted, n_reads[2], n_writes[2], n_calls; /* [1]: at home */
     unsigned seen[EG_DIR_N_STATES];
     unsigned n_lost, n_bad_acks, n_bad_data; /* accesses whose copy had gone before they could retry; answers that nobody awaited */
+    unsigned n_early, n_barred, n_rights_lost, n_joined; /* orders in which the streams of one worker came */
+    unsigned n_moved; /* reads of workers that were taken for writes */
 } s;
 
 #define must(cond, what)                                                                            \
@@ -81,19 +89,38 @@ static struct message take(struct stream *stream, unsigned i)
     return m;
 }
 
-static void wake(unsigned agent, unsigned slot, unsigned page)
+/* The thread for whom a grant is. */
+static struct thread *waiter(unsigned agent, unsigned slot, unsigned page)
 {
-    if (slot == NOBODY)
-        return;
     must(slot < THREADS, "granted to a thread that does not exist");
     struct thread *t = &s.thread[agent][slot];
     must(t->state == WAITS && t->page == page, "granted to a thread that did not ask");
-    t->state = RETRIES;
+    return t;
 }
 
 /* --- home: what the directory has done ---------------------------------------------------------------------------------------- */
 
 static uint64_t incoming;
+static struct stream *joins; /* where the message is that the next page may go with; NULL: nowhere */
+
+/* As slot_send and batch_do of client/threads/agent.c: on the thread's own stream, what nobody waits for on the coherence stream, or with the
+ * page before it. */
+static void send_grant(unsigned agent, struct message m)
+{
+    if (m.slot != NOBODY) {
+        struct stream *own = &s.own[agent][m.slot];
+        must(!own->n, "a thread is granted twice");
+        m.number = ++s.n_sent[agent];
+        put(own, m);
+        joins = own;
+    } else if (joins && below(2)) {
+        m.number = joins->m[0].number;
+        put(joins, m);
+        s.n_joined++;
+    } else {
+        put(&s.out[agent], m);
+    }
+}
 
 static void op_grant(uint64_t number, unsigned agent, unsigned slot, int write, enum eg_dir_content content)
 {
@@ -104,18 +131,21 @@ static void op_grant(uint64_t number, unsigned agent, unsigned slot, int write, 
     if (agent == EG_DIR_AT_HOME) {
         must(home->right != NONE && home->value == s.last[page], "home is granted what it does not have");
         home->right = write ? MAY_WRITE : MAY_READ;
-        wake(agent, slot, page);
+        if (slot != NOBODY)
+            waiter(agent, slot, page)->state = RETRIES;
         return;
     }
+    if (slot != NOBODY)
+        s.n_moved += write && content != EG_DIR_NO_CONTENT && !waiter(agent, slot, page)->write;
     uint64_t value = content == EG_DIR_INCOMING ? incoming : home->value;
     if (content == EG_DIR_OF_HOME)
         must(home->right != NONE && home->value == s.last[page], "a page is sent that home has no good copy of");
     if (content == EG_DIR_INCOMING)
         must(home->right != MAY_WRITE && value == s.last[page] && (!write || home->right == NONE), "what comes is passed on, and home has a copy");
-    put(&s.out[agent], (struct message){.kind = GRANT, .page = page, .slot = slot, .write = write,
-                                        .data = content != EG_DIR_NO_CONTENT, .value = value});
     if (write)
         *home = (struct copy){.right = NONE, .value = ~0ull};
+    send_grant(agent, (struct message){.kind = GRANT, .page = page, .slot = slot, .write = write,
+                                       .data = content != EG_DIR_NO_CONTENT, .value = value});
 }
 
 static void op_protect(uint64_t number)
@@ -130,14 +160,15 @@ static void op_invalidate(uint64_t number, unsigned agent)
 {
     s.n_calls++;
     must(agent > 0 && agent < s.n_agents, "an invalidation goes to nobody");
-    put(&s.out[agent], (struct message){.kind = INVALIDATE, .page = (unsigned)(number - BASE)});
+    put(&s.out[agent], (struct message){.kind = INVALIDATE, .page = (unsigned)(number - BASE), .number = s.n_sent[agent]});
 }
 
 static void op_recall(uint64_t number, unsigned agent, int keep)
 {
     s.n_calls++;
     must(agent > 0 && agent < s.n_agents, "a recall goes to nobody");
-    put(&s.out[agent], (struct message){.kind = RECALL, .page = (unsigned)(number - BASE), .keep = keep});
+    put(&s.out[agent], (struct message){.kind = RECALL, .page = (unsigned)(number - BASE), .keep = keep,
+                                        .number = s.n_sent[agent]});
 }
 
 static void op_store(uint64_t number, const void *data, int write)
@@ -162,10 +193,11 @@ static void home_turn(unsigned agent)
 {
     struct message m = take(&s.in[agent], 0);
     struct eg_dir_page *p = &s.page[m.page];
+    joins = NULL;
     if (m.kind == ASK) {
         unsigned ahead = (m.page + 1) % s.n_pages;
         ask(agent, m.page, m.slot, m.write);
-        if (!below(8) && ahead != m.page && !eg_dir_busy(&s.page[ahead]))
+        if (below(2) && ahead != m.page && !eg_dir_busy(&s.page[ahead]))
             ask(agent, ahead, NOBODY, m.write);
     } else if (m.kind == ACK) {
         must(eg_dir_ack(&s.dir, p, BASE + m.page, agent) == 0, "an acknowledgement is refused");
@@ -186,31 +218,77 @@ static void give_back(unsigned agent, const struct message *m)
         put(&s.in[agent], (struct message){.kind = ACK, .page = m->page});
         return;
     }
-    must(c->right == MAY_WRITE, "a recall comes to a worker that is not the owner");
+    must(c->right != NONE, "a recall comes to a worker that is not the owner"); /* to write, unless that right was lost */
     c->right = m->keep ? MAY_READ : NONE;
     put(&s.in[agent], (struct message){.kind = DATA, .page = m->page, .value = c->value});
+}
+
+/* Is content for the worker's page under way? */
+static int is_coming(unsigned agent, unsigned page)
+{
+    for (unsigned i = 0; i <= THREADS; i++) {
+        const struct stream *stream = i < THREADS ? &s.own[agent][i] : &s.out[agent];
+        for (unsigned k = 0; k < stream->n; k++)
+            if (stream->m[k].kind == GRANT && stream->m[k].page == page && stream->m[k].data)
+                return 1;
+    }
+    return 0;
+}
+
+/* wk_install of compute/worker.c, by whoever has read the grant. */
+static void install(unsigned agent, const struct message *m)
+{
+    struct copy *c = &s.copy[agent][m->page];
+    if (m->data) {
+        must(c->right == NONE, "content comes to a worker that has a copy");
+        *c = (struct copy){.right = m->write ? MAY_WRITE : MAY_READ, .value = m->value};
+    } else if (c->right == NONE) { /* the right has overtaken the copy, and is lost: who needs it will ask again */
+        must(is_coming(agent, m->page), "a right comes without content to a worker that has no copy");
+        s.n_rights_lost++;
+    } else if (m->write) {
+        c->right = MAY_WRITE;
+    }
+}
+
+/* wk_taken. */
+static void taken(unsigned agent, uint16_t number)
+{
+    uint8_t *early = s.early[agent];
+    s.n_early += number != (uint16_t)(s.n_taken[agent] + 1);
+    early[number] = 1;
+    for (uint16_t next; early[next = (uint16_t)(s.n_taken[agent] + 1)]; s.n_taken[agent] = next)
+        early[next] = 0;
+}
+
+/* grants_wait: whatever comes behind waits, too. */
+static int is_barred(unsigned agent)
+{
+    const struct message *m = &s.out[agent].m[0];
+    return m->kind != GRANT && (int16_t)(uint16_t)(s.n_taken[agent] - m->number) < 0;
 }
 
 static void worker_turn(unsigned agent)
 {
     struct message m = take(&s.out[agent], 0);
-    struct copy *c = &s.copy[agent][m.page];
-    if (m.kind != GRANT) {
-        if (below(4))
-            give_back(agent, &m);
-        else
-            put(&s.later[agent], m);
-        return;
+    if (m.kind == GRANT)
+        install(agent, &m);
+    else if (below(4))
+        give_back(agent, &m);
+    else
+        put(&s.later[agent], m);
+}
+
+/* A thread reads its own stream. */
+static void own_turn(unsigned agent, unsigned slot)
+{
+    struct stream *own = &s.own[agent][slot];
+    struct thread *t = waiter(agent, slot, own->m[0].page);
+    t->number = own->m[0].number;
+    while (own->n) {
+        struct message m = take(own, 0);
+        install(agent, &m);
     }
-    if (m.data) {
-        must(c->right == NONE, "content comes to a worker that has a copy");
-        *c = (struct copy){.right = m.write ? MAY_WRITE : MAY_READ, .value = m.value};
-    } else {
-        must(c->right != NONE, "a right comes without content to a worker that has no copy");
-        if (m.write)
-            c->right = MAY_WRITE;
-    }
-    wake(agent, m.slot, m.page);
+    t->state = HAS;
 }
 
 /* One access of a thread, or its request. */
@@ -223,7 +301,9 @@ static void thread_turn(unsigned agent, unsigned slot)
         if (t->write)
             c->value = ++s.last[t->page];
         (t->write ? s.n_writes : s.n_reads)[agent == 0]++;
-        t->state = IDLE;
+        t->state = t->then_write ? RETRIES : IDLE;
+        t->write |= t->then_write;
+        t->then_write = 0;
         return;
     }
     s.n_lost += t->state == RETRIES;
@@ -272,22 +352,29 @@ static void wrong_answer(void)
 /* One thing that can happen, at random. begin: threads may begin another access. Returns: 0 when nothing can. */
 static int turn(int begin)
 {
-    enum { OUT, IN, LATER, THREAD };
+    enum { OUT, IN, LATER, OWN, THREAD };
     struct { unsigned what, agent, slot; } can[MAX_AGENTS * (3 + THREADS)];
     unsigned n = 0;
     for (unsigned agent = 0; agent < s.n_agents; agent++) {
         struct stream *stream[] = {&s.out[agent], &s.in[agent], &s.later[agent]};
-        for (unsigned i = OUT; i <= LATER; i++)
-            if (stream[i]->n)
+        for (unsigned i = OUT; i <= LATER; i++) {
+            if (i == OUT && stream[i]->n && is_barred(agent))
+                s.n_barred++;
+            else if (stream[i]->n)
                 can[n].what = i, can[n].agent = agent, can[n++].slot = 0;
-        for (unsigned slot = 0; slot < THREADS; slot++)
-            if (s.thread[agent][slot].state == RETRIES || (begin && s.thread[agent][slot].state == IDLE))
+        }
+        for (unsigned slot = 0; slot < THREADS; slot++) {
+            const struct thread *t = &s.thread[agent][slot];
+            if (s.own[agent][slot].n)
+                can[n].what = OWN, can[n].agent = agent, can[n++].slot = slot;
+            else if (t->state == HAS || t->state == RETRIES || (begin && t->state == IDLE))
                 can[n].what = THREAD, can[n].agent = agent, can[n++].slot = slot;
+        }
     }
     if (!n)
         return 0;
-    unsigned i = below(n), agent = can[i].agent;
-    struct thread *t = &s.thread[agent][can[i].slot];
+    unsigned i = below(n), agent = can[i].agent, slot = can[i].slot;
+    struct thread *t = &s.thread[agent][slot];
     switch (can[i].what) {
     case OUT: worker_turn(agent); break;
     case IN: home_turn(agent); break;
@@ -296,10 +383,16 @@ static int turn(int begin)
         give_back(agent, &m);
         break;
     }
+    case OWN: own_turn(agent, slot); break;
     default:
+        if (t->state == HAS) {
+            taken(agent, t->number);
+            t->state = RETRIES;
+            break;
+        }
         if (t->state == IDLE)
-            t->page = below(s.n_pages), t->write = !below(3);
-        thread_turn(agent, can[i].slot);
+            t->page = below(s.n_pages), t->write = !below(3), t->then_write = !below(s.updates ? 1 : 4);
+        thread_turn(agent, slot);
     }
     s.step++;
     check();
@@ -323,6 +416,8 @@ static void start(int seed, unsigned n_agents, unsigned n_pages)
     s.n_pages = n_pages;
     for (unsigned page = 0; page < n_pages; page++)
         s.copy[0][page].right = MAY_WRITE;
+    for (unsigned agent = 0; agent < n_agents; agent++) /* so that they wrap */
+        s.n_sent[agent] = s.n_taken[agent] = (uint16_t)-below(100);
     eg_dir_init(&s.dir, &ops, s.wait);
 }
 
@@ -335,6 +430,8 @@ static void drain(void)
     for (unsigned agent = 0; agent < s.n_agents; agent++)
         for (unsigned slot = 0; slot < THREADS; slot++)
             must(s.thread[agent][slot].state == IDLE, "a thread waits for ever");
+    for (unsigned agent = 0; agent < s.n_agents; agent++)
+        must(!s.out[agent].n && s.n_taken[agent] == s.n_sent[agent], "a worker waits for a grant that has come");
     for (unsigned page = 0; page < s.n_pages; page++)
         must(!eg_dir_busy(&s.page[page]) && !s.page[page].line, "a page is busy for ever");
     must(s.n_asked == s.n_granted, "not every request is granted once");
@@ -356,6 +453,7 @@ START_TEST(random_schedules_are_coherent)
 {
     start(_i, _i & 1 ? 8 : 3, (unsigned)_i / 2 % MAX_PAGES + 1);
     for (int round = 0; round < 20; round++) {
+        s.updates = round % 2;
         for (int i = 0; i < 1500; i++) {
             must(turn(1), "nothing can happen: a deadlock");
             if (!below(16))
@@ -367,7 +465,148 @@ START_TEST(random_schedules_are_coherent)
     for (unsigned i = 0; i < EG_DIR_N_STATES; i++)
         must(s.seen[i], "a state was never reached");
     must(s.n_reads[0] && s.n_reads[1] && s.n_writes[0] && s.n_writes[1], "somebody never got a page");
-    must(s.n_lost && s.n_bad_acks && s.n_bad_data, "a race was never run");
+    must(s.n_lost && s.n_bad_acks && s.n_bad_data && s.n_rights_lost && s.n_early && s.n_barred, "a race was never run");
+    must(s.n_joined || s.n_pages == 1, "nothing was read ahead");
+    must(s.n_moved, "no page was migratory");
+}
+END_TEST
+
+/* --- migratory pages ---------------------------------------------------------------------------------------------------------- */
+
+/* One access, to its end. Returns: what the agent may do then. */
+static enum right use(unsigned agent, int write)
+{
+    s.thread[agent][0] = (struct thread){.write = write};
+    thread_turn(agent, 0);
+    drain();
+    must(s.copy[agent][0].right >= (write ? MAY_WRITE : MAY_READ), "the copy has gone by itself");
+    return s.copy[agent][0].right;
+}
+
+/* Two agents read and write by turns. After the second, a read is taken for a write. */
+static void make_migratory(unsigned a, unsigned b)
+{
+    start(0, 5, 1);
+    ck_assert_int_eq(use(a, 0), MAY_READ);
+    use(a, 1);
+    ck_assert_int_eq(use(b, 0), MAY_READ);
+    ck_assert_int_ne(s.copy[a][0].right, NONE);
+    use(b, 1);
+}
+
+START_TEST(what_is_read_and_written_by_turns_is_migratory)
+{
+    static const unsigned pairs[][2] = {{1, 2}, {2, 1}, {1, EG_DIR_AT_HOME}};
+    for (unsigned i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        unsigned a = pairs[i][0], b = pairs[i][1];
+        make_migratory(a, b);
+        for (unsigned k = 0; k < 10; k++) {
+            unsigned from = k % 2 ? a : b, to = k % 2 ? b : a;
+            uint64_t asked = s.n_asked;
+            ck_assert_int_eq(use(to, 0), MAY_WRITE);
+            ck_assert_int_eq(s.copy[from][0].right, NONE);
+            use(to, 1);
+            ck_assert_uint_eq(s.n_asked, asked + 1);
+        }
+        ck_assert_int_eq(use(4, 0), MAY_WRITE); /* whoever it is */
+        ck_assert_int_eq(use(EG_DIR_AT_HOME, 0), MAY_WRITE);
+        ck_assert_int_eq(use(4, 0), MAY_WRITE); /* from home, too */
+    }
+}
+END_TEST
+
+/* Two who wait for it when it comes free: the first has it to write, then the second. */
+START_TEST(those_in_line_get_migratory_pages_to_write)
+{
+    make_migratory(1, 2);
+    s.thread[3][0] = (struct thread){.state = IDLE};
+    s.thread[4][0] = (struct thread){.state = IDLE};
+    thread_turn(3, 0);
+    thread_turn(4, 0);
+    home_turn(3);
+    home_turn(4);
+    ck_assert_uint_eq(s.page[0].state, EG_DIR_WAIT_DATA);
+    ck_assert_uint_ne(s.page[0].line, 0);
+    unsigned moved = s.n_moved;
+    drain();
+    ck_assert_uint_ge(s.n_moved, moved + 2);
+    ck_assert_uint_eq(s.page[0].state, EG_DIR_OWNED);
+}
+END_TEST
+
+START_TEST(what_one_writes_and_others_read_is_not_migratory)
+{
+    for (unsigned writer = EG_DIR_AT_HOME; writer < 2; writer++) {
+        start(0, 5, 1);
+        for (unsigned k = 0; k < 10; k++) {
+            use(writer, 0);
+            use(writer, 1);
+            ck_assert_int_eq(use(2, 0), MAY_READ);
+            ck_assert_int_eq(s.copy[writer][0].right, MAY_READ);
+        }
+        ck_assert_uint_eq(s.page[0].moves, 0);
+    }
+}
+END_TEST
+
+START_TEST(what_many_read_is_not_migratory)
+{
+    start(0, 5, 1);
+    for (unsigned k = 0; k < 10; k++) {
+        unsigned writer = 1 + k % 2;
+        ck_assert_int_eq(use(3, 0), MAY_READ);
+        ck_assert_int_eq(use(4, 0), MAY_READ);
+        ck_assert_int_eq(use(writer, 0), MAY_READ);
+        use(writer, 1);
+        ck_assert_uint_eq(s.page[0].moves, 0);
+    }
+}
+END_TEST
+
+START_TEST(what_is_written_without_being_read_is_not_migratory)
+{
+    start(0, 5, 1);
+    for (unsigned k = 0; k < 10; k++) {
+        use(1 + k % 2, 1);
+        ck_assert_int_eq(use(EG_DIR_AT_HOME, 0), MAY_READ);
+    }
+    ck_assert_uint_eq(s.page[0].moves, 0);
+}
+END_TEST
+
+/* The page moves with reads, until one in 32 is what it is. Returns: whose copy that left. */
+static unsigned until_probe(void)
+{
+    unsigned k = 0;
+    while (k < 31) {
+        ck_assert_int_eq(use(1 + k % 2, 0), MAY_WRITE);
+        ck_assert_int_eq(s.copy[1 + (k + 1) % 2][0].right, NONE);
+        k++;
+    }
+    ck_assert_int_eq(use(1 + k % 2, 0), MAY_READ);
+    ck_assert_uint_eq(s.page[0].state, EG_DIR_SHARED);
+    return 1 + (k + 1) % 2;
+}
+
+START_TEST(one_read_in_32_shows_whether_a_page_still_moves)
+{
+    enum { READER_WRITES, OWNER_WRITES, NOBODY_WRITES };
+    for (int then = READER_WRITES; then <= NOBODY_WRITES; then++) {
+        make_migratory(1, 2);
+        unsigned owner = until_probe(), reader = 3 - owner;
+        if (then == READER_WRITES) {
+            use(reader, 1);
+            ck_assert_int_eq(use(owner, 0), MAY_WRITE);
+        } else if (then == OWNER_WRITES) {
+            for (unsigned k = 0; k < 40; k++) {
+                use(owner, 1);
+                ck_assert_int_eq(use(reader, 0), MAY_READ);
+            }
+        } else {
+            for (unsigned k = 0; k < 40; k++)
+                ck_assert_int_eq(use(k % s.n_agents, 0), MAY_READ);
+        }
+    }
 }
 END_TEST
 
@@ -471,6 +710,12 @@ int main(void)
     Suite *suite = suite_create("client_dir");
     TCase *tc = unit_case(suite, "dir", 120);
     tcase_add_loop_test(tc, random_schedules_are_coherent, 0, 32);
+    tcase_add_test(tc, what_is_read_and_written_by_turns_is_migratory);
+    tcase_add_test(tc, those_in_line_get_migratory_pages_to_write);
+    tcase_add_test(tc, what_one_writes_and_others_read_is_not_migratory);
+    tcase_add_test(tc, what_many_read_is_not_migratory);
+    tcase_add_test(tc, what_is_written_without_being_read_is_not_migratory);
+    tcase_add_test(tc, one_read_in_32_shows_whether_a_page_still_moves);
     tcase_add_test(tc, full_lines_are_refused_and_come_free_again);
     tcase_add_test(tc, unawaited_answers_are_refused);
     return unit_run(suite);
