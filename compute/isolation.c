@@ -52,7 +52,6 @@
     X(mremap)           \
     X(mprotect)         \
     X(madvise)          \
-    X(clone3)           \
     X(exit)             \
     X(exit_group)       \
     X(rt_sigreturn)     \

@@ -21,6 +21,9 @@
 #define SPIN_NS 60000u
 #define SLICE_NS 100000u
 #define LOAD_EVERY_NS 5000000u
+#define NEAR_ASKED 100u    /* requests after which a thread's place is looked at */
+#define NEAR_PERCENT 25u   /* of them that one other node had to give something up for */
+#define NEAR_PAUSE_NS 100000000u
 #define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
@@ -114,6 +117,46 @@ static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned 
 
 /* --- grants ------------------------------------------------------------------------------------------------------------------------ */
 
+/* --- who is near whom --------------------------------------------------------------------------------------------------------------------- */
+
+static struct eg_thread *asking; /* whose request the directory looks at just now */
+
+/* Threads that run on the node, or are on their way there. */
+static uint32_t running(uint32_t node, const struct eg_thread *but)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        const struct eg_thread *t = eg_home.thread[i];
+        uint32_t to = __atomic_load_n(&t->move_to, __ATOMIC_RELAXED), at = to ? to - 1 : t->node;
+        n += t != but && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && t->where == EG_AWAY && at == node && !t->in_call;
+    }
+    return n;
+}
+
+/* Most of what it wants lies on another node, where a slot is free: it goes there, unless more of them are here, who would come to it. */
+static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
+{
+    if (++t->n_asked < NEAR_ASKED)
+        return;
+    uint32_t best = 0, here, there;
+    for (uint32_t i = 1; i < eg_home.n_nodes; i++)
+        best = t->from[i] > t->from[best] ? i : best;
+    int much = t->from[best] > NEAR_ASKED / 100 * NEAR_PERCENT;
+    t->n_asked = 0;
+    for (uint32_t i = 0; i < eg_home.n_nodes; i++)
+        t->from[i] = 0;
+    if (!much || best == k || t->kick || !eg_home.node[best]->alive || now_ns - t->moved_ns < NEAR_PAUSE_NS)
+        return;
+    here = running(k, t);
+    there = running(best, t);
+    if (there >= eg_home.node[best]->config->slots || there < here || (there == here && best > k))
+        return;
+    t->moved_ns = now_ns;
+    __atomic_store_n(&t->move_to, best + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
+    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+}
+
 /* A thread's request is answered: what it has waited. */
 static void cost_note(struct eg_thread *t, uint32_t k, unsigned slot)
 {
@@ -122,6 +165,7 @@ static void cost_note(struct eg_thread *t, uint32_t k, unsigned slot)
     uint64_t took = now_ns - t->asked_ns + GET_COST_NS;
     t->asked_ns = 0;
     eg_account_time(eg_rt.row->coherent_fault_hist, took - GET_COST_NS);
+    nearer(t, k, slot);
     if (!eg_home_pays(t) || (__atomic_fetch_add(&t->cost_ns, took, __ATOMIC_RELAXED), eg_home_pays(t)) || t->kick)
         return;
     eg_home_costly();
@@ -437,11 +481,15 @@ static void op_protect(uint64_t page)
 static void op_invalidate(uint64_t page, unsigned agent)
 {
     EG_COUNT(invalidations, 1);
+    if (asking)
+        asking->from[agent - 1]++;
     recalls_add(page * EG_PAGE_BYTES, agent - 1, EG_CO_INVALIDATE, 0);
 }
 
 static void op_recall(uint64_t page, unsigned agent, int keep)
 {
+    if (asking)
+        asking->from[agent - 1]++;
     recalls_add(page * EG_PAGE_BYTES, agent - 1, EG_CO_RECALL, keep ? EG_CO_F_KEPT : 0);
 }
 
@@ -614,7 +662,9 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
         uint32_t window = ahead(&seen[(slot + node * 131) % 1024], page);
         absent = 0;
+        asking = t;
         dir_ask(p, page, node + 1, slot, write);
+        asking = NULL;
         for (uint32_t i = 1; i < window && (page + i) % EG_BLOCK_PAGES && !frozen(addr + i * EG_PAGE_BYTES); i++) {
             p = page_of(c, addr + i * EG_PAGE_BYTES);
             if (!is_wanted(p, node + 1, write))

@@ -66,6 +66,11 @@ struct eg_thread {
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */
     uint64_t start_ns;
     uint64_t asked_ns; /* since then it waits for a page; the agent's */
+    uint16_t from[EG_HOME_NODES]; /* requests for which that node had to give something up, lately; the agent's, as the next two */
+    uint16_t n_asked;
+    uint64_t moved_ns;
+    uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
+    uint32_t in_call;  /* it does not run: home makes a call for it */
     uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;

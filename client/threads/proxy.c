@@ -177,7 +177,10 @@ static void owner_died(uint64_t word, uint32_t tid)
 static void robust_end(struct eg_thread *t)
 {
     enum { MOST = 2048 };
-    uint64_t head = t->robust, entry, offset, pending;
+    uint64_t head = t->robust, entry, offset, pending, bytes;
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid);
+    if (!head && eg_sys3(SYS_get_robust_list, 0, &head, &bytes)) /* given to the kernel at home: which cannot wait for a page at the end */
+        return;
     if (!head || !word_read(head, &entry) || !word_read(head + 8, &offset) || !word_read(head + 16, &pending))
         return;
     for (int n = 0; n < MOST && (entry & ~1ul) != head; n++) {
@@ -185,10 +188,10 @@ static void robust_end(struct eg_thread *t)
         if (!word_read(at, &entry))
             return;
         if (at != (pending & ~1ul) && !pi)
-            owner_died(at + offset, t->tid);
+            owner_died(at + offset, tid);
     }
     if (pending & ~1ul)
-        owner_died((pending & ~1ul) + offset, t->tid);
+        owner_died((pending & ~1ul) + offset, tid);
 }
 
 /* The end of a thread. The kernel would write the program's word (clear_child_tid) when no fault can be served any more: it is written
@@ -312,9 +315,11 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     memcpy(t->arg, a, sizeof a);
     t->prog_sp = call->rsp;
     int tries = 0;
+    t->in_call = 1;
     do
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && tries++ < FUTEX_TRIES && eg_home_futex_again(a));
+    t->in_call = 0;
     answer(t, t->ret);
 }
 
@@ -374,6 +379,45 @@ static void before_call(struct eg_thread_state *s)
         s->rip -= 2;
 }
 
+/* The thread goes to t->node. Returns: 0, -errno: no stream; it is at home. */
+static int send_out(struct eg_thread *t)
+{
+    struct eg_node *n = eg_home.node[t->node];
+    t->where = EG_AWAY;
+    int rc = stream_take(t);
+    if (rc && rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)
+        eg_home_lost(t->node);
+    if (rc) {
+        eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no stream to a compute node: ", n->config->text);
+        __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+        t->where = EG_AT_HOME;
+        return rc;
+    }
+    struct eg_call call = {.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes};
+    transfer(t, SYS_sendto, &call, sizeof call);
+    transfer(t, SYS_sendto, &t->state, sizeof t->state);
+    transfer(t, SYS_sendto, t->xstate, t->state.xstate_bytes);
+    __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* It was asked home to go on to another node. Signals that it must see come first. */
+static int moves_on(struct eg_thread *t)
+{
+    uint32_t to = __atomic_exchange_n(&t->move_to, 0, __ATOMIC_ACQ_REL);
+    uint64_t pending = 0;
+    if (!to || eg_sys2(SYS_rt_sigpending, &pending, 8) || pending & ~t->mask)
+        return 0;
+    struct eg_node *n = eg_home.node[to - 1];
+    t->node = to - 1;
+    t->kick = 0;
+    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&n->config->threads_total, 1, __ATOMIC_RELAXED);
+    return send_out(t) == 0;
+}
+
 static void away(struct eg_thread *t)
 {
     for (;;) {
@@ -390,6 +434,8 @@ static void away(struct eg_thread *t)
         case EG_CALL_HOME:
             stream_give(t);
             __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
+            if (call.arg[0] == EG_HOME_KICK && moves_on(t))
+                break;
             if (call.arg[0] == EG_HOME_SYSCALL)
                 before_call(&t->state);
             run_at_home(t);
@@ -410,22 +456,9 @@ static void proxy_main(void *arg)
     }
     if (t->where != EG_AWAY)
         run_at_home(t);
-    int rc = stream_take(t);
-    if (rc && rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)
-        eg_home_lost(t->node);
-    if (rc) {
-        struct eg_node *n = eg_home.node[t->node];
-        eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no stream to a compute node: ", n->config->text);
-        __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    if (send_out(t))
         run_at_home(t);
-    }
-    struct eg_call call = {.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes};
-    transfer(t, SYS_sendto, &call, sizeof call);
-    transfer(t, SYS_sendto, &t->state, sizeof t->state);
-    transfer(t, SYS_sendto, t->xstate, t->state.xstate_bytes);
     __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
     eg_account_time(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
     away(t);
@@ -550,6 +583,10 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->fd = t->signal_fd = -1;
     t->start_ns = eg_sys_now_ns();
     t->cost_ns = 0;
+    memset(t->from, 0, sizeof t->from);
+    t->n_asked = 0;
+    t->moved_ns = 0;
+    t->move_to = t->in_call = 0;
     eg_view_inherit(&t->view);
     if (node >= 0) {
         __atomic_fetch_add(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
@@ -557,6 +594,9 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     }
     long flags = (long)(a.flags & ~(uint64_t)(CLONE_CHILD_CLEARTID | CLONE_DETACHED)) | CLONE_SETTLS;
     long tid = eg_thread_clone(flags, (uint8_t *)t + EG_THREAD_BYTES, (long)a.parent_tid, 0, (long)t->state.fs_base, proxy_main, t);
+    uint32_t taken = 1; /* the thread itself may be slower than a call about it */
+    if (!eg_sys_failed(tid))
+        __atomic_compare_exchange_n(&t->tid, &taken, (uint32_t)tid, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     if (eg_sys_failed(tid)) {
         if (node >= 0) {
             __atomic_fetch_sub(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
