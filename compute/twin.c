@@ -25,6 +25,7 @@ extern char __executable_start[], etext[];
 
 static struct {
     uint64_t page, until_ns;
+    uint32_t slot, turn; /* whose, in which of its turns: it ends with that, too */
 } recent[RECENT];
 static uint32_t waiting[WK_SLOTS]; /* slots with `active` set, the first wk.n_active of them */
 static uint32_t waiting_lock;
@@ -61,6 +62,8 @@ static void active_end(struct wk_slot *s)
 {
     uint64_t page = s->addr / EG_PAGE_BYTES;
     recent[page % RECENT].until_ns = eg_sys_now_ns() + LEASE_NS;
+    recent[page % RECENT].slot = s->index;
+    recent[page % RECENT].turn = s->turn;
     __atomic_store_n(&recent[page % RECENT].page, page, __ATOMIC_RELEASE);
     lock(&waiting_lock);
     s->active = 0;
@@ -76,7 +79,8 @@ uint64_t wk_held(uint64_t addr, uint64_t now)
 {
     uint64_t page = addr / EG_PAGE_BYTES, until = recent[page % RECENT].until_ns;
     int held = 0;
-    if (__atomic_load_n(&recent[page % RECENT].page, __ATOMIC_ACQUIRE) == page && now < until)
+    if (__atomic_load_n(&recent[page % RECENT].page, __ATOMIC_ACQUIRE) == page && now < until &&
+        wk_slot(recent[page % RECENT].slot)->turn == recent[page % RECENT].turn)
         return until;
     lock(&waiting_lock);
     for (uint32_t i = 0; i < wk.n_active && !held; i++) {
@@ -153,6 +157,7 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
         struct eg_thread_state state;
     } out;
     memset(&out, 0, sizeof out);
+    s->turn++;
     memcpy(&out.state.r8, uc->mc.regs, sizeof uc->mc.regs);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &out.state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);
@@ -188,11 +193,13 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         }
         break;
     case SYS_exit:
+        s->turn++;
         out.call = (struct eg_call){.type = EG_CALL_EXIT, .arg = {(int64_t)r[EG_REG_RDI]}};
         call_send(s, &out.call, NULL);
         become_idle(s);
     default: break;
     }
+    s->turn++; /* what it was given it does not use now */
     out.call = (struct eg_call){
         .type = EG_CALL_SYSCALL,
         .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],

@@ -27,6 +27,7 @@ struct wk_slot {
     uint32_t kick;
     uint32_t active; /* between a fault's beginning and the return to its instruction */
     uint32_t n_held;
+    uint32_t turn;   /* of running without a call; the leases of its pages end with it */
     uint64_t addr, rip;        /* of the fault */
     uint64_t held[WK_HELD];    /* pages that the same instruction was given before */
     uint64_t since_ns;

@@ -8,7 +8,7 @@
 
 #include <sys/syscall.h>
 
-#define EG_SPIN_SLOW_NS 8000u
+#define EG_SPIN_SLOW_NS 200000u
 #define EG_SPIN_PAUSE_NS 2000000u       /* without spinning after a slow yield; doubles each time */
 #define EG_SPIN_PAUSE_MAX_NS 200000000u
 

@@ -424,10 +424,19 @@ static void held_note(uint64_t page, uint32_t tid)
         (struct eg_home_held){.page = page, .until_ns = now_ns + HOLD_NS, .given_ns = now_ns, .tid = tid};
 }
 
+/* A proxy whose call has ended needs its page no more. */
+static int needs_it(uint32_t tid)
+{
+    for (uint32_t i = 0; i < eg_home.n_threads; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            return eg_home.thread[i]->where != EG_AWAY || __atomic_load_n(&eg_home.thread[i]->in_call, __ATOMIC_RELAXED);
+    return 1;
+}
+
 static uint64_t held_until(uint64_t page)
 {
     for (uint32_t i = 0; i < EG_HOME_HELD; i++)
-        if (eg_home.held[i].page == page && eg_home.held[i].until_ns > now_ns)
+        if (eg_home.held[i].page == page && eg_home.held[i].until_ns > now_ns && needs_it(eg_home.held[i].tid))
             return eg_home.held[i].until_ns;
     return 0;
 }
