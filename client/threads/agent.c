@@ -62,6 +62,13 @@ static struct eg_dir_page *page_of(struct eg_dir_chunk *c, uint64_t addr)
     return &c->page[addr / EG_PAGE_BYTES % EG_BLOCK_PAGES];
 }
 
+int eg_home_owner(uint64_t addr)
+{
+    struct eg_dir_chunk *c = chunk_find(addr);
+    const struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+    return p && p->state == EG_DIR_OWNED ? p->owner - 1 : -1;
+}
+
 static uint64_t now_ns; /* of this turn */
 
 /* --- streams ---------------------------------------------------------------------------------------------------------------------- */

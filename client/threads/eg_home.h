@@ -151,6 +151,8 @@ extern uint32_t eg_where[1024];
 int eg_home_activate(void);
 /* eg_home_wake - the agent looks at its requests. */
 void eg_home_wake(void);
+/* eg_home_owner - the node that has the page alone; -1: none. Context: any; it may be another one by now. */
+int eg_home_owner(uint64_t addr);
 /* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */
 __attribute__((noreturn)) void eg_home_lost(uint32_t node);
 /* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */

@@ -20,8 +20,10 @@
 #define PR_GET_TID_ADDRESS 40
 #define SPIN_TURNS 30
 #define FUTEX_TRIES 1000
-/* --threads auto: a thread that is away comes home when more than so much of its time went into being away. */
+/* --threads auto: a thread that is away comes home when more than so much of its time went into being away. A node on this very machine has no
+ * processors of its own to offer for it. */
 #define COST_MOST_PERCENT 10u
+#define COST_MOST_HERE_PERCENT 3u
 #define COST_SMALL_NS 3000000u
 #define CALL_COST_NS 25000u
 #define STAY_NS 500000000u /* others then stay here for a while; twice as long each time */
@@ -394,10 +396,16 @@ static int send_out(struct eg_thread *t)
         t->where = EG_AT_HOME;
         return rc;
     }
-    struct eg_call call = {.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes};
-    transfer(t, SYS_sendto, &call, sizeof call);
-    transfer(t, SYS_sendto, &t->state, sizeof t->state);
-    transfer(t, SYS_sendto, t->xstate, t->state.xstate_bytes);
+    struct {
+        struct eg_call call;
+        struct eg_thread_state state;
+        uint8_t xstate[EG_XSTATE_MAX_BYTES];
+    } *out = (void *)t->frame; /* that nobody needs until it comes home */
+    _Static_assert(sizeof *out <= sizeof t->frame, "room for a start");
+    out->call = (struct eg_call){.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes};
+    out->state = t->state;
+    memcpy(out->xstate, t->xstate, t->state.xstate_bytes);
+    transfer(t, SYS_sendto, out, sizeof out->call + out->call.len_bytes);
     __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
     return 0;
 }
@@ -503,10 +511,13 @@ enum eg_clones eg_home_clones(long nr, const long arg[6])
     return EG_CLONES_IN_PLACE;
 }
 
-/* The node with the fewest threads for its slots; ties go round. */
-static int place(void)
+/* The node with the fewest threads for its slots; of several, the one that has the new thread's stack from its last user, else they take turns. */
+static int place(uint64_t stack)
 {
     uint32_t n = eg_home.n_nodes, best = n;
+    int near = eg_home_owner(stack - EG_PAGE_BYTES);
+    if (near >= 0 && (uint32_t)near < n)
+        eg_home.next_node = (uint32_t)near;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t k = (eg_home.next_node + i) % n;
         const struct eg_node *x = eg_home.node[k], *y = best < n ? eg_home.node[best] : NULL;
@@ -536,7 +547,10 @@ static int goes_out(void)
 int eg_home_pays(const struct eg_thread *t)
 {
     uint64_t cost = __atomic_load_n(&t->cost_ns, __ATOMIC_RELAXED);
-    return eg_rt.pool->threads_mode != EG_THREADS_AUTO || cost < COST_SMALL_NS || cost < (eg_sys_now_ns() - t->start_ns) / 100 * COST_MOST_PERCENT;
+    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || cost < COST_SMALL_NS)
+        return 1;
+    uint64_t percent = eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK ? COST_MOST_PERCENT : COST_MOST_HERE_PERCENT;
+    return cost < (eg_sys_now_ns() - t->start_ns) / 100 * percent;
 }
 
 void eg_home_costly(void)
@@ -560,7 +574,7 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
         eg_rt.pool->threads_mode = EG_THREADS_HOME;
     }
     if (rc == 0)
-        node = place();
+        node = place(a.stack);
     eg_lock_give(&eg_home.start_lock);
     struct eg_thread *t = slot_take();
     if (!t)
