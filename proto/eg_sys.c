@@ -1,6 +1,7 @@
 #include "proto/eg_sys.h"
 
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #ifndef EG_HOSTED
@@ -53,14 +54,26 @@ void eg_sys_slice(uint64_t ns)
     eg_sys3(SYS_sched_setattr, 0, &a, 0);
 }
 
+long eg_sys_copy_in(void *to, uint64_t from, size_t bytes)
+{
+    struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
+    return eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0);
+}
+
+uint32_t eg_sys_bits(const uint64_t *words, uint32_t n)
+{
+    uint32_t set = 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint64_t bits = words[i]; bits; bits &= bits - 1)
+            set++;
+    return set;
+}
+
 uint32_t eg_sys_processors(void)
 {
     uint64_t mask[16] = {0};
-    uint32_t n = 0;
     eg_sys3(SYS_sched_getaffinity, 0, sizeof mask, mask);
-    for (uint32_t i = 0; i < sizeof mask / sizeof *mask; i++)
-        for (uint64_t bits = mask[i]; bits; bits &= bits - 1)
-            n++;
+    uint32_t n = eg_sys_bits(mask, sizeof mask / sizeof *mask);
     return n ? n : 1;
 }
 

@@ -50,6 +50,11 @@ int memcmp(const void *a, const void *b, size_t n);
 uint64_t eg_sys_now_ns(void);
 /* eg_sys_slice - the calling thread is run soon after it is woken, and asks for short turns (Linux 6.12; else nothing changes). */
 void eg_sys_slice(uint64_t ns);
+/* eg_sys_copy_in - the program's memory by copy: an address where nothing is does no harm. Context: a thread that may fault. Returns: bytes copied,
+ * -errno. */
+long eg_sys_copy_in(void *to, uint64_t from, size_t bytes);
+/* eg_sys_bits - how many are set. */
+uint32_t eg_sys_bits(const uint64_t *words, uint32_t n);
 /* eg_sys_processors - how many the calling thread may run on. */
 uint32_t eg_sys_processors(void);
 /* eg_sys_clock_init - give the vDSO's clock_gettime (NULL: use the system call). */

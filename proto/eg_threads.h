@@ -66,8 +66,7 @@ enum eg_co_type {
     EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
     EG_CO_RECALL = 19,    /* give n pages back; EG_CO_F_KEPT: keep a shared copy; DATA, in one or more parts */
     EG_CO_DROP = 20,      /* forget n pages from addr, whatever they are; ACK */
-    EG_CO_KICK = 21,      /* the thread in slot is to come home now */
-    EG_CO_FORGET = 22     /* the worker is not needed any more */
+    EG_CO_KICK = 21       /* the thread in slot is to come home now */
 };
 
 enum {

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <sys/uio.h>
 
 /* Calls that take the pager's lock run on a stack of the gate's own: the program's stack may be captured memory, and a fault on
  * it under the lock could not be served. */
@@ -61,8 +60,7 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
     } else if (nr == NR_clone3) {
         /* The pointer may be anything: the kernel's copy fails where ours would crash. */
         size_t bytes = (size_t)arg[1] < sizeof a ? (size_t)arg[1] : sizeof a;
-        struct iovec to = {&a, bytes}, from = {(void *)arg[0], bytes};
-        if (eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &to, 1, &from, 1, 0) != (long)bytes) {
+        if (eg_sys_copy_in(&a, (uint64_t)arg[0], bytes) != (long)bytes) {
             *ret_pass = 1;
             return 0;
         }
@@ -103,12 +101,9 @@ static void state_of(const struct eg_gate_frame *f, struct eg_thread_state *ret_
 }
 
 /* The calls of a program whose threads may be away: memory is one authority's, and threads begin and end under its eyes. */
-static long with_nodes(struct eg_gate_frame *f, uint64_t mask)
+static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
 {
     struct eg_thread_state state;
-    long a[6];
-    for (int i = 0; i < 6; i++)
-        a[i] = f->arg[i];
     switch (f->nr) {
     case NR_clone:
     case NR_clone3:
@@ -159,7 +154,7 @@ static long slow(struct eg_gate_frame *f)
     default: break;
     }
     if (eg_home.on && f->nr != NR_dup2 && f->nr != NR_dup3 && f->nr != NR_close_range)
-        return with_nodes(f, mask);
+        return with_nodes(f, a, mask);
     switch (f->nr) {
     case NR_mmap:
     case NR_munmap:

@@ -122,9 +122,14 @@ static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned 
         memcpy(node_room(k, sizeof m), &m, sizeof m);
 }
 
-/* --- grants ------------------------------------------------------------------------------------------------------------------------ */
-
 /* --- who is near whom --------------------------------------------------------------------------------------------------------------------- */
+
+/* The thread is to come home. */
+static void kick(struct eg_thread *t, uint32_t k, unsigned slot)
+{
+    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+    __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
+}
 
 static struct eg_thread *asking; /* whose request the directory looks at just now */
 
@@ -160,8 +165,7 @@ static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
         return;
     t->moved_ns = now_ns;
     __atomic_store_n(&t->move_to, best + 1, __ATOMIC_RELEASE);
-    __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
-    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+    kick(t, k, slot);
 }
 
 /* A thread's request is answered: what it has waited. */
@@ -173,11 +177,11 @@ static void cost_note(struct eg_thread *t, uint32_t k, unsigned slot)
     t->asked_ns = 0;
     eg_account_time(eg_rt.row->coherent_fault_hist, took - GET_COST_NS);
     nearer(t, k, slot);
-    if (!eg_home_pays(t) || (__atomic_fetch_add(&t->cost_ns, took, __ATOMIC_RELAXED), eg_home_pays(t)) || t->kick)
+    __atomic_fetch_add(&t->cost_ns, took, __ATOMIC_RELAXED);
+    if (t->kick || eg_home_pays(t))
         return;
     eg_home_costly();
-    __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
-    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+    kick(t, k, slot);
 }
 
 /* To a thread that waits for a page, on its own stream. It reads, so there is room soon. */
@@ -288,7 +292,7 @@ static void far_dirty(uint64_t addr, uint32_t n)
     }
 }
 
-/* Context: whoever evicts. A page that workers share stays until they have given it up; asked for by far_reclaim. */
+/* Context: whoever evicts. A page that workers share stays until they have given it up; asked for by reclaim_turn. */
 static int far_keeps(uint64_t page)
 {
     struct eg_dir_chunk *c = chunk_find(page * EG_PAGE_BYTES);
@@ -413,6 +417,8 @@ static void recalls_do(void)
 
 static void recalls_add(uint64_t addr, uint32_t node, enum eg_co_type type, unsigned flags)
 {
+    if (asking)
+        asking->from[node]++;
     if (recalls.n && (recalls.node != node || recalls.type != type || recalls.flags != flags || recalls.n == EG_CO_MAX_PAGES ||
                       recalls.addr + (uint64_t)recalls.n * EG_PAGE_BYTES != addr))
         recalls_do();
@@ -497,15 +503,11 @@ static void op_protect(uint64_t page)
 static void op_invalidate(uint64_t page, unsigned agent)
 {
     EG_COUNT(invalidations, 1);
-    if (asking)
-        asking->from[agent - 1]++;
     recalls_add(page * EG_PAGE_BYTES, agent - 1, EG_CO_INVALIDATE, 0);
 }
 
 static void op_recall(uint64_t page, unsigned agent, int keep)
 {
-    if (asking)
-        asking->from[agent - 1]++;
     recalls_add(page * EG_PAGE_BYTES, agent - 1, EG_CO_RECALL, keep ? EG_CO_F_KEPT : 0);
 }
 
@@ -583,17 +585,15 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     static uint8_t buf[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
     uint64_t n = (area->end - addr) / EG_PAGE_BYTES;
     n = n > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : n;
-    if (!area->file)
-        far_bring(addr);
     if (!area->file) { /* what is not here may be registered, and we would wait for ourselves: only what is, or one page of zeros */
+        far_bring(addr);
         uint64_t here = present(addr, (uint32_t)n);
         memset(buf, 0, EG_PAGE_BYTES);
         n = here & 1 ? (uint64_t)__builtin_ctzll(~here) : 1;
         if (!(here & 1))
             area = NULL;
     }
-    struct iovec local = {buf, n * EG_PAGE_BYTES}, remote = {(void *)addr, n * EG_PAGE_BYTES};
-    long got = area ? eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) : (long)EG_PAGE_BYTES;
+    long got = area ? eg_sys_copy_in(buf, addr, n * EG_PAGE_BYTES) : (long)EG_PAGE_BYTES;
     if (got < (long)EG_PAGE_BYTES) { /* past the end of its file, for one */
         deny(node, slot, addr);
         return;
@@ -970,10 +970,8 @@ static void kicks_turn(void)
         return;
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
-        if (__atomic_load_n(&t->kick, __ATOMIC_ACQUIRE) == 1) {
-            node_say(t->node, EG_CO_KICK, 0, t->slot, 1, 0);
-            __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
-        }
+        if (__atomic_load_n(&t->kick, __ATOMIC_ACQUIRE) == 1)
+            kick(t, t->node, t->slot);
     }
 }
 

@@ -128,7 +128,6 @@ struct eg_home {
     uint32_t next_held;
     struct eg_parked *parked;
     uint32_t n_parked;
-    struct eg_thread **unused;
     uint32_t agent_asleep;
     uint64_t reclaim[EG_RECLAIMS]; /* pages that are shared and should leave; under the pager's lock */
     uint32_t n_reclaim;
@@ -184,8 +183,9 @@ long eg_home_fork(long nr, const long arg[6]);
 int eg_home_futex_writes(long op);
 /* eg_home_futex - such a call, again when the page was away. Context: the program's stack and mask. */
 long eg_home_futex(const long arg[6]);
-/* eg_home_futex_again - after EFAULT: the words' pages are brought home. Returns: 1 (worth another try), 0 (not this call, or no such memory). */
-int eg_home_futex_again(const long arg[6]);
+/* eg_home_futex_again - after EFAULT: the words' pages are brought home. tries: 0 at first. Returns: 1 (worth another try), 0 (not this call, no such
+ * memory, or often enough). */
+int eg_home_futex_again(const long arg[6], int *tries);
 
 /* --- proxy.c --- */
 /* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the

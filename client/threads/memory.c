@@ -224,37 +224,31 @@ void eg_home_convert_all(void)
 
 /* --- memory calls -------------------------------------------------------------------------------------------------------------- */
 
-static void ask(uint32_t what)
+/* The agent does it, and says so by the next state. */
+static void ask(uint32_t what, uint32_t done)
 {
+    uint32_t seen;
     __atomic_store_n(&eg_home.request, what, __ATOMIC_SEQ_CST);
     eg_home_wake();
+    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != done; turn++) {
+        if (turn < 100)
+            eg_sys0(SYS_sched_yield);
+        else
+            eg_sys4(SYS_futex, &eg_home.request, FUTEX_WAIT_PRIVATE, seen, 0);
+    }
 }
 
 /* Everything of [lo, hi) comes home, and no worker gets any of it until the thaw. Context: memory_lock held. */
 static void freeze(uint64_t lo, uint64_t hi)
 {
-    uint32_t seen;
     eg_home.freeze_lo = lo & ~(uint64_t)(EG_PAGE_BYTES - 1);
     eg_home.freeze_hi = eg_page_up(hi);
-    ask(EG_REQ_FREEZE);
-    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != EG_REQ_FROZEN; turn++) {
-        if (turn < 100)
-            eg_sys0(SYS_sched_yield);
-        else
-            eg_sys4(SYS_futex, &eg_home.request, FUTEX_WAIT_PRIVATE, seen, 0);
-    }
+    ask(EG_REQ_FREEZE, EG_REQ_FROZEN);
 }
 
 static void thaw(void)
 {
-    uint32_t seen;
-    ask(EG_REQ_THAW);
-    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != EG_REQ_NONE; turn++) {
-        if (turn < 100)
-            eg_sys0(SYS_sched_yield);
-        else
-            eg_sys4(SYS_futex, &eg_home.request, FUTEX_WAIT_PRIVATE, seen, 0);
-    }
+    ask(EG_REQ_THAW, EG_REQ_NONE);
 }
 
 static long raw(long nr, const long a[6])
@@ -323,11 +317,11 @@ int eg_home_futex_writes(long op)
     }
 }
 
-int eg_home_futex_again(const long a[6])
+int eg_home_futex_again(const long a[6], int *tries)
 {
     uint64_t mask = ~(uint64_t)(EG_PAGE_BYTES - 1);
     int op = a[1] & 0x7f, two = op == FUTEX_WAKE_OP || op == FUTEX_WAIT_REQUEUE_PI || op == FUTEX_CMP_REQUEUE_PI;
-    return eg_home_futex_writes(a[1]) && !eg_sys3(SYS_madvise, (uint64_t)a[0] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE) &&
+    return (*tries)++ < FUTEX_TRIES && eg_home_futex_writes(a[1]) && !eg_sys3(SYS_madvise, (uint64_t)a[0] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE) &&
            !(two && eg_sys3(SYS_madvise, (uint64_t)a[4] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE));
 }
 
@@ -337,7 +331,7 @@ long eg_home_futex(const long a[6])
     int tries = 0;
     do
         ret = eg_sys6(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
-    while (ret == -EFAULT && tries++ < FUTEX_TRIES && eg_home_futex_again(a));
+    while (ret == -EFAULT && eg_home_futex_again(a, &tries));
     return ret;
 }
 

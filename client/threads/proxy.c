@@ -19,7 +19,6 @@
 #define ARCH_SET_GS 0x1001
 #define PR_GET_TID_ADDRESS 40
 #define SPIN_TURNS 30
-#define FUTEX_TRIES 1000
 /* --threads auto: a thread that is away comes home when more than so much of its time went into being away. A node on this very machine has no
  * processors of its own to offer for it. */
 #define COST_MOST_PERCENT 10u
@@ -155,11 +154,7 @@ static __attribute__((noreturn)) void run_at_home(struct eg_thread *t)
  * list is followed by copies, so that a wrong one does no harm. */
 static int word_read(uint64_t addr, uint64_t *ret)
 {
-    struct {
-        void *base;
-        uint64_t bytes;
-    } local = {ret, 8}, remote = {(void *)addr, 8};
-    return eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == 8;
+    return eg_sys_copy_in(ret, addr, 8) == 8;
 }
 
 static void owner_died(uint64_t word, uint32_t tid)
@@ -320,7 +315,7 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     t->in_call = 1;
     do
         eg_thread_call(t);
-    while (t->ret == -EFAULT && nr == SYS_futex && tries++ < FUTEX_TRIES && eg_home_futex_again(a));
+    while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
     t->in_call = 0;
     answer(t, t->ret);
 }
@@ -369,13 +364,8 @@ static void payload_read(struct eg_thread *t, uint32_t bytes)
 /* The instruction before which the thread stands made a call: at a patched place the gate must see it again. */
 static void before_call(struct eg_thread_state *s)
 {
-    const uint8_t *site = (const uint8_t *)s->rip - 7;
     uint8_t code[7];
-    struct {
-        void *base;
-        uint64_t bytes;
-    } local = {code, 7}, remote = {(void *)site, 7};
-    if (eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == 7 && code[0] == 0xe9)
+    if (eg_sys_copy_in(code, s->rip - sizeof code, sizeof code) == sizeof code && code[0] == 0xe9)
         s->rip -= 7;
     else
         s->rip -= 2;
@@ -486,11 +476,7 @@ static int clone_args(long nr, const long arg[6], struct clone3_args *a)
         return 1;
     }
     size_t bytes = (size_t)arg[1] < sizeof *a ? (size_t)arg[1] : sizeof *a;
-    struct {
-        void *base;
-        uint64_t bytes;
-    } to = {a, bytes}, from = {(void *)arg[0], bytes};
-    if (eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &to, 1, &from, 1, 0) != (long)bytes)
+    if (eg_sys_copy_in(a, (uint64_t)arg[0], bytes) != (long)bytes)
         return 0;
     a->stack += a->stack_size;
     return (size_t)arg[1] <= 88;
@@ -531,14 +517,12 @@ static int place(uint64_t stack)
 /* auto: as many threads stay as there are processors here, the first one among them. */
 static int goes_out(void)
 {
-    uint32_t here = 1, processors = 0;
+    uint32_t here = 1;
     if (eg_rt.pool->threads_mode != EG_THREADS_AUTO)
         return eg_rt.pool->threads_mode == EG_THREADS_REMOTE;
     if (eg_sys_now_ns() < __atomic_load_n(&eg_home.stay_until_ns, __ATOMIC_RELAXED))
         return 0;
-    for (uint32_t i = 0; i < sizeof eg_rt.affinity / sizeof *eg_rt.affinity; i++)
-        for (uint64_t bits = eg_rt.affinity[i]; bits; bits &= bits - 1)
-            processors++;
+    uint32_t processors = eg_sys_bits(eg_rt.affinity, sizeof eg_rt.affinity / sizeof *eg_rt.affinity);
     for (uint32_t i = 0; i < eg_home.n_threads; i++)
         here += eg_home.thread[i]->tid && eg_home.thread[i]->where == EG_AT_HOME;
     return here >= processors;

@@ -201,6 +201,17 @@ UNUSED static bool not_before(clockid_t clock, struct timespec t)
     return now.tv_sec > t.tv_sec || (now.tv_sec == t.tv_sec && now.tv_nsec >= t.tv_nsec);
 }
 
+/* Uses the whole stack, and what is behind its end. */
+__attribute__((noinline)) UNUSED static int overflow(volatile int *depth)
+{
+    volatile char frame[3000];
+    frame[0] = (char)*depth;
+    *depth = *depth + 1;
+    if (*depth < 0)
+        return 0;
+    return overflow(depth) + frame[0];
+}
+
 UNUSED static void sleep_ms(long ms)
 {
     struct timespec t = {ms / 1000, ms % 1000 * 1000000};

@@ -284,16 +284,6 @@ static void return_from_main(void)
     start_others(); /* then main returns 0 */
 }
 
-__attribute__((noinline)) static int overflow(volatile int *depth)
-{
-    volatile char frame[3000];
-    frame[0] = (char)*depth;
-    *depth = *depth + 1;
-    if (*depth < 0)
-        return 0;
-    return overflow(depth) + frame[0];
-}
-
 static void *overflow_main(void *arg)
 {
     volatile int depth = 0;

@@ -420,16 +420,6 @@ static void overflow_handler(int signal, siginfo_t *info, void *context)
         siglongjmp(escape, 1);
 }
 
-__attribute__((noinline)) static int overflow(volatile int *depth)
-{
-    volatile char frame[3000];
-    frame[0] = (char)*depth;
-    *depth = *depth + 1;
-    if (*depth < 0)
-        return 0;
-    return overflow(depth) + frame[0];
-}
-
 static void alternate_body(struct member *me)
 {
     volatile int depth;
