@@ -58,13 +58,18 @@ static void active_begin(struct wk_slot *s, uint64_t addr, uint64_t rip)
     unlock(&waiting_lock);
 }
 
-static void active_end(struct wk_slot *s)
+static void lease_begin(struct wk_slot *s, uint64_t addr)
 {
-    uint64_t page = s->addr / EG_PAGE_BYTES;
+    uint64_t page = addr / EG_PAGE_BYTES;
     recent[page % RECENT].until_ns = eg_sys_now_ns() + LEASE_NS;
     recent[page % RECENT].slot = s->index;
     recent[page % RECENT].turn = s->turn;
     __atomic_store_n(&recent[page % RECENT].page, page, __ATOMIC_RELEASE);
+}
+
+static void active_end(struct wk_slot *s)
+{
+    lease_begin(s, s->addr);
     lock(&waiting_lock);
     s->active = 0;
     for (uint32_t i = 0; i < wk.n_active; i++)
@@ -163,6 +168,7 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);
     out.state.xstate_bytes = eg_frame_xstate_bytes(uc->mc.fpstate);
     out.call.type = EG_CALL_HOME;
+    out.call.mask = s->mask;
     out.call.arg[0] = why;
     out.call.len_bytes = (uint32_t)sizeof out.state + out.state.xstate_bytes;
     /* One message: head, state and extended state. */
@@ -172,6 +178,39 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
 }
 
 /* --- system calls ------------------------------------------------------------------------------------------------------------ */
+
+/* wk_try_copy of a value at an address that the program gave. */
+static int value_in(void *to, uint64_t addr, uint64_t bytes)
+{
+    return (addr < EG_WORKER_START || addr >= EG_WORKER_END) && wk_try_copy(to, (const void *)addr, bytes);
+}
+
+static int value_out(uint64_t addr, const void *from, uint64_t bytes)
+{
+    return (addr < EG_WORKER_START || addr >= EG_WORKER_END) && wk_try_copy((void *)addr, from, bytes);
+}
+
+/* rt_sigprocmask that opens the mask for nothing: home need not know, because the thread takes its signals there only. Returns: 0: home is to do it. */
+static int mask_here(struct wk_slot *s, uint64_t *r)
+{
+    uint64_t set, mask = s->mask, never = 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1);
+    uint64_t given = r[EG_REG_RSI], old = r[EG_REG_RDX];
+    if (r[EG_REG_R10] != sizeof set || (given && !value_in(&set, given, sizeof set)))
+        return 0;
+    if (given)
+        switch ((int)r[EG_REG_RDI]) {
+        case SIG_BLOCK: mask |= set; break;
+        case SIG_UNBLOCK: mask &= ~set; break;
+        case SIG_SETMASK: mask = set; break;
+        default: return 0;
+        }
+    mask &= ~never;
+    if (s->mask & ~mask || (old && !value_out(old, &s->mask, sizeof s->mask)))
+        return 0;
+    s->mask = mask;
+    r[EG_REG_RAX] = 0;
+    return 1;
+}
 
 static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
 {
@@ -186,6 +225,10 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     case SYS_getpid: r[EG_REG_RAX] = wk.home_pid; return;
     case SYS_sched_yield: r[EG_REG_RAX] = (uint64_t)eg_sys0(SYS_sched_yield); return;
     case SYS_rseq: r[EG_REG_RAX] = (uint64_t)-ENOSYS; return; /* the kernel would write into memory that may be away */
+    case SYS_rt_sigprocmask:
+        if (mask_here(s, r))
+            return;
+        break;
     case SYS_arch_prctl:
         if (r[EG_REG_RDI] == ARCH_SET_FS || r[EG_REG_RDI] == ARCH_SET_GS) {
             r[EG_REG_RAX] = (uint64_t)eg_sys2(SYS_arch_prctl, r[EG_REG_RDI], r[EG_REG_RSI]);
@@ -205,6 +248,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],
                 (int64_t)r[EG_REG_R8], (int64_t)r[EG_REG_R9]},
         .rsp = r[EG_REG_RSP],
+        .mask = s->mask,
     };
     if (nr == SYS_clone || nr == SYS_clone3) { /* the new thread starts with these registers */
         memset(&out.state, 0, sizeof out.state);
@@ -220,10 +264,27 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     call_read(s, &answer, sizeof answer);
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL);
+    s->mask = answer.mask;
     r[EG_REG_RAX] = (uint64_t)answer.arg[0];
 }
 
 /* --- faults ------------------------------------------------------------------------------------------------------------------ */
+
+/* A GRANT, which is installed, or a DENY. most: bytes that may have come, with this one. */
+static void grant_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
+{
+    uint8_t *in = (uint8_t *)s + WK_IN_OFFSET;
+    uint64_t have = some_read(s, in, sizeof *ret, most);
+    memcpy(ret, in, sizeof *ret);
+    uint64_t bytes = sizeof *ret + eg_co_payload_bytes(ret);
+    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY) || ret->n > EG_CO_MAX_PAGES || have > bytes)
+        wk_die("home sent nonsense of type", ret->type);
+    if (have < bytes)
+        some_read(s, in + have, bytes - have, bytes - have);
+    wk.loaded = (ret->flags & EG_CO_F_LOADED) != 0;
+    if (ret->type == EG_CO_GRANT)
+        wk_install(ret, in + sizeof *ret);
+}
 
 static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
 {
@@ -237,17 +298,7 @@ static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
     };
     wk_send(&m, NULL, 0);
     /* The answer comes on this thread's own stream: nobody else has to be woken for it. */
-    uint8_t *in = (uint8_t *)s + WK_IN_OFFSET;
-    uint64_t have = some_read(s, in, sizeof m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
-    memcpy(&m, in, sizeof m);
-    uint64_t bytes = sizeof m + eg_co_payload_bytes(&m);
-    if ((m.type != EG_CO_GRANT && m.type != EG_CO_DENY) || m.n > EG_CO_MAX_PAGES || have > bytes)
-        wk_die("home sent nonsense of type", m.type);
-    if (have < bytes)
-        some_read(s, in + have, bytes - have, bytes - have);
-    wk.loaded = (m.flags & EG_CO_F_LOADED) != 0;
-    if (m.type == EG_CO_GRANT)
-        wk_install(&m, in + sizeof m);
+    grant_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
     active_end(s);
     wk_taken(m.number);
     if (m.type == EG_CO_DENY)
@@ -259,6 +310,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
     struct eg_ucontext *uc = context;
     struct wk_slot *s = (struct wk_slot *)((uint64_t)__builtin_frame_address(0) & ~(WK_SLOT_BYTES - 1));
     uint64_t rip = uc->mc.regs[EG_REG_RIP];
+    if ((number == SIGBUS || number == SIGSEGV) && rip >= (uint64_t)wk_try_copy_from && rip < (uint64_t)wk_try_copy_to) {
+        uc->mc.regs[EG_REG_RIP] = (uint64_t)wk_try_copy_failed;
+        return;
+    }
     if ((uint64_t)s < WK_SLOTS_BASE || (rip >= EG_WORKER_START && rip < EG_WORKER_END && number != WK_KICK))
         wk_die("internal error: a signal in its own code, number", number);
     switch (number) {
@@ -281,7 +336,7 @@ void wk_signals_init(void)
         unsigned long flags;
         void (*restorer)(void);
         uint64_t mask;
-    } act = {(void *)on_signal, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */, wk_restorer, ~0ull};
+    } act = {(void *)on_signal, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */, wk_restorer, ~(1ull << (SIGBUS - 1) | 1ull << (SIGSEGV - 1))}; /* wk_try_copy is done inside a handler */
     for (uint32_t i = 0; i < sizeof numbers; i++)
         eg_sys4(SYS_rt_sigaction, numbers[i], &act, 0, 8);
     act.handler = (void *)SIG_IGN;
@@ -303,8 +358,15 @@ static void idle(void *arg)
     if (s->state.xstate_bytes)
         call_read(s, s->xstate, s->state.xstate_bytes);
     s->kick = 0;
+    s->mask = call.mask;
     s->n_held = 0;
     s->rip = 0;
+    for (int64_t i = 0; i < call.arg[0]; i++) { /* what it touches first; of several that wait, only the head: the next one may have come, too */
+        struct eg_co m;
+        grant_read(s, &m, sizeof m);
+        lease_begin(s, m.addr);
+        wk_taken(m.number);
+    }
     struct eg_frame_stack alt = {(uint8_t *)s + WK_ALT_OFFSET, 0, WK_ALT_END - WK_ALT_OFFSET};
     eg_sys2(SYS_arch_prctl, ARCH_SET_FS, s->state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_SET_GS, s->state.gs_base);

@@ -28,6 +28,7 @@ struct wk_slot {
     uint32_t active; /* between a fault's beginning and the return to its instruction */
     uint32_t n_held;
     uint32_t turn;   /* of running without a call; the leases of its pages end with it */
+    uint64_t mask;   /* the program's signal mask */
     uint64_t addr, rip;        /* of the fault */
     uint64_t held[WK_HELD];    /* pages that the same instruction was given before */
     uint64_t since_ns;
@@ -83,6 +84,9 @@ uint64_t wk_held(uint64_t addr, uint64_t now);
 uint64_t wk_spin_ns(void);
 
 /* worker.S */
+/* wk_try_copy - to or from memory of the program's. Returns: 1, 0 (a page was not here, or may not be written; nothing is promised of `to`). */
+int wk_try_copy(void *to, const void *from, uint64_t bytes);
+extern const uint8_t wk_try_copy_from[], wk_try_copy_to[], wk_try_copy_failed[]; /* a fault between the first two goes on at the third */
 void wk_restorer(void);
 __attribute__((noreturn)) void wk_call_on(void *stack_top, void (*fn)(void *), void *arg);
 /* wk_clone - a thread; *tid is its number as long as it exists, then 0. */

@@ -44,6 +44,10 @@ uint32_t eg_frame_xstate_bytes(const uint8_t *fpstate);
 void *eg_frame_build(uint8_t *top, const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask,
                      const struct eg_frame_stack *stack);
 
+/* eg_frame_xsave - the calling thread's extended state as a signal frame has it. to: EG_XSTATE_MAX_BYTES, 64-byte aligned.
+ * Returns: how many bytes. Source: the kernel's arch/x86/kernel/fpu/signal.c (layout), Intel SDM vol. 1, 13 (XSAVE). */
+uint32_t eg_frame_xsave(uint8_t *to);
+
 /* eg_frame_return - rt_sigreturn from that stack pointer. */
 static inline __attribute__((noreturn)) void eg_frame_return(void *sp)
 {

@@ -16,7 +16,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 2u
+#define EG_THREADS_VERSION 3u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -99,9 +99,9 @@ static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 /* --- threads --------------------------------------------------------------------------------------------------------------- */
 
 enum eg_call_type {
-    EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state */
+    EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state; arg[0]: so many GRANTs (or DENYs) follow unasked, wait for them */
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments */
-    EG_CALL_RETURN = 3, /* to the worker: arg[0] result */
+    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask */
     EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason */
     EG_CALL_EXIT = 5    /* to home: the thread made exit(2); the stream is free for another thread */
 };
@@ -118,8 +118,9 @@ struct eg_call {
     uint32_t len_bytes; /* of the payload */
     int64_t arg[7];
     uint64_t rsp; /* SYSCALL: the program's stack: handlers of signals that come meanwhile run there */
+    uint64_t mask; /* SYSCALL, HOME, START, RETURN: the thread's signal mask. The thread itself may add to it where it is; signals it takes at home only */
 };
-_Static_assert(sizeof(struct eg_call) == 72, "eg_call is a wire format");
+_Static_assert(sizeof(struct eg_call) == 80, "eg_call is a wire format");
 
 /* A thread: the registers as the kernel's signal frame has them (struct sigcontext's order), FS and GS base, and the extended state
  * as the kernel writes it into a signal frame (with its software-reserved bytes and both magic numbers, or 512 bytes of FXSAVE). */

@@ -9,9 +9,11 @@
 #include <stdint.h>
 
 /* X(name, number, needed): needed: libc must have a site for it, or the program's memory cannot be kept truthfully. EG_GATE_FOR_VIEW: patched
- * only where the machine is to look bigger than it is (eg_gate_view). EG_GATE_FOR_NODES: patched only where threads may be away (eg_gate_nodes). */
+ * only where the machine is to look bigger than it is (eg_gate_view). EG_GATE_FOR_NODES: patched only where threads may be away (eg_gate_nodes). EG_GATE_FOR_START: only
+ * the one by which libc's new threads open their signal mask, right before the program's function. */
 #define EG_GATE_FOR_VIEW 2
 #define EG_GATE_FOR_NODES 3
+#define EG_GATE_FOR_START 4
 #define EG_GATE_CALLS(X)      \
     X(mmap, 9, 1)             \
     X(mprotect, 10, 1)        \
@@ -26,6 +28,7 @@
     X(pkey_mprotect, 329, 0)  \
     X(exit, 60, EG_GATE_FOR_NODES)   \
     X(futex, 202, EG_GATE_FOR_NODES) \
+    X(rt_sigprocmask, 14, EG_GATE_FOR_START) \
     X(close, 3, 1)            \
     X(close_range, 436, 0)    \
     X(dup2, 33, 0)            \
@@ -49,6 +52,8 @@ struct eg_gate_frame {
 long eg_gate_dispatch(struct eg_gate_frame *frame);
 /* eg_gate_nodes - set before patching: thread ends (exit) and futex calls are led to the gate as well; only remote threads need that. */
 extern uint8_t eg_gate_nodes;
+/* eg_gate_start - set by patching: the place where libc's new threads are ready to run was found. */
+extern uint8_t eg_gate_start;
 /* eg_gate_view - set before patching: the calls by which a program counts processors are led to the gate. */
 extern uint8_t eg_gate_view;
 

@@ -100,6 +100,21 @@ static void state_of(const struct eg_gate_frame *f, struct eg_thread_state *ret_
     ret_state->rip = end[0]; /* into the trampoline, which undoes the red zone's skip */
 }
 
+/* A new thread of libc's is about to run the program's function: from here on it may be elsewhere. */
+static long thread_begins(struct eg_gate_frame *f)
+{
+    struct eg_thread *t = eg_home.active ? eg_home_starting() : NULL;
+    struct eg_thread_state state;
+    long ret = eg_sys4(SYS_rt_sigprocmask, f->arg[0], f->arg[1], f->arg[2], f->arg[3]);
+    if (t) {
+        state_of(f, &state);
+        state.rax = (uint64_t)ret;
+        state.rsp = (uint64_t)(f + 1) + 8;
+        eg_home_begin(t, &state);
+    }
+    return ret;
+}
+
 /* The calls of a program whose threads may be away: memory is one authority's, and threads begin and end under its eyes. */
 static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
 {
@@ -189,6 +204,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
             eg_home_exit(f->arg[0]);
         f->pass = 1;
         return 0;
+    case NR_rt_sigprocmask: return thread_begins(f);
     case NR_close:
         if (eg_cap_fd_reserved(f->arg[0]))
             return -EBADF;
@@ -211,7 +227,16 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         }
         break;
     case NR_execve:
-    case NR_execveat: return eg_view_exec(f->nr, f->arg, &f->pass);
+    case NR_execveat: {
+        uint64_t robust = eg_home.active ? eg_home_robust_off() : 0;
+        long ret = eg_view_exec(f->nr, f->arg, &f->pass);
+        if (f->pass && robust) {
+            f->pass = 0;
+            ret = eg_syscall6(f->nr, f->arg[0], f->arg[1], f->arg[2], f->arg[3], f->arg[4], f->arg[5]);
+        }
+        eg_home_robust_on(robust);
+        return ret;
+    }
     case NR_futex:
         if (eg_home.active && eg_home_futex_writes(f->arg[1]))
             return eg_home_futex(f->arg);

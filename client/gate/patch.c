@@ -29,7 +29,12 @@ static const uint8_t exit_site[6] = {0x31, 0xff, 0x89, 0xd0, 0x0f, 0x05};
 static const uint8_t exit_number[5] = {0xba, 0x3c, 0x00, 0x00, 0x00};
 #define EXIT_REACH 24
 
-uint8_t eg_gate_nodes, eg_gate_view;
+/* The beginning of libc's threads: set_robust_list, and a little further on the rt_sigprocmask after which the program's function is called. */
+#define SET_ROBUST_LIST 273u
+#define SIGPROCMASK 14u
+#define START_REACH 160
+
+uint8_t eg_gate_nodes, eg_gate_view, eg_gate_start;
 
 static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
 {
@@ -41,13 +46,24 @@ static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
     return 0;
 }
 
-static int number_known(uint32_t nr)
+static int number_index(uint32_t nr)
 {
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
         if (calls[i].nr == nr)
-            return calls[i].needed == EG_GATE_FOR_VIEW ? eg_gate_view ? (int)i : -1
-                   : calls[i].needed == EG_GATE_FOR_NODES && !eg_gate_nodes ? -1 : (int)i;
+            return (int)i;
     return -1;
+}
+
+/* Is it to be patched in this run, wherever it is? */
+static int number_known(uint32_t nr)
+{
+    int i = number_index(nr);
+    switch (i < 0 ? 0 : calls[i].needed) {
+    case EG_GATE_FOR_START: return -1;
+    case EG_GATE_FOR_VIEW: return eg_gate_view ? i : -1;
+    case EG_GATE_FOR_NODES: return eg_gate_nodes ? i : -1;
+    default: return i;
+    }
 }
 
 static uint32_t load32(const uint8_t *p)
@@ -57,18 +73,22 @@ static uint32_t load32(const uint8_t *p)
     return v;
 }
 
+static int is_number(const uint8_t *p, const uint8_t *text)
+{
+    if (p[0] != 0xb8)
+        return 0;
+    /* REX.B: the mov goes to r8d; REX.W: its constant has eight bytes */
+    return !(p > text && ((p[-1] & 0xf1) == 0x41 || (p[-1] & 0xf8) == 0x48));
+}
+
 /* mov $nr,%eax at p. Returns: index of the call, -1 not one of ours. */
 static int number_at(const uint8_t *p, const uint8_t *text)
 {
-    if (p[0] != 0xb8)
-        return -1;
-    if (p > text && ((p[-1] & 0xf1) == 0x41 || (p[-1] & 0xf8) == 0x48))
-        return -1; /* REX.B: the mov goes to r8d; REX.W: its constant has eight bytes */
-    return number_known(load32(p + 1));
+    return is_number(p, text) ? number_known(load32(p + 1)) : -1;
 }
 
-/* Whole instructions that move or compare registers and constants, without touching eax, memory or the place where they stand: they do the
- * same in a trampoline. */
+/* Whole instructions that move, add or compare registers and constants, without touching eax, memory or the place where they stand: they do
+ * the same in a trampoline. */
 static int is_plain(const uint8_t *c, size_t n)
 {
     while (n) {
@@ -97,9 +117,15 @@ static int is_plain(const uint8_t *c, size_t n)
             if (rex & 8)
                 return 0;
             break;
+        case 0x8d:                                                               /* lea of a register and a constant */
+            len = c[1] >> 6 == 1 ? 3 : 6;
+            into = (c[1] >> 3 & 7u) | (rex & 4u) << 1;
+            if ((c[1] >> 6 != 1 && c[1] >> 6 != 2) || (c[1] & 7) == 4 || n < len)
+                return 0;
+            break;
         default: return 0;
         }
-        if (n < len || into == 0 || (len < 5 && c[len - 1] < 0xc0))
+        if (n < len || into == 0 || (len < 5 && c[0] != 0x8d && c[len - 1] < 0xc0))
             return 0;
         c += len;
         n -= len;
@@ -123,6 +149,19 @@ static int site_at(const uint8_t *p, const uint8_t *text, size_t *ret_between)
         }
     }
     return k;
+}
+
+/* The call after which a new thread of libc's runs the program's function. */
+static int is_start_site(const uint8_t *p, const uint8_t *text, const uint8_t *robust, size_t *ret_between)
+{
+    if (!eg_gate_nodes || !robust || p - robust > START_REACH)
+        return 0;
+    for (size_t n = 0; n <= BETWEEN_MAX; n++)
+        if (is_number(p - 5 - n, text) && load32(p - 4 - n) == SIGPROCMASK && is_plain(p - n, n)) {
+            *ret_between = n;
+            return 1;
+        }
+    return 0;
 }
 
 static uint8_t *put(uint8_t *at, const void *code, size_t n)
@@ -223,6 +262,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
         uint8_t exits, between;
     } site[MAX_SITES];
     int n = 0;
+    const uint8_t *robust = NULL; /* the last set_robust_list */
     for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
         if (is_exit_site(p, text)) {
             if (n == MAX_SITES)
@@ -233,6 +273,13 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
         }
         size_t between;
         int k = site_at(p, text, &between);
+        if (is_number(p - 5, text) && load32(p - 4) == SET_ROBUST_LIST)
+            robust = p;
+        if (k == -1 && is_start_site(p, text, robust, &between)) {
+            eg_gate_start = 1;
+            robust = NULL;
+            k = number_index(SIGPROCMASK);
+        }
         if (k == -1) {
             *ret_patched += p[-5] == 0xe9;
             continue;

@@ -27,8 +27,9 @@
 #define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
-#define HOLD_MAX_NS 2000000u
+#define AGAIN_NS 400000u
 #define NODE_TRIES 15
+#define LEAF_CHUNKS 8192u /* of the directory, in a leaf */
 #define ZERO_AHEAD 16u
 
 struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1};
@@ -41,20 +42,25 @@ static struct pollfd polls[2 + EG_HOME_NODES + 2 * EG_POOL_SERVERS];
 static struct eg_dir_chunk *chunk_find(uint64_t addr)
 {
     uint64_t i = addr >> EG_BLOCK_SHIFT;
-    struct eg_dir_chunk **leaf = eg_home.leaf[i >> 13];
-    return leaf ? leaf[i & 8191] : NULL;
+    struct eg_dir_chunk **leaf = __atomic_load_n(&eg_home.leaf[i / LEAF_CHUNKS], __ATOMIC_ACQUIRE);
+    return leaf ? __atomic_load_n(&leaf[i % LEAF_CHUNKS], __ATOMIC_ACQUIRE) : NULL;
 }
 
 static struct eg_dir_chunk *chunk_get(uint64_t addr)
 {
     uint64_t i = addr >> EG_BLOCK_SHIFT;
-    struct eg_dir_chunk ***leaf = &eg_home.leaf[i >> 13];
-    if (!*leaf && !(*leaf = eg_sys_map(8192 * sizeof **leaf)))
+    struct eg_dir_chunk *c = chunk_find(addr), **leaf = eg_home.leaf[i / LEAF_CHUNKS];
+    if (c)
+        return c;
+    if (!leaf)
+        leaf = eg_sys_map(LEAF_CHUNKS * sizeof *leaf);
+    c = eg_sys_map(sizeof *c);
+    if (!leaf || !c)
         eg_die("no memory for the directory of pages", NULL, 0);
-    struct eg_dir_chunk **c = &(*leaf)[i & 8191];
-    if (!*c && !(*c = eg_sys_map(sizeof **c)))
-        eg_die("no memory for the directory of pages", NULL, 0);
-    return *c;
+    /* Who makes a memory call looks, too: eg_home_untouched. */
+    __atomic_store_n(&leaf[i % LEAF_CHUNKS], c, __ATOMIC_RELEASE);
+    __atomic_store_n(&eg_home.leaf[i / LEAF_CHUNKS], leaf, __ATOMIC_RELEASE);
+    return c;
 }
 
 static struct eg_dir_page *page_of(struct eg_dir_chunk *c, uint64_t addr)
@@ -67,6 +73,40 @@ int eg_home_owner(uint64_t addr)
     struct eg_dir_chunk *c = chunk_find(addr);
     const struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
     return p && p->state == EG_DIR_OWNED ? p->owner - 1 : -1;
+}
+
+/* The first chunk with pages of [*at, hi). Returns: it, NULL (none); *at: its first address in there, ret_end: where its part ends. */
+static struct eg_dir_chunk *chunk_next(uint64_t *at, uint64_t hi, uint64_t *ret_end)
+{
+    while (*at < hi) {
+        struct eg_dir_chunk *c = chunk_find(*at);
+        uint64_t i = *at >> EG_BLOCK_SHIFT;
+        *ret_end = (i + 1) << EG_BLOCK_SHIFT < hi ? (i + 1) << EG_BLOCK_SHIFT : hi;
+        if (c)
+            return c;
+        *at = eg_home.leaf[i / LEAF_CHUNKS] ? *ret_end : (i / LEAF_CHUNKS + 1) * LEAF_CHUNKS << EG_BLOCK_SHIFT;
+    }
+    return NULL;
+}
+
+int eg_home_untouched(uint64_t lo, uint64_t hi)
+{
+    struct eg_dir_chunk *c;
+    for (uint64_t at = lo, end; (c = chunk_next(&at, hi, &end));) {
+        if (c->fixed)
+            return 0;
+        for (; at < end; at += EG_PAGE_BYTES)
+            if (page_of(c, at)->state != EG_DIR_HOME || page_of(c, at)->line)
+                return 0;
+    }
+    return 1;
+}
+
+void eg_home_changed(uint64_t lo, uint64_t hi)
+{
+    struct eg_dir_chunk *c;
+    for (uint64_t at = lo, end; (c = chunk_next(&at, hi, &end)); at = end)
+        __atomic_store_n(&c->changed, 1, __ATOMIC_RELEASE);
 }
 
 static uint64_t now_ns; /* of this turn */
@@ -431,30 +471,63 @@ static void recalls_add(uint64_t addr, uint32_t node, enum eg_co_type type, unsi
     recalls.n++;
 }
 
-static void held_note(uint64_t page, uint32_t tid)
+/* Who of home's threads asked lately. One that was given a page, then another, and asks for the first again, got nowhere, perhaps: its instruction
+ * needs both. Then what it is given stays longer. */
+static struct {
+    uint32_t tid;
+    uint8_t again;
+} askers[EG_HOME_HELD];
+static uint32_t n_askers;
+
+static unsigned asker_note(uint64_t page, uint32_t tid, int missing)
 {
-    eg_home.held[eg_home.next_held++ % EG_HOME_HELD] =
-        (struct eg_home_held){.page = page, .until_ns = now_ns + HOLD_NS, .given_ns = now_ns, .tid = tid};
+    unsigned k = n_askers++ % EG_HOME_HELD;
+    askers[k].tid = tid;
+    uint64_t given_ns = 0, other_ns = 0;
+    struct eg_home_held *other = NULL;
+    for (uint32_t i = 0; i < EG_HOME_HELD; i++) {
+        struct eg_home_held *h = &eg_home.held[i];
+        if (h->tid != tid || now_ns - h->given_ns >= AGAIN_NS)
+            continue;
+        if (h->page == page) {
+            given_ns = h->given_ns > given_ns ? h->given_ns : given_ns;
+        } else if (h->given_ns > other_ns) {
+            other_ns = h->given_ns;
+            other = h;
+        }
+    }
+    askers[k].again = missing && given_ns && other_ns > given_ns;
+    if (askers[k].again)
+        other->until_ns = now_ns + HOLD_MORE_NS;
+    return k;
 }
 
-/* A proxy whose call has ended needs its page no more. */
-static int needs_it(uint32_t tid)
+static void held_note(uint64_t page, unsigned asker)
 {
-    for (uint32_t i = 0; i < eg_home.n_threads; i++)
+    const struct eg_thread *t = NULL;
+    uint32_t tid = askers[asker].tid;
+    uint64_t until_ns = now_ns + (askers[asker].again ? HOLD_MORE_NS : HOLD_NS);
+    for (uint32_t i = 0; i < eg_home.n_threads && !t; i++)
         if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
-            return eg_home.thread[i]->where != EG_AWAY || __atomic_load_n(&eg_home.thread[i]->in_call, __ATOMIC_RELAXED);
-    return 1;
+            t = eg_home.thread[i];
+    eg_home.held[eg_home.next_held++ % EG_HOME_HELD] =
+        (struct eg_home_held){.page = page, .until_ns = until_ns, .given_ns = now_ns, .thread = t, .tid = tid};
+}
+
+/* A thread that has ended needs its page no more, nor does a proxy whose call has. */
+static int needs_it(const struct eg_home_held *h)
+{
+    const struct eg_thread *t = h->thread;
+    return !t || (__atomic_load_n(&t->tid, __ATOMIC_RELAXED) == h->tid && (t->where != EG_AWAY || __atomic_load_n(&t->in_call, __ATOMIC_RELAXED)));
 }
 
 static uint64_t held_until(uint64_t page)
 {
     for (uint32_t i = 0; i < EG_HOME_HELD; i++)
-        if (eg_home.held[i].page == page && eg_home.held[i].until_ns > now_ns && needs_it(eg_home.held[i].tid))
+        if (eg_home.held[i].page == page && eg_home.held[i].until_ns > now_ns && needs_it(&eg_home.held[i]))
             return eg_home.held[i].until_ns;
     return 0;
 }
-
-static uint32_t faulting_tid;
 
 static void home_granted(uint64_t addr, unsigned slot, int write)
 {
@@ -474,8 +547,8 @@ static void home_granted(uint64_t addr, unsigned slot, int write)
     }
     if (slot == EG_SLOT_FREEZE)
         eg_home.pending--;
-    else
-        held_note(addr / EG_PAGE_BYTES, faulting_tid);
+    else if (slot < EG_HOME_HELD)
+        held_note(addr / EG_PAGE_BYTES, slot);
 }
 
 static void op_grant(uint64_t page, unsigned agent, unsigned slot, int write, enum eg_dir_content content)
@@ -531,20 +604,24 @@ static const struct eg_dir_ops ops = {op_grant, op_protect, op_invalidate, op_re
 
 static int frozen(uint64_t addr)
 {
-    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_RELAXED);
-    return (r == EG_REQ_FREEZE || r == EG_REQ_FROZEN) && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
+    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+    return (r == EG_REQ_FREEZE || r == EG_REQ_FROZEN || r == EG_REQ_HELD) && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
 }
 
 static void park(uint64_t addr, uint64_t due_ns, uint32_t node, unsigned slot, int write)
 {
     if (eg_home.n_parked == EG_PARKED)
         eg_die("internal error: more threads wait than there are", NULL, 0);
+    if (!due_ns)
+        __atomic_store_n(&eg_home.n_frozen, eg_home.n_frozen + 1, __ATOMIC_SEQ_CST);
     eg_home.parked[eg_home.n_parked++] = (struct eg_parked){addr, due_ns, (uint16_t)node, (uint16_t)slot, (uint8_t)write};
 }
 
 /* The part of [addr's mapping) in this chunk is registered. Returns: where it ends; 0: it cannot be. */
 static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64_t addr)
 {
+    if (__atomic_exchange_n(&c->changed, 0, __ATOMIC_ACQ_REL))
+        c->n_watched = 0;
     for (uint32_t i = 0; i < c->n_watched; i++)
         if (addr >= c->watched[i].lo && addr < c->watched[i].hi)
             return c->watched[i].hi;
@@ -585,6 +662,9 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     static uint8_t buf[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
     uint64_t n = (area->end - addr) / EG_PAGE_BYTES;
     n = n > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : n;
+    for (uint64_t i = 1; i < n; i++)
+        if (frozen(addr + i * EG_PAGE_BYTES))
+            n = i;
     if (!area->file) { /* what is not here may be registered, and we would wait for ourselves: only what is, or one page of zeros */
         far_bring(addr);
         uint64_t here = present(addr, (uint32_t)n);
@@ -815,12 +895,7 @@ static void home_fault(const struct uffd_msg *m)
     int write = wp || (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
     struct eg_dir_chunk *c = chunk_find(addr);
     struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
-    faulting_tid = m->arg.pagefault.feat.ptid;
-    for (uint32_t i = 0; i < EG_HOME_HELD; i++) {
-        struct eg_home_held *h = &eg_home.held[i];
-        if (h->tid == faulting_tid && now_ns - h->given_ns < HOLD_MAX_NS && h->until_ns)
-            h->until_ns = now_ns + HOLD_MORE_NS;
-    }
+    uint32_t tid = m->arg.pagefault.feat.ptid;
     if (!p || p->state == EG_DIR_HOME) {
         uint32_t i;
         if (far_block(addr, &i))
@@ -837,13 +912,13 @@ static void home_fault(const struct uffd_msg *m)
     }
     absent = 0;
     static struct reader seen[64]; /* of home's threads */
-    uint32_t window = ahead(&seen[faulting_tid % 64], page);
-    dir_ask(p, page, EG_DIR_AT_HOME, 0, write);
+    uint32_t window = ahead(&seen[tid % 64], page);
+    dir_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp), write);
     for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
         p = page_of(c, addr + i * EG_PAGE_BYTES);
         if (!is_wanted(p, EG_DIR_AT_HOME, write))
             break;
-        dir_ask(p, page + i, EG_DIR_AT_HOME, 0, write);
+        dir_ask(p, page + i, EG_DIR_AT_HOME, EG_SLOT_NOBODY, write);
     }
     batch_do();
     stores_do();
@@ -851,39 +926,34 @@ static void home_fault(const struct uffd_msg *m)
 
 /* --- memory calls ---------------------------------------------------------------------------------------------------------------------- */
 
+static uint64_t freeze_end(void)
+{
+    return eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
+}
+
 static void freeze_begin(void)
 {
-    uint64_t lo = eg_home.freeze_lo, hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
+    uint64_t hi = freeze_end();
+    struct eg_dir_chunk *c;
     eg_home.drop = 0;
-    for (uint64_t at = lo; at < hi;) {
-        uint64_t i = at >> EG_BLOCK_SHIFT;
-        if (!eg_home.leaf[i >> 13]) {
-            at = ((i >> 13) + 1) << 13 << EG_BLOCK_SHIFT;
-            continue;
+    for (uint64_t at = eg_home.freeze_lo, end; (c = chunk_next(&at, hi, &end));) {
+        eg_home.drop |= c->fixed;
+        for (; at < end; at += EG_PAGE_BYTES) {
+            struct eg_dir_page *p = page_of(c, at);
+            if (p->state == EG_DIR_HOME)
+                continue;
+            eg_home.pending++;
+            dir_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1);
         }
-        struct eg_dir_chunk *c = chunk_find(at);
-        uint64_t end = (i + 1) << EG_BLOCK_SHIFT;
-        end = end > hi ? hi : end;
-        if (c) {
-            eg_home.drop |= c->fixed;
-            for (; at < end; at += EG_PAGE_BYTES) {
-                struct eg_dir_page *p = page_of(c, at);
-                if (p->state == EG_DIR_HOME)
-                    continue;
-                eg_home.pending++;
-                dir_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1);
-            }
-        }
-        at = end;
     }
-    if (lo == 0 && hi == EG_USER_END) /* a fork changes nothing for the workers' read-only copies */
+    if (eg_home.freeze_lo == 0 && hi == EG_USER_END) /* a fork changes nothing for the workers' read-only copies */
         eg_home.drop = 0;
 }
 
 /* Everything is home that was counted; what was not goes, too. Only now: a worker may have waited to write a page of which it had a copy. */
 static void freeze_drop(void)
 {
-    uint64_t hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
+    uint64_t hi = freeze_end();
     const uint64_t most = 1ul << 31;
     eg_home.drop = 0;
     for (uint32_t k = 0; k < eg_home.n_nodes; k++)
@@ -894,24 +964,19 @@ static void freeze_drop(void)
         }
 }
 
-static void thaw(void)
+static int thawed(void)
 {
-    uint64_t lo = eg_home.freeze_lo, hi = eg_home.freeze_hi < EG_USER_END ? eg_home.freeze_hi : EG_USER_END;
-    for (uint64_t at = lo; at < hi; at = (at | (EG_BLOCK_BYTES - 1)) + 1) {
-        uint64_t i = at >> EG_BLOCK_SHIFT;
-        if (!eg_home.leaf[i >> 13]) {
-            at = ((((i >> 13) + 1) << 13) << EG_BLOCK_SHIFT) - 1;
-            continue;
-        }
-        struct eg_dir_chunk *c = chunk_find(at);
-        if (c && !(lo == 0 && hi == EG_USER_END))
-            c->n_watched = 0; /* mappings may have changed; registering again costs little */
-    }
-    __atomic_store_n(&eg_home.request, EG_REQ_NONE, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&eg_home.n_frozen, __ATOMIC_SEQ_CST) && __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_NONE;
+}
+
+/* Nobody keeps the range any more: those that waited for that ask again. */
+static void unpark(void)
+{
     uint32_t n = eg_home.n_parked, kept = 0;
     struct eg_parked *all = eg_home.parked;
     eg_home.parked = all + EG_PARKED; /* the second half takes those that are parked again */
     eg_home.n_parked = 0;
+    __atomic_store_n(&eg_home.n_frozen, 0, __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < n; i++)
         if (all[i].due_ns == 0)
             get(all[i].node, all[i].slot, all[i].addr, all[i].write);
@@ -925,24 +990,23 @@ static void thaw(void)
 
 static int request_turn(void)
 {
-    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
     static uint8_t under_way;
-    if (r == EG_REQ_FREEZE) {
-        if (!under_way) {
-            under_way = 1;
-            freeze_begin();
-        }
-        if (!eg_home.pending && eg_home.drop)
-            freeze_drop();
-        if (eg_home.pending)
-            return 0;
-        under_way = 0;
-        __atomic_store_n(&eg_home.request, EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
-    } else if (r == EG_REQ_THAW) {
-        thaw();
-    } else {
-        return 0;
+    if (thawed()) {
+        unpark();
+        return 1;
     }
+    if (__atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_FREEZE)
+        return 0;
+    if (!under_way) {
+        under_way = 1;
+        freeze_begin();
+    }
+    if (!eg_home.pending && eg_home.drop)
+        freeze_drop();
+    if (eg_home.pending)
+        return 0;
+    under_way = 0;
+    __atomic_store_n(&eg_home.request, EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
     eg_sys3(SYS_futex, &eg_home.request, FUTEX_WAKE_PRIVATE, 1);
     return 1;
 }
@@ -973,6 +1037,22 @@ static void kicks_turn(void)
         if (__atomic_load_n(&t->kick, __ATOMIC_ACQUIRE) == 1)
             kick(t, t->node, t->slot);
     }
+}
+
+/* Threads that went out: what they touch first goes to them as if they had asked. */
+static int pushes_turn(void)
+{
+    if (!__atomic_exchange_n(&eg_home.pushes, 0, __ATOMIC_ACQ_REL))
+        return 0;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        struct eg_thread *t = eg_home.thread[i];
+        uint32_t n = __atomic_load_n(&t->n_pushed, __ATOMIC_ACQUIRE);
+        for (uint32_t k = 0; k < n; k++)
+            get(t->node, t->slot, t->pushed[k], 1);
+        if (n)
+            __atomic_store_n(&t->n_pushed, 0, __ATOMIC_RELEASE);
+    }
+    return 1;
 }
 
 /* --- the thread -------------------------------------------------------------------------------------------------------------------------- */
@@ -1048,7 +1128,7 @@ static void agent_main(void)
             }
         for (uint32_t k = 0; k < eg_home.n_nodes; k++)
             work |= node_turn(k);
-        work |= request_turn();
+        work |= pushes_turn() | request_turn();
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
         kicks_turn();
         int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | reclaim_turn() : 0;
@@ -1066,8 +1146,8 @@ static void agent_main(void)
         if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))
             continue;
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
-        uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
-        if (!((r == EG_REQ_FREEZE && !eg_home.pending) || r == EG_REQ_THAW || __atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST))) {
+        int asked = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_FREEZE && !eg_home.pending;
+        if (!asked && !thawed() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST)) {
             uint8_t drain[16];
             uint32_t n = 0;
             polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
@@ -1236,16 +1316,16 @@ void eg_home_child(void)
             *fds[k] = -1;
         }
         t->tid = t->tid == (uint32_t)eg_sys0(SYS_gettid) ? t->tid : 0;
+        t->n_pushed = 0;
     }
-    for (uint32_t i = 0; i < 1u << 13; i++)
-        for (uint32_t k = 0; h->leaf[i] && k < 8192; k++)
-            if (h->leaf[i][k])
-                memset(h->leaf[i][k], 0, sizeof *h->leaf[i][k]);
+    struct eg_dir_chunk *c;
+    for (uint64_t at = 0, end; (c = chunk_next(&at, EG_USER_END, &end)); at = end)
+        memset(c, 0, sizeof *c);
     h->active = 0;
-    h->n_parked = 0;
+    h->n_parked = h->n_frozen = 0;
     h->pending = 0;
     h->request = EG_REQ_NONE;
-    h->kicks = 0;
+    h->kicks = h->pushes = 0;
     h->agent_asleep = 0;
     memset(h->held, 0, sizeof h->held);
     h->start_lock = h->memory_lock = (struct eg_lock){0};

@@ -115,7 +115,7 @@ struct eg_dir_wait {
     uint16_t next, slot;
     uint8_t agent, write;
 };
-#define EG_DIR_WAITS 4096u
+#define EG_DIR_WAITS 32768u
 
 struct eg_dir {
     const struct eg_dir_ops *ops;

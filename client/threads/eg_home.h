@@ -23,7 +23,8 @@
 #define EG_SLOT_FREEZE 0xfffeu /* of home: a memory call waits for the page */
 #define EG_SLOT_RECLAIM 0xfffdu /* of home: the page is to leave for a memory server */
 #define EG_RECLAIMS 256u
-#define EG_PARKED 8192u
+#define EG_PUSHED 4u /* pages that go out with a thread */
+#define EG_PARKED (2 * (1 + EG_PUSHED) * EG_THREADS)
 
 /* A thread's stream that no thread uses just now. */
 struct eg_stream_free {
@@ -71,6 +72,9 @@ struct eg_thread {
     uint64_t moved_ns;
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
+    uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
+    uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
+    uint64_t pushed[EG_PUSHED];
     uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;
@@ -81,6 +85,7 @@ struct eg_thread {
 /* A page that was given to a thread of home's, and stays until its instruction could go on. */
 struct eg_home_held {
     uint64_t page, until_ns, given_ns;
+    const struct eg_thread *thread; /* NULL: one that the gate did not see begin */
     uint32_t tid;
 };
 #define EG_HOME_HELD 64u
@@ -99,9 +104,11 @@ struct eg_dir_chunk {
     } watched[4]; /* parts that are registered with userfaultfd */
     uint8_t n_watched;
     uint8_t fixed; /* read-only pages of it were given away, uncounted */
+    uint8_t changed; /* mappings may have changed: nothing is known to be watched. Set by whoever makes a memory call, cleared by the agent */
 };
 
-enum { EG_REQ_NONE = 0, EG_REQ_FREEZE = 1, EG_REQ_FROZEN = 2, EG_REQ_THAW = 3 };
+/* HELD: nobody gets anything of the range from the agent's next turn on; FREEZE: and what is away comes home; FROZEN: it has. */
+enum { EG_REQ_NONE = 0, EG_REQ_HELD = 1, EG_REQ_FREEZE = 2, EG_REQ_FROZEN = 3 };
 
 struct eg_home {
     uint8_t on;        /* this run has compute nodes */
@@ -123,11 +130,11 @@ struct eg_home {
 
     /* The agent's. */
     struct eg_dir dir;
-    struct eg_dir_chunk **leaf[1u << 13];
+    struct eg_dir_chunk **leaf[1u << 13]; /* agent.c's own */
     struct eg_home_held held[EG_HOME_HELD];
     uint32_t next_held;
     struct eg_parked *parked;
-    uint32_t n_parked;
+    uint32_t n_parked, n_frozen; /* all; those that wait for the thaw */
     uint32_t agent_asleep;
     uint64_t reclaim[EG_RECLAIMS]; /* pages that are shared and should leave; under the pager's lock */
     uint32_t n_reclaim;
@@ -138,6 +145,7 @@ struct eg_home {
     uint32_t pending; /* pages and nodes that the freeze waits for */
     uint8_t drop;     /* read-only pages of the range are away, too */
     uint32_t kicks;
+    uint32_t pushes; /* a thread has pages to be sent along */
 };
 extern struct eg_home eg_home;
 
@@ -152,6 +160,10 @@ int eg_home_activate(void);
 void eg_home_wake(void);
 /* eg_home_owner - the node that has the page alone; -1: none. Context: any; it may be another one by now. */
 int eg_home_owner(uint64_t addr);
+/* eg_home_untouched - nothing of [lo, hi) is away, or was asked for. Context: EG_REQ_HELD of it, and the agent has seen that. */
+int eg_home_untouched(uint64_t lo, uint64_t hi);
+/* eg_home_changed - mappings in [lo, hi) may have changed; registering memory again costs little. Context: as before. */
+void eg_home_changed(uint64_t lo, uint64_t hi);
 /* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */
 __attribute__((noreturn)) void eg_home_lost(uint32_t node);
 /* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */
@@ -199,10 +211,18 @@ enum eg_clones {
 };
 /* eg_home_clones - what a clone, clone3, fork or vfork is for. */
 enum eg_clones eg_home_clones(long nr, const long arg[6]);
+/* eg_home_starting - the calling thread, if it goes out once libc has begun it; else NULL. Context: the gate, on the program's stack. */
+struct eg_thread *eg_home_starting(void);
+/* eg_home_begin - it does, with these registers and its present signal mask; it comes back elsewhere. Context: as before. */
+__attribute__((noreturn)) void eg_home_begin(struct eg_thread *thread, const struct eg_thread_state *state);
 /* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
 int eg_home_pays(const struct eg_thread *thread);
 /* eg_home_costly - a thread comes home because it did not pay: the next ones stay for a while. */
 void eg_home_costly(void);
+/* eg_home_robust_off - the kernel forgets the calling thread's list of robust mutexes, if there is nothing on it. Returns: the list, 0: as before;
+ * eg_home_robust_on: it has it again. */
+uint64_t eg_home_robust_off(void);
+void eg_home_robust_on(uint64_t head);
 /* eg_home_exit - exit(2) by a thread that runs at home. */
 __attribute__((noreturn)) void eg_home_exit(long status);
 /* eg_home_fd - the k-th descriptor of this part of the runtime; NULL past the last. */

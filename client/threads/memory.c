@@ -224,13 +224,13 @@ void eg_home_convert_all(void)
 
 /* --- memory calls -------------------------------------------------------------------------------------------------------------- */
 
-/* The agent does it, and says so by the next state. */
-static void ask(uint32_t what, uint32_t done)
+/* Everything of the range comes home: the agent does it, and says so. */
+static void freeze(void)
 {
     uint32_t seen;
-    __atomic_store_n(&eg_home.request, what, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&eg_home.request, EG_REQ_FREEZE, __ATOMIC_SEQ_CST);
     eg_home_wake();
-    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != done; turn++) {
+    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != EG_REQ_FROZEN; turn++) {
         if (turn < 100)
             eg_sys0(SYS_sched_yield);
         else
@@ -238,17 +238,23 @@ static void ask(uint32_t what, uint32_t done)
     }
 }
 
-/* Everything of [lo, hi) comes home, and no worker gets any of it until the thaw. Context: memory_lock held. */
-static void freeze(uint64_t lo, uint64_t hi)
+/* No worker gets anything of [lo, hi) until the thaw. Context: memory_lock held. */
+static void hold(uint64_t lo, uint64_t hi)
 {
     eg_home.freeze_lo = lo & ~(uint64_t)(EG_PAGE_BYTES - 1);
     eg_home.freeze_hi = eg_page_up(hi);
-    ask(EG_REQ_FREEZE, EG_REQ_FROZEN);
+    __atomic_store_n(&eg_home.request, EG_REQ_HELD, __ATOMIC_SEQ_CST);
+    /* The agent's present turn may have begun before that. When it sleeps, it will look. */
+    uint32_t turn = __atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST) == turn && !__atomic_load_n(&eg_home.agent_asleep, __ATOMIC_SEQ_CST))
+        eg_sys0(SYS_sched_yield);
 }
 
 static void thaw(void)
 {
-    ask(EG_REQ_THAW, EG_REQ_NONE);
+    __atomic_store_n(&eg_home.request, EG_REQ_NONE, __ATOMIC_SEQ_CST); /* pairs with the agent's look before it sleeps */
+    if (__atomic_load_n(&eg_home.n_frozen, __ATOMIC_SEQ_CST))
+        eg_home_wake();
 }
 
 static long raw(long nr, const long a[6])
@@ -292,8 +298,11 @@ long eg_home_memory(long nr, const long arg[6])
     memcpy(a, arg, sizeof a);
     eg_lock_take(&eg_home.memory_lock);
     int frozen = affected(nr, a, &lo, &hi) && eg_home.active && lo < EG_USER_END;
-    if (frozen)
-        freeze(lo, hi);
+    if (frozen) {
+        hold(lo, hi);
+        if (!eg_home_untouched(eg_home.freeze_lo, eg_home.freeze_hi))
+            freeze();
+    }
     long ret = eg_home.far ? eg_cap_memory(nr, a) : raw(nr, a);
     if (nr == SYS_brk)
         eg_rt.heap_end = (uint64_t)ret;
@@ -302,8 +311,10 @@ long eg_home_memory(long nr, const long arg[6])
     if (nr == SYS_mmap && !eg_sys_failed(ret) && (a[3] & (MAP_TYPE | MAP_ANONYMOUS | MAP_DENYWRITE)) == (MAP_PRIVATE | MAP_DENYWRITE) &&
         (a[2] & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE) && (uint64_t)a[1] <= CONVERT_MAX_BYTES)
         convert((uint64_t)ret, (uint64_t)ret + eg_page_up((uint64_t)a[1]), (int)a[2]);
-    if (frozen)
+    if (frozen) {
+        eg_home_changed(eg_home.freeze_lo, eg_home.freeze_hi);
         thaw();
+    }
     eg_lock_give(&eg_home.memory_lock);
     return ret;
 }
@@ -340,8 +351,10 @@ long eg_home_fork(long nr, const long arg[6])
     eg_lock_take(&eg_home.start_lock);
     eg_lock_take(&eg_home.memory_lock);
     int active = eg_home.active;
-    if (active)
-        freeze(0, EG_USER_END);
+    if (active) {
+        hold(0, EG_USER_END);
+        freeze();
+    }
     long ret = eg_home.far ? eg_cap_fork(nr, arg) : raw(nr, arg);
     if (ret == 0) {
         eg_home_child();

@@ -17,6 +17,8 @@
 
 #define ARCH_SET_FS 0x1002
 #define ARCH_SET_GS 0x1001
+#define ARCH_GET_FS 0x1003
+#define ARCH_GET_GS 0x1004
 #define PR_GET_TID_ADDRESS 40
 #define SPIN_TURNS 30
 /* --threads auto: a thread that is away comes home when more than so much of its time went into being away. A node on this very machine has no
@@ -27,6 +29,10 @@
 #define CALL_COST_NS 25000u
 #define STAY_NS 500000000u /* others then stay here for a while; twice as long each time */
 #define STAY_MAX_NS 60000000000u
+#define ROBUST_BYTES sizeof(struct robust_list_head)
+#define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
+#define STACK_SOON 512u      /* of the stack, and of the thread's control block, are used at once */
+#define CONTROL_BYTES 2048u
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
 
 _Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
@@ -191,11 +197,35 @@ static void robust_end(struct eg_thread *t)
         owner_died((pending & ~1ul) + offset, tid);
 }
 
+/* The kernel reads the list at an exec, too, when the other threads, the agent among them, are gone already: it would wait for a page for ever. */
+uint64_t eg_home_robust_off(void)
+{
+    uint64_t head = 0, bytes = 0, entry = 0, pending = 0;
+    if (eg_sys3(SYS_get_robust_list, 0, &head, &bytes) || !head)
+        return 0;
+    /* Mutexes that it holds over the exec may be others', too: then the kernel is to see to them. */
+    if (word_read(head, &entry) && (entry & ~1ul) == head && word_read(head + 16, &pending) && !pending && !eg_sys2(SYS_set_robust_list, 0, ROBUST_BYTES))
+        return head;
+    return 0;
+}
+
+void eg_home_robust_on(uint64_t head)
+{
+    if (head)
+        eg_sys2(SYS_set_robust_list, head, ROBUST_BYTES);
+}
+
 /* The end of a thread. The kernel would write the program's word (clear_child_tid) when no fault can be served any more: it is written
  * here, by a thread that needs nothing of the program's from then on. */
 static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long status)
 {
     uint64_t word = t->clear_tid;
+    if (t->starting) { /* it never went */
+        __atomic_fetch_sub(&eg_home.node[t->node]->n_threads, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&eg_home.node[t->node]->config->threads, 1, __ATOMIC_RELAXED);
+    }
+    if (word) /* it is written below: then the page comes once, not first to be read */
+        __atomic_fetch_or((uint32_t *)word, 0, __ATOMIC_SEQ_CST);
     robust_end(t);
     if (t->signal_fd >= 0)
         eg_sys1(SYS_close, t->signal_fd);
@@ -243,7 +273,7 @@ void eg_home_exit(long status)
 
 static void answer(struct eg_thread *t, int64_t ret)
 {
-    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret}};
+    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret}, .mask = t->mask};
     transfer(t, SYS_sendto, &call, sizeof call);
 }
 
@@ -292,7 +322,7 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         answer(t, t->tid);
         return;
     }
-    if (nr == SYS_set_robust_list && a[1] == sizeof(struct robust_list_head)) {
+    if (nr == SYS_set_robust_list && a[1] == ROBUST_BYTES) {
         t->robust = (uint64_t)a[0];
         answer(t, 0);
         return;
@@ -371,6 +401,22 @@ static void before_call(struct eg_thread_state *s)
         s->rip -= 2;
 }
 
+/* What it will touch first goes with it: its stack and its control block. */
+static uint32_t pages_along(struct eg_thread *t)
+{
+    const uint64_t at[EG_PUSHED] = {t->state.rsp, t->state.rsp - STACK_SOON, t->state.fs_base, t->state.fs_base + CONTROL_BYTES};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < EG_PUSHED; i++) {
+        uint64_t page = at[i] & ~(uint64_t)(EG_PAGE_BYTES - 1);
+        uint32_t k = 0;
+        while (k < n && t->pushed[k] != page)
+            k++;
+        if (k == n && at[i])
+            t->pushed[n++] = page;
+    }
+    return n;
+}
+
 /* The thread goes to t->node. Returns: 0, -errno: no stream; it is at home. */
 static int send_out(struct eg_thread *t)
 {
@@ -392,10 +438,15 @@ static int send_out(struct eg_thread *t)
         uint8_t xstate[EG_XSTATE_MAX_BYTES];
     } *out = (void *)t->frame; /* that nobody needs until it comes home */
     _Static_assert(sizeof *out <= sizeof t->frame, "room for a start");
-    out->call = (struct eg_call){.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes};
+    uint32_t n_pushed = pages_along(t);
+    out->call = (struct eg_call){.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes, .arg = {n_pushed},
+                                  .mask = t->mask};
     out->state = t->state;
     memcpy(out->xstate, t->xstate, t->state.xstate_bytes);
     transfer(t, SYS_sendto, out, sizeof out->call + out->call.len_bytes);
+    __atomic_store_n(&t->n_pushed, n_pushed, __ATOMIC_RELEASE); /* after the start, on the same stream */
+    __atomic_store_n(&eg_home.pushes, 1, __ATOMIC_SEQ_CST);
+    eg_home_wake();
     __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
     return 0;
 }
@@ -416,7 +467,7 @@ static int moves_on(struct eg_thread *t)
     return send_out(t) == 0;
 }
 
-static void away(struct eg_thread *t)
+static __attribute__((noreturn)) void away(struct eg_thread *t)
 {
     for (;;) {
         struct eg_call call;
@@ -424,6 +475,8 @@ static void away(struct eg_thread *t)
         transfer(t, SYS_recvfrom, &call, sizeof call);
         if (call.len_bytes)
             payload_read(t, call.len_bytes);
+        if (call.type != EG_CALL_EXIT)
+            t->mask = call.mask;
         switch (call.type) {
         case EG_CALL_SYSCALL: forwarded(t, &call); break;
         case EG_CALL_EXIT:
@@ -442,6 +495,17 @@ static void away(struct eg_thread *t)
     }
 }
 
+static __attribute__((noreturn)) void go_out(struct eg_thread *t)
+{
+    t->starting = 0;
+    if (send_out(t))
+        run_at_home(t);
+    __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
+    eg_account_time(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
+    away(t);
+}
+
 static void proxy_main(void *arg)
 {
     struct eg_thread *t = arg;
@@ -454,12 +518,35 @@ static void proxy_main(void *arg)
     }
     if (t->where != EG_AWAY)
         run_at_home(t);
-    if (send_out(t))
-        run_at_home(t);
-    __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
-    eg_account_time(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
-    away(t);
+    go_out(t);
+}
+
+struct eg_thread *eg_home_starting(void)
+{
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < n; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            return eg_home.thread[i]->starting ? eg_home.thread[i] : NULL;
+    return NULL;
+}
+
+static long begin_on_own_stack(struct eg_gate_frame *thread)
+{
+    go_out((struct eg_thread *)thread);
+}
+
+void eg_home_begin(struct eg_thread *t, const struct eg_thread_state *state)
+{
+    uint64_t all = ~0ull;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &t->mask, 8);
+    t->robust = eg_home_robust_off();
+    t->state = *state;
+    t->state.tid = t->tid;
+    t->state.xstate_bytes = eg_frame_xsave(t->xstate);
+    eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &t->state.fs_base);
+    eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &t->state.gs_base);
+    eg_gate_call_on((uint8_t *)t + EG_THREAD_BYTES, begin_on_own_stack, (struct eg_gate_frame *)t);
+    __builtin_unreachable();
 }
 
 /* --- beginnings ------------------------------------------------------------------------------------------------------------------------ */
@@ -524,7 +611,7 @@ static int goes_out(void)
         return 0;
     uint32_t processors = eg_sys_bits(eg_rt.affinity, sizeof eg_rt.affinity / sizeof *eg_rt.affinity);
     for (uint32_t i = 0; i < eg_home.n_threads; i++)
-        here += eg_home.thread[i]->tid && eg_home.thread[i]->where == EG_AT_HOME;
+        here += eg_home.thread[i]->tid && eg_home.thread[i]->where == EG_AT_HOME && !eg_home.thread[i]->starting;
     return here >= processors;
 }
 
@@ -575,7 +662,9 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->mask = mask;
     t->robust = 0;
     t->clear_tid = a.flags & CLONE_CHILD_CLEARTID ? a.child_tid : 0;
-    t->where = node >= 0 ? EG_AWAY : EG_AT_HOME;
+    /* libc's own beginning is a few calls that only home can make: such a thread goes out after them. */
+    t->starting = node >= 0 && eg_gate_start && (a.flags & LIBC_FLAGS) == LIBC_FLAGS;
+    t->where = node >= 0 && !t->starting ? EG_AWAY : EG_AT_HOME;
     t->node = node >= 0 ? (uint32_t)node : 0;
     t->kick = 0;
     t->fd = t->signal_fd = -1;

@@ -249,6 +249,25 @@ static void exec_from_main(void)
     exec_main(NULL);
 }
 
+/* The same while a thread has the page that the kernel reads at an exec: main's control block and what lies beside it. */
+static __thread volatile int of_main;
+
+static void *write_of_main(void *arg)
+{
+    for (volatile int *p = arg;; (*p)++)
+        ;
+    return arg;
+}
+
+static void exec_without_own_page(void)
+{
+    pthread_t thread;
+    OK(pthread_create(&thread, NULL, write_of_main, (void *)&of_main));
+    while (of_main < 1000)
+        ;
+    exec_main(NULL);
+}
+
 /* An exec that fails changes nothing. */
 static void *failing_exec_main(void *arg)
 {
@@ -315,6 +334,7 @@ static const struct sub_test tests[] = {
     {"terminated_by_thread", terminated_by_thread, "signal 15: raise by a thread"},
     {"exec_from_thread", exec_from_thread, "status 25: exec by a thread"},
     {"exec_from_main", exec_from_main, "status 25: exec by main"},
+    {"exec_without_own_page", exec_without_own_page, "status 25: exec by main, whose control block is elsewhere"},
     {"exec_that_fails", exec_that_fails, "status 26: exec of nothing by a thread"},
 };
 
