@@ -1,4 +1,5 @@
 #include "compute/isolation.h"
+#include "proto/eg_wire.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -23,6 +24,8 @@
 #include <unistd.h>
 
 #define NOBODY 65534u /* the kernel's overflow user and group: owns nothing */
+#define OWN_PAGES 1024u  /* of a worker, beside the program's */
+#define LEAST_PAGES 256u
 #define FD_ABOVE 64   /* where descriptors wait for their places */
 
 /* X(CLONE_NEW flag, "name") */
@@ -241,7 +244,7 @@ static int settle(const struct egc_isolation *isolation, int *channel, int filte
 
 static _Noreturn void become_worker(const struct egc_isolation *isolation, int channel, int filter)
 {
-    char *argv[] = { (char *)"endgame-worker", NULL }, *envp[] = { NULL }, text[128];
+    char pages[24], text[128], *argv[] = { (char *)"endgame-worker", pages, NULL }, *envp[] = { NULL };
     const char *step = "";
     int worker = -1, r = enter(isolation, channel, &step);
 
@@ -255,6 +258,7 @@ static _Noreturn void become_worker(const struct egc_isolation *isolation, int c
     }
     if (!r) {
         step = "execute it";
+        snprintf(pages, sizeof pages, "%llu", (unsigned long long)isolation->worker_pages);
         syscall(SYS_execveat, worker, "", argv, envp, AT_EMPTY_PATH);
         r = -errno;
     }
@@ -388,11 +392,21 @@ static void find_out(struct egc_isolation *isolation, char *ret_note, size_t not
              *missing && !tried.root ? "; and without" : "", tried.root ? "" : " an empty root directory");
 }
 
+/* What a worker may hold of its program is less than its limit: page tables and the worker's own memory count, too. Without a limit, workers of
+ * several programs and the rest of the machine have to get along. */
+static uint64_t pages_of(uint64_t memory_bytes)
+{
+    long here = sysconf(_SC_PHYS_PAGES);
+    uint64_t pages = memory_bytes ? memory_bytes / EG_PAGE_BYTES / 4 * 3 : here > 0 ? (uint64_t)here / 4 : 0;
+    return pages < OWN_PAGES + LEAST_PAGES ? LEAST_PAGES : pages - OWN_PAGES;
+}
+
 int egc_isolation_init(struct egc_isolation *isolation, uint64_t memory_bytes, char *ret_note, size_t note_bytes)
 {
     memset(isolation, 0, sizeof *isolation);
     isolation->filter_fd = isolation->worker_fd = -1;
     isolation->privileged = geteuid() == 0;
+    isolation->worker_pages = pages_of(memory_bytes);
     *ret_note = 0;
     int r = open_worker(&isolation->worker_fd, ret_note, note_bytes);
     if (r) return r;

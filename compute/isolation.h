@@ -21,6 +21,7 @@ struct egc_isolation {
     int namespaces; /* CLONE_NEW* that this machine gives */
     bool root;      /* the root directory can be taken away */
     bool privileged; /* the daemon may give workers another user id */
+    uint64_t worker_pages; /* that a worker may hold of its program */
     struct egc_cgroup cgroup;
 };
 

@@ -16,7 +16,7 @@ static const struct eg_daemon_option options[] = {
     { 'l', "listen", "ADDR", "serve on ADDR: tcp:HOST:PORT or unix:PATH; port 0: any free one; may be repeated" },
     { 'n', "slots", "N", "threads to run at once, 1 to 4096; more share them; default: the processors" },
     { 'm', "memory", "SIZE",
-      "most that one process's worker may use, such as 4G; needs a memory cgroup to write to; default: no limit" },
+      "most that one process's worker may use, such as 4G; default: no limit, a quarter of the memory here for the program's pages" },
     EG_DAEMON_OPTIONS,
 };
 

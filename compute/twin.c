@@ -58,18 +58,21 @@ static void active_begin(struct wk_slot *s, uint64_t addr, uint64_t rip)
     unlock(&waiting_lock);
 }
 
-static void lease_begin(struct wk_slot *s, uint64_t addr)
+/* Returns: the time now. */
+static uint64_t lease_begin(struct wk_slot *s, uint64_t addr)
 {
-    uint64_t page = addr / EG_PAGE_BYTES;
-    recent[page % RECENT].until_ns = eg_sys_now_ns() + LEASE_NS;
+    uint64_t page = addr / EG_PAGE_BYTES, now = eg_sys_now_ns();
+    recent[page % RECENT].until_ns = now + LEASE_NS;
     recent[page % RECENT].slot = s->index;
     recent[page % RECENT].turn = s->turn;
     __atomic_store_n(&recent[page % RECENT].page, page, __ATOMIC_RELEASE);
+    return now;
 }
 
 static void active_end(struct wk_slot *s)
 {
-    lease_begin(s, s->addr);
+    uint64_t took_ns = lease_begin(s, s->addr) - s->since_ns;
+    s->took_ns = took_ns < UINT32_MAX ? (uint32_t)took_ns : UINT32_MAX;
     lock(&waiting_lock);
     s->active = 0;
     for (uint32_t i = 0; i < wk.n_active; i++)
@@ -295,6 +298,7 @@ static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
         .slot = (uint16_t)s->index,
         .n = 1,
         .addr = addr,
+        .took_ns = s->took_ns,
     };
     wk_send(&m, NULL, 0);
     /* The answer comes on this thread's own stream: nobody else has to be woken for it. */
@@ -383,8 +387,7 @@ static void twin_main(void *arg)
     long rc = eg_sys5(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, 1, __executable_start, etext - __executable_start, 0);
     if (rc)
         wk_die("this kernel has no Syscall User Dispatch, errno", -rc);
-    struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION};
-    memcpy(welcome.why, &s->index, sizeof s->index); /* by this number home's agent knows the thread */
+    const struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION, .slot = s->index};
     if (!wk_write_full(s->fd, &welcome, sizeof welcome, NULL, 0))
         twin_end(s);
     idle(s);

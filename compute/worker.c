@@ -1,7 +1,8 @@
 /* worker.c - the worker's main thread: sets up the empty address space, takes streams from the daemon, and does what home's agent says.
  *
  * fd 3: a SOCK_SEQPACKET socket to endgame-compute: an eg_node_hello and a stream's descriptor for each stream; "R" the other way
- * once the worker is ready. fd 4, if it is there: the seccomp filter to put on (struct sock_filter[]). */
+ * once the worker is ready. fd 4, if it is there: the seccomp filter to put on (struct sock_filter[]). The argument: how many of the program's
+ * pages home may leave here. */
 #include "compute/worker.h"
 #include "proto/eg_uffd.h"
 
@@ -34,7 +35,7 @@ static uint8_t pages_out[EG_CO_MAX_PAGES * EG_PAGE_BYTES] __attribute__((aligned
 static uint64_t in_at, in_end;
 static struct eg_co deferred[DEFERRED]; /* INVALIDATE and RECALL of pages that an instruction still needs */
 static uint32_t n_deferred;
-static uint64_t vdso_start;
+static uint64_t vdso_start, most_pages;
 
 void wk_die(const char *what, long err)
 {
@@ -281,7 +282,7 @@ static void message(const struct eg_co *m, const uint8_t *data)
         asked_back(m);
         break;
     case EG_CO_DROP: {
-        struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC, .n = m->n, .addr = m->addr};
+        struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC | (m->flags & EG_CO_F_SPARE), .n = m->n, .addr = m->addr};
         grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
         forget(m->addr, m->n);
@@ -489,7 +490,7 @@ static void cohere_begin(int fd, const struct eg_node_hello *hello)
             wk_die("cannot map the runtime's own page, errno", p);
         *(uint32_t *)hello->where = 1;
     }
-    struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION, .status = STREAM_OK};
+    struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION, .status = STREAM_OK, .most_pages = most_pages};
     if (!wk_write_full(fd, &welcome, sizeof welcome, NULL, 0))
         eg_sys1(SYS_exit_group, 0);
 }
@@ -554,6 +555,8 @@ __attribute__((noreturn)) void wk_start(const uint64_t *sp);
 void wk_start(const uint64_t *sp)
 {
     const uint64_t *at = sp + 1 + sp[0] + 1; /* past argc, argv */
+    for (const char *pages = sp[0] > 1 ? (const char *)sp[2] : ""; *pages >= '0' && *pages <= '9'; pages++)
+        most_pages = most_pages * 10 + (uint64_t)(*pages - '0');
     while (*at++)
         ; /* past envp */
     for (; at[0]; at += 2)

@@ -32,6 +32,7 @@ struct wk_slot {
     uint64_t addr, rip;        /* of the fault */
     uint64_t held[WK_HELD];    /* pages that the same instruction was given before */
     uint64_t since_ns;
+    uint32_t took_ns; /* the last one, not yet reported */
     struct eg_spin spin;
     struct eg_thread_state state; /* as it came */
     uint8_t xstate[EG_XSTATE_MAX_BYTES];

@@ -47,7 +47,11 @@ struct eg_node_welcome {
     uint32_t magic;
     uint16_t version;
     uint16_t status; /* enum eg_status */
-    char why[56];    /* for people, when status is not 0 */
+    union {
+        char why[56];  /* for people, when status is not 0 */
+        uint32_t slot; /* of a thread stream: by this number home's agent knows the thread */
+        uint64_t most_pages; /* of a coherence stream: that the worker wants to hold at once */
+    };
 };
 _Static_assert(sizeof(struct eg_node_welcome) == 64, "eg_node_welcome is a wire format");
 
@@ -75,6 +79,7 @@ enum {
     EG_CO_F_NODATA = 4,    /* GRANT: the copy that is here is good, only the right is new */
     EG_CO_F_KEPT = 8,
     EG_CO_F_STATIC = 16,   /* GRANT: read-only memory, never recalled page by page */
+    EG_CO_F_SPARE = 64,    /* DROP, ACK: the worker holds too much; no memory call waits for it */
     EG_CO_F_LOADED = 32    /* GRANT, DENY: home's machine, which is the node's, too, has more threads to run than processors */
 };
 
@@ -85,7 +90,7 @@ struct eg_co {
     uint32_t n;    /* pages */
     uint64_t addr;
     uint32_t number;
-    uint32_t unused;
+    uint32_t took_ns; /* GET: what this thread waited for its last page, at most 2^32 - 1; 0: nothing to report */
 };
 _Static_assert(sizeof(struct eg_co) == 24, "eg_co is a wire format");
 #define EG_CO_MAX_PAGES 32u

@@ -215,7 +215,6 @@ static void cost_note(struct eg_thread *t, uint32_t k, unsigned slot)
         return;
     uint64_t took = now_ns - t->asked_ns + GET_COST_NS;
     t->asked_ns = 0;
-    eg_account_time(eg_rt.row->coherent_fault_hist, took - GET_COST_NS);
     nearer(t, k, slot);
     __atomic_fetch_add(&t->cost_ns, took, __ATOMIC_RELAXED);
     if (t->kick || eg_home_pays(t))
@@ -373,6 +372,34 @@ static void stores_do(void)
     stores.n = 0;
 }
 
+/* --- what nodes hold ------------------------------------------------------------------------------------------------------------------ */
+
+/* A run: the first page's address, the number of pages, and whether they are read-only copies that the directory does not count. */
+#define RUN_PAGES 0x3full
+#define RUN_FIXED 0x40ull
+#define SPARE_RUNS 8u /* in one turn */
+
+static void run_push(struct eg_node *n, uint64_t run)
+{
+    if (n->run_end - n->run_begin == EG_NODE_RUNS) /* spare_turn lets that come seldom: such a page stays until somebody else wants it */
+        n->run_begin++;
+    n->run[n->run_end++ % EG_NODE_RUNS] = run;
+}
+
+/* Content went to node k. */
+static void node_holds(uint32_t k, uint64_t addr, uint32_t n_pages, int fixed)
+{
+    struct eg_node *n = eg_home.node[k];
+    n->n_held += n_pages;
+    run_push(n, addr | n_pages | (fixed ? RUN_FIXED : 0));
+}
+
+static void node_gave(uint32_t k, uint32_t n_pages)
+{
+    struct eg_node *n = eg_home.node[k];
+    n->n_held -= n_pages < n->n_held ? n_pages : n->n_held;
+}
+
 /* Pages that go to one worker in one message. */
 static struct {
     uint64_t addr;
@@ -400,6 +427,8 @@ static void batch_do(void)
         __atomic_fetch_add(&eg_home.node[batch.node]->config->pages_sent, batch.n, __ATOMIC_RELAXED);
         EG_COUNT(pages_coherent_fetched, batch.n);
     }
+    if (!(batch.flags & EG_CO_F_NODATA))
+        node_holds(batch.node, batch.addr, batch.n, 0);
     if (batch.take) { /* before the new owner can write: nobody here may read what was */
         static uint8_t copy[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
         if (payload && !batch.data) {
@@ -536,7 +565,9 @@ static void home_granted(uint64_t addr, unsigned slot, int write)
         stores_do();
         stored = 0;
     }
-    if (slot == EG_SLOT_RECLAIM)
+    if (slot >= EG_SLOT_SPARE && slot < EG_SLOT_SPARE + EG_HOME_NODES)
+        eg_home.node[slot - EG_SLOT_SPARE]->n_leaving--;
+    if (slot == EG_SLOT_RECLAIM || (slot >= EG_SLOT_SPARE && slot < EG_SLOT_SPARE + EG_HOME_NODES))
         return; /* protected as it is: whoever writes it tells the pager */
     if (!stored) { /* what is stored wakes them by itself */
         if (write) {
@@ -682,6 +713,7 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     for (uint64_t at = addr; at < addr + n * EG_PAGE_BYTES; at = (at | (EG_BLOCK_BYTES - 1)) + 1)
         chunk_get(at)->fixed = 1;
     struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .n = (uint32_t)n, .addr = addr};
+    node_holds(node, addr, (uint32_t)n, 1);
     slot_send(node, slot, m, buf, n * EG_PAGE_BYTES);
     __atomic_fetch_add(&eg_home.node[node]->config->pages_sent, n, __ATOMIC_RELAXED);
 }
@@ -737,7 +769,8 @@ static int is_wanted(const struct eg_dir_page *p, unsigned agent, int write)
     return write || (agent != EG_DIR_AT_HOME && !(p->sharers >> agent & 1));
 }
 
-static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
+/* A worker's thread asks. wanted: pages that it is known to want. */
+static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted)
 {
     static struct reader seen[1024];
     struct eg_area area;
@@ -757,6 +790,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     uint64_t page = addr / EG_PAGE_BYTES;
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
         uint32_t window = ahead(&seen[(slot + node * 131) % 1024], page);
+        window = window < wanted ? wanted : window;
         absent = 0;
         asking = t;
         dir_ask(p, page, node + 1, slot, write);
@@ -791,6 +825,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     }
     end = end < area.end ? end : area.end;
     uint32_t n = ahead(&seen[(slot + node * 131) % 1024], page);
+    n = n < wanted ? wanted : n;
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
     uint64_t room = (end - addr) / EG_PAGE_BYTES;
@@ -810,6 +845,61 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write)
     absent = 0;
 }
 
+/* Read-only memory still, all of it? */
+static int is_fixed(uint64_t addr, uint32_t n_pages)
+{
+    struct eg_area area;
+    const struct eg_dir_chunk *c;
+    for (uint32_t i = 0; i < n_pages; i++) {
+        uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
+        if (!(c = chunk_find(at)) || !c->fixed || c->page[at / EG_PAGE_BYTES % EG_BLOCK_PAGES].state != EG_DIR_HOME || frozen(at))
+            return 0;
+    }
+    return !eg_area_find(addr, &area) && !area.writable && addr + n_pages * EG_PAGE_BYTES <= area.end;
+}
+
+/* The run that went to node k first leaves it, as far as it is still there. */
+static void spare_oldest(uint32_t k)
+{
+    struct eg_node *n = eg_home.node[k];
+    uint64_t run = n->run[n->run_begin++ % EG_NODE_RUNS], addr = run & ~(uint64_t)(EG_PAGE_BYTES - 1);
+    uint32_t n_pages = (uint32_t)(run & RUN_PAGES);
+    if (run & RUN_FIXED) {
+        node_gave(k, n_pages);
+        if (is_fixed(addr, n_pages))
+            node_say(k, EG_CO_DROP, EG_CO_F_SPARE, EG_SLOT_NOBODY, n_pages, addr);
+        return;
+    }
+    for (; n_pages; n_pages--, addr += EG_PAGE_BYTES) {
+        struct eg_dir_chunk *c = chunk_find(addr);
+        struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+        if (!p || p->state == EG_DIR_HOME || frozen(addr))
+            continue;
+        if (p->line || eg_dir_busy(p)) {
+            run_push(n, addr | 1); /* on its way; perhaps to here */
+        } else if (p->state == EG_DIR_OWNED ? p->owner == k + 1 : (int)(p->sharers >> (k + 1) & 1)) {
+            n->n_leaving++;
+            dir_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_SPARE + k, 1);
+        }
+    }
+}
+
+static int spare_turn(void)
+{
+    int work = 0;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
+        struct eg_node *n = eg_home.node[k];
+        for (uint32_t i = 0; i < SPARE_RUNS && n->alive && n->run_begin < n->run_end; i++) {
+            int much = n->most_pages && n->n_held > n->most_pages + n->n_leaving;
+            if (!much && n->run_end - n->run_begin < EG_NODE_RUNS / 8 * 7)
+                break;
+            spare_oldest(k);
+            work = 1;
+        }
+    }
+    return work;
+}
+
 /* --- what comes from workers --------------------------------------------------------------------------------------------------------- */
 
 static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
@@ -817,9 +907,11 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA ? 0 : -EPROTO;
     absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
-        eg_home.pending--;
+        eg_home.pending -= !(m->flags & EG_CO_F_SPARE);
         return;
     }
+    if (!(m->flags & EG_CO_F_KEPT))
+        node_gave(node, m->n);
     for (uint32_t i = 0; i < m->n && !rc; i++) {
         uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES, page = addr / EG_PAGE_BYTES;
         struct eg_dir_chunk *c = chunk_find(addr);
@@ -864,8 +956,10 @@ static int node_turn(uint32_t k)
             break;
         const uint8_t *data = n->in + at + sizeof m;
         at += sizeof m + payload;
+        if (m.took_ns && (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE))
+            eg_account_time(eg_rt.row->coherent_fault_hist, m.took_ns);
         if (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE)
-            get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE);
+            get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 1);
         else
             answer(k, &m, data);
     }
@@ -979,7 +1073,7 @@ static void unpark(void)
     __atomic_store_n(&eg_home.n_frozen, 0, __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < n; i++)
         if (all[i].due_ns == 0)
-            get(all[i].node, all[i].slot, all[i].addr, all[i].write);
+            get(all[i].node, all[i].slot, all[i].addr, all[i].write, 1);
         else
             all[kept++] = all[i];
     for (uint32_t i = 0; i < eg_home.n_parked; i++)
@@ -1018,7 +1112,7 @@ static uint64_t parked_turn(void)
         struct eg_parked p = eg_home.parked[i];
         if (p.due_ns && p.due_ns <= now_ns) {
             eg_home.parked[i] = eg_home.parked[--eg_home.n_parked];
-            get(p.node, p.slot, p.addr, p.write);
+            get(p.node, p.slot, p.addr, p.write, 1);
             continue;
         }
         if (p.due_ns && (!due || p.due_ns < due))
@@ -1048,7 +1142,7 @@ static int pushes_turn(void)
         struct eg_thread *t = eg_home.thread[i];
         uint32_t n = __atomic_load_n(&t->n_pushed, __ATOMIC_ACQUIRE);
         for (uint32_t k = 0; k < n; k++)
-            get(t->node, t->slot, t->pushed[k], 1);
+            get(t->node, t->slot, t->pushed[k].addr, 1, t->pushed[k].n_pages);
         if (n)
             __atomic_store_n(&t->n_pushed, 0, __ATOMIC_RELEASE);
     }
@@ -1132,6 +1226,7 @@ static void agent_main(void)
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
         kicks_turn();
         int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | reclaim_turn() : 0;
+        more |= spare_turn();
         recalls_do();
         for (uint32_t k = 0; k < eg_home.n_nodes; k++)
             node_flush(k);
@@ -1207,8 +1302,9 @@ static int memory_init(void)
             n->config = &eg_rt.pool->nodes[k];
             n->out = eg_sys_map(EG_NODE_OUT_BYTES);
             n->in = eg_sys_map(EG_NODE_IN_BYTES);
+            n->run = eg_sys_map(EG_NODE_RUNS * sizeof *n->run);
         }
-        if (!n || !n->out || !n->in)
+        if (!n || !n->out || !n->in || !n->run)
             return -ENOMEM;
         n->fd = -1;
     }
@@ -1256,15 +1352,17 @@ int eg_home_activate(void)
     uint32_t n_alive = 0;
     for (uint32_t k = 0; k < h->n_nodes; k++) {
         struct eg_node *n = h->node[k];
+        struct eg_node_welcome welcome;
         /* A worker that died before its work is replaced, after a moment. */
         for (int tries = 0; n->fd < 0 && tries < NODE_TRIES; tries++) {
             struct timespec moment = {.tv_nsec = tries ? 100000000 : 0};
             eg_sys2(SYS_nanosleep, &moment, 0);
-            n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, NULL);
+            n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, &welcome);
             if (n->fd == -ECONNREFUSED || n->fd == -ENOENT)
                 break; /* nobody is there */
         }
         n->alive = n->fd >= 0;
+        n->most_pages = n->alive ? welcome.most_pages : 0;
         n_alive += n->alive;
         if (!n->alive)
             eg_warn_once(EG_WARN_ACTIVATE, "a compute node cannot be used: ", n->config->text);
@@ -1304,6 +1402,7 @@ void eg_home_child(void)
         n->fd = -1;
         n->alive = 0;
         n->n_free = n->n_threads = n->n_granted = 0;
+        n->n_held = n->n_leaving = n->run_begin = n->run_end = 0;
         n->out_at = n->out_end = n->in_end = 0;
         n->lock = (struct eg_lock){0};
     }

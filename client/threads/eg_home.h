@@ -22,8 +22,10 @@
 #define EG_SLOT_NOBODY 0xffffu
 #define EG_SLOT_FREEZE 0xfffeu /* of home: a memory call waits for the page */
 #define EG_SLOT_RECLAIM 0xfffdu /* of home: the page is to leave for a memory server */
+#define EG_SLOT_SPARE 0xff00u /* of home, and the node's number: it holds too much */
+#define EG_NODE_RUNS (1u << 20)
 #define EG_RECLAIMS 256u
-#define EG_PUSHED 4u /* pages that go out with a thread */
+#define EG_PUSHED 4u /* runs of pages that go out with a thread */
 #define EG_PARKED (2 * (1 + EG_PUSHED) * EG_THREADS)
 
 /* A thread's stream that no thread uses just now. */
@@ -44,6 +46,15 @@ struct eg_node {
     uint32_t n_free;
     struct eg_thread *slot[EG_THREADS]; /* who has the worker's slot now, or had it last */
     uint32_t n_granted;      /* messages to threads that wait for pages, modulo 2^32 */
+    uint64_t most_pages;     /* that the worker wants to hold; 0: no matter */
+    uint64_t n_held, n_leaving; /* that it does hold; that it was asked to give up for that */
+    uint64_t *run;           /* what went there, oldest first, much of it gone again: a ring of EG_NODE_RUNS */
+    uint64_t run_begin, run_end;
+};
+
+struct eg_run {
+    uint64_t addr;
+    uint32_t n_pages;
 };
 
 enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
@@ -74,7 +85,7 @@ struct eg_thread {
     uint32_t in_call;  /* it does not run: home makes a call for it */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
     uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
-    uint64_t pushed[EG_PUSHED];
+    struct eg_run pushed[EG_PUSHED];
     uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;
@@ -170,8 +181,8 @@ __attribute__((noreturn)) void eg_home_lost(uint32_t node);
 void eg_home_child(void);
 
 /* --- node.c --- */
-/* eg_node_connect - a stream to node k. Returns: its descriptor (ret_slot: the worker's number for a thread), -errno. */
-int eg_node_connect(uint32_t k, enum eg_stream_kind kind, uint32_t *ret_slot);
+/* eg_node_connect - a stream to node k. Returns: its descriptor, -errno. */
+int eg_node_connect(uint32_t k, enum eg_stream_kind kind, struct eg_node_welcome *ret_welcome);
 
 /* --- memory.c --- */
 struct eg_area {

@@ -43,7 +43,7 @@ static int all(long nr, int fd, void *data, size_t bytes)
     return 0;
 }
 
-int eg_node_connect(uint32_t k, enum eg_stream_kind kind, uint32_t *ret_slot)
+int eg_node_connect(uint32_t k, enum eg_stream_kind kind, struct eg_node_welcome *ret_welcome)
 {
     const struct eg_pool_node *config = &eg_rt.pool->nodes[k];
     int family = config->kind == EG_ADDR_UNIX ? AF_UNIX : ((const struct sockaddr *)(const void *)config->sockaddr)->sa_family;
@@ -66,20 +66,17 @@ int eg_node_connect(uint32_t k, enum eg_stream_kind kind, uint32_t *ret_slot)
         .flags = config->flags,
     };
     memcpy(hello.token, eg_rt.pool->token, sizeof hello.token);
-    struct eg_node_welcome welcome;
     long rc = eg_sys3(SYS_connect, fd, config->sockaddr, config->sockaddr_len);
     if (!rc)
         rc = all(SYS_sendto, (int)fd, &hello, sizeof hello);
     if (!rc)
-        rc = all(SYS_recvfrom, (int)fd, &welcome, sizeof welcome);
-    if (!rc && (welcome.magic != EG_THREADS_MAGIC || welcome.version != EG_THREADS_VERSION || welcome.status))
+        rc = all(SYS_recvfrom, (int)fd, ret_welcome, sizeof *ret_welcome);
+    if (!rc && (ret_welcome->magic != EG_THREADS_MAGIC || ret_welcome->version != EG_THREADS_VERSION || ret_welcome->status))
         rc = -EPROTO;
     if (rc) {
         eg_sys1(SYS_close, fd);
         return (int)rc;
     }
     set_timeouts((int)fd, 0);
-    if (ret_slot)
-        memcpy(ret_slot, welcome.why, sizeof *ret_slot);
     return (int)fd;
 }

@@ -102,8 +102,11 @@ static int stream_take(struct eg_thread *t)
         t->slot = f.slot;
     }
     eg_lock_give(&n->lock);
-    if (t->fd < 0)
-        t->fd = eg_node_connect(t->node, EG_STREAM_THREAD, &t->slot);
+    if (t->fd < 0) {
+        struct eg_node_welcome welcome;
+        t->fd = eg_node_connect(t->node, EG_STREAM_THREAD, &welcome);
+        t->slot = welcome.slot;
+    }
     if (t->fd < 0)
         return t->fd;
     if (t->slot >= EG_THREADS)
@@ -401,18 +404,18 @@ static void before_call(struct eg_thread_state *s)
         s->rip -= 2;
 }
 
-/* What it will touch first goes with it: its stack and its control block. */
+/* What it will touch first goes with it: its stack and its control block, which libc has above it. Returns: runs of pages. */
 static uint32_t pages_along(struct eg_thread *t)
 {
-    const uint64_t at[EG_PUSHED] = {t->state.rsp, t->state.rsp - STACK_SOON, t->state.fs_base, t->state.fs_base + CONTROL_BYTES};
+    const uint64_t at[] = {t->state.rsp - STACK_SOON, t->state.rsp, t->state.fs_base, t->state.fs_base + CONTROL_BYTES};
     uint32_t n = 0;
-    for (uint32_t i = 0; i < EG_PUSHED; i++) {
+    for (uint32_t i = 0; i < sizeof at / sizeof *at; i++) {
         uint64_t page = at[i] & ~(uint64_t)(EG_PAGE_BYTES - 1);
-        uint32_t k = 0;
-        while (k < n && t->pushed[k] != page)
-            k++;
-        if (k == n && at[i])
-            t->pushed[n++] = page;
+        struct eg_run *last = n ? &t->pushed[n - 1] : NULL;
+        if (last && page >= last->addr && page <= last->addr + last->n_pages * EG_PAGE_BYTES)
+            last->n_pages = (page - last->addr) / EG_PAGE_BYTES + 1 > last->n_pages ? (uint32_t)((page - last->addr) / EG_PAGE_BYTES) + 1 : last->n_pages;
+        else
+            t->pushed[n++] = (struct eg_run){page, 1};
     }
     return n;
 }

@@ -86,7 +86,7 @@ node_start() { # NUMBER ADDR [COMMAND_PREFIX...]: a daemon; sets NODE_ADDR
     local n=$1 listen=$2
     shift 2
     mkdir -p "$WORK/node$n"
-    daemon_start "node$n" "$@" env XDG_RUNTIME_DIR="$WORK/node$n" "$EG_BIN/endgame-compute" --listen "$listen" --slots 2 --memory 1G ||
+    daemon_start "node$n" "$@" env XDG_RUNTIME_DIR="$WORK/node$n" "$EG_BIN/endgame-compute" --listen "$listen" --slots 2 --memory "${EG_NODE_MEMORY:-1G}" ||
         fail "compute node $n did not get ready: $(cat "$WORK/node$n.err")"
     NODE_ADDR=$DAEMON_ADDR NODE_PIDS="$NODE_PIDS $DAEMON_PID"
 }

@@ -151,9 +151,41 @@ static void forked(void)
     store_free(&s);
 }
 
+/* A file's pages, which nobody writes. */
+static void constant_body(struct member *me)
+{
+    const struct store *s = me->shared;
+    const int n = rounds(3000);
+    for (int i = 0; i < n; i++)
+        page_check(s, rng_below(&me->rng, s->n_pages));
+}
+
+static void constant(void)
+{
+    static struct store s;
+    static uint64_t page[WORDS];
+    char name[] = "/tmp/torture_far.XXXXXX";
+    const int file = mkstemp(name);
+    CHECK(file >= 0, "no file in /tmp: %s", strerror(errno));
+    SYS(unlink(name));
+    s.n_pages = 8000;
+    for (uint32_t k = 0; k < s.n_pages; k++) {
+        page[0] = 1 + k % 3;
+        for (size_t i = 1; i < WORDS; i++)
+            page[i] = word(k, page[0], i);
+        EQUAL(write(file, page, sizeof page), sizeof page);
+    }
+    s.at = mmap(NULL, s.n_pages * PAGE, PROT_READ, MAP_PRIVATE, file, 0);
+    CHECK(s.at != MAP_FAILED, "cannot map a file: %s", strerror(errno));
+    crew_join(crew_start(threads(4), constant_body, &s));
+    SYS(munmap(s.at, s.n_pages * PAGE));
+    SYS(close(file));
+}
+
 static const struct sub_test tests[] = {
     {"scattered", scattered, "random pages, checked and written by all threads and the first one"},
     {"in_order", in_order, "stripes written by one each, then read by all"},
+    {"constant", constant, "random pages of a file, read by all threads"},
     {"forked", forked, "forks meanwhile, whose children check everything"},
 };
 

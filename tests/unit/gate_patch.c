@@ -40,8 +40,9 @@ void gate_patch_run(struct run *run);
 static const struct {
     const char *name;
     uint32_t nr;
+    int anywhere; /* wherever the site is */
 } calls[] = {
-#define X(name, number, needed) {#name, number},
+#define X(name, number, needed) {#name, number, (needed) != EG_GATE_FOR_START},
     EG_GATE_CALLS(X)
 #undef X
 };
@@ -179,10 +180,10 @@ START_TEST(answered_call_returns_the_gates_value)
     start();
     put_site(text + 64, calls[_i].nr);
     executable();
-    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), calls[_i].anywhere);
     for (size_t k = 0; k < N_CALLS; k++)
-        ck_assert_uint_eq(found[k], k == (size_t)_i);
-    for (int turn = 0; turn < 20; turn++) {
+        ck_assert_uint_eq(found[k], k == (size_t)_i && calls[_i].anywhere);
+    for (int turn = 0; turn < 20 && calls[_i].anywhere; turn++) {
         gate.calls = 0;
         gate.ret = turn == 0 ? 0 : turn == 1 ? -ENOMEM : (long)random_u64(&r);
         run = random_run(&r, text + 64);
@@ -346,6 +347,8 @@ START_TEST(every_site_is_counted_and_patched)
             continue;
         }
         uint32_t k = random_below(&r, N_CALLS);
+        if (!calls[k].anywhere)
+            continue;
         want[k]++;
         nr[n++] = calls[k].nr;
         at = put_site(at, calls[k].nr);
@@ -552,6 +555,51 @@ START_TEST(view_calls_may_have_code_between)
 }
 END_TEST
 
+/* The rt_sigprocmask of libc's thread start: known by the set_robust_list not far before it. */
+START_TEST(start_of_threads_is_patched_where_it_is)
+{
+    static const uint8_t robust[] = {0xb8, 0x11, 0x01, 0, 0, 0x0f, 0x05};                                          /* mov $273,%eax; syscall */
+    static const uint8_t mask[] = {0xb8, 0x0e, 0, 0, 0, 0x48, 0x8d, 0xb3, 0xf0, 0x08, 0, 0, 0x0f, 0x05};           /* ...; lea 0x8f0(%rbx),%rsi; syscall */
+    static const uint8_t stack[] = {0xb8, 0x0e, 0, 0, 0, 0x48, 0x8d, 0xb4, 0x24, 0x08, 0, 0, 0, 0x0f, 0x05};       /* lea 8(%rsp),%rsi */
+    static const uint8_t here[] = {0xb8, 0x0e, 0, 0, 0, 0x48, 0x8d, 0x35, 0xf0, 0x08, 0, 0, 0x0f, 0x05};           /* lea 0x8f0(%rip),%rsi */
+    static const struct {
+        const uint8_t *code;
+        size_t len;
+        unsigned gap; /* between the two; 0: no set_robust_list */
+        int nodes, patched;
+    } cases[] = {{mask, sizeof mask, 90, 1, 1}, {mask, sizeof mask, 90, 0, 0}, {mask, sizeof mask, 0, 1, 0}, {mask, sizeof mask, 400, 1, 0},
+                 {stack, sizeof stack, 90, 1, 0}, {here, sizeof here, 90, 1, 0}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        struct random_state r = {77};
+        start();
+        uint8_t *at = text + 64 + cases[k].gap;
+        if (cases[k].gap)
+            memcpy(text + 64, robust, sizeof robust);
+        memcpy(at, cases[k].code, cases[k].len);
+        at[cases[k].len] = 0xc3;
+        executable();
+        eg_gate_start = 0;
+        eg_gate_nodes = (uint8_t)cases[k].nodes;
+        ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), cases[k].patched);
+        ck_assert_int_eq(eg_gate_start, cases[k].patched);
+        eg_gate_nodes = 1;
+        if (!cases[k].patched) {
+            ck_assert_mem_eq(at, cases[k].code, cases[k].len);
+            stop();
+            continue;
+        }
+        struct run run = random_run(&r, at);
+        gate.ret = 5;
+        gate_patch_run(&run);
+        ck_assert_uint_eq((uint64_t)gate.frame.nr, 14);
+        ck_assert_uint_eq((uint64_t)gate.frame.arg[1], run.in[RBX] + 0x8f0);
+        ck_assert_int_eq((long)run.out[RAX], 5);
+        ck_assert_mem_eq(run.red_zone_out, run.red_zone, sizeof run.red_zone);
+        stop();
+    }
+}
+END_TEST
+
 int main(void)
 {
     eg_gate_nodes = eg_gate_view = 1;
@@ -567,6 +615,7 @@ int main(void)
     tcase_add_test(tc, text_that_ends_early_is_not_read_beyond);
     tcase_add_test(tc, without_room_near_the_text_nothing_is_patched);
     tcase_add_test(tc, end_of_threads_is_patched_when_asked_for);
+    tcase_add_test(tc, start_of_threads_is_patched_where_it_is);
     tcase_add_loop_test(tc, view_calls_may_have_code_between, 0, sizeof between / sizeof *between);
     return unit_run(suite);
 }
