@@ -7,6 +7,7 @@ set(EG_CORE_SOURCES
   ${CMAKE_SOURCE_DIR}/proto/eg_transport_tcp.c
   pager/account.c
   pager/block.c
+  pager/advice.c
   pager/capture.c
   pager/eg_range.c
   pager/evict.c

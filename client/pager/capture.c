@@ -63,6 +63,8 @@ void eg_cap_count(const struct eg_range *part, int sign)
     if (part->flags & EG_RANGE_RESERVED)
         return;
     eg_rt.captured += sign * n;
+    if (part->flags & EG_RANGE_PIN)
+        eg_rt.pinned += sign * n;
     if (!(part->flags & EG_RANGE_NORESERVE))
         eg_rt.committed += sign * n;
     if (eg_rt.committed < 0)
@@ -382,8 +384,23 @@ int eg_cap_any_armed(uint64_t start, uint64_t end)
 long eg_cap_madvise(long addr, long len, long advice)
 {
     uint64_t start = (uint64_t)addr, end = start + eg_page_up((uint64_t)len);
+    enum eg_advice ours;
+    uint32_t server;
     if (start % EG_PAGE_BYTES || end <= start)
         return eg_sys3(SYS_madvise, addr, len, advice);
+    if (eg_advice_is(advice, &ours, &server)) {
+        long ret = 0;
+        eg_cap_enter();
+        /* The kernel's own advice is its own first, mistakes included; what is paged out is the pager's affair. */
+        if (advice < EG_ADVICE_BASE && (!eg_rt.active || ours != EG_ADVICE_EVICT))
+            ret = eg_sys3(SYS_madvise, addr, len, advice);
+        if (ret == 0 && eg_ranges_overlap(&eg_rt.ranges, start, end) && !eg_rt.foreign) {
+            ret = eg_advise(start, end, ours, server);
+            if (advice < EG_ADVICE_BASE)
+                ret = 0;
+        }
+        return eg_cap_leave(ret);
+    }
     switch (advice) {
     case MADV_DONTNEED:
     case MADV_FREE:
@@ -391,7 +408,6 @@ long eg_cap_madvise(long addr, long len, long advice)
     case MADV_DOFORK:
     case MADV_WIPEONFORK:
     case MADV_KEEPONFORK:
-    case MADV_WILLNEED:
     case MADV_MERGEABLE:
     case ADVICE_DONTNEED_LOCKED:
     case ADVICE_GUARD_INSTALL: break;
@@ -409,13 +425,6 @@ long eg_cap_madvise(long addr, long len, long advice)
     }
     if (advice == MADV_MERGEABLE)
         return eg_cap_leave(0); /* merging drops the write-protection by which clean pages are known: a hint, not taken */
-    if (advice == MADV_WILLNEED) {
-        uint64_t most = eg_rt.budget / 4 * EG_PAGE_BYTES;
-        long ret = eg_sys3(SYS_madvise, addr, len, advice);
-        if (ret == 0 && eg_rt.active)
-            eg_fetch_range(start, end - start > most ? start + most : end);
-        return eg_cap_leave(ret);
-    }
     /* Freeing at once is one of the times at which MADV_FREE may free. */
     if (advice == MADV_FREE && (eg_rt.active || eg_ranges_set(&eg_rt.lazy, start, end, 0)))
         advice = MADV_DONTNEED;

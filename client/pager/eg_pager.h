@@ -119,6 +119,11 @@ struct eg_stream {
     uint64_t used;      /* for replacement */
 };
 
+struct eg_span {
+    uint64_t start, end;
+};
+#define EG_N_WANTED 16
+
 struct eg_queue {
     uint64_t *v; /* page numbers; power-of-two ring */
     uint64_t cap, head, tail;
@@ -138,6 +143,7 @@ struct eg_rt {
     uint8_t served;          /* another part of the runtime reads the faults and makes the pager's turns */
     void (*successor)(void); /* the pager's thread goes on there, and never comes back */
     int (*keeps)(uint64_t page); /* must the page stay as it is just now, here or not here? Context: lock held */
+    uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
@@ -168,7 +174,11 @@ struct eg_rt {
     uint32_t n_servers, next_server;
     struct eg_server server[EG_POOL_SERVERS];
 
-    struct eg_queue queue;
+    struct eg_queue queue, first;    /* pages of armed blocks, oldest first; those that are to leave before all others */
+    uint64_t advised;                /* ranges were given advice: it is looked for */
+    int64_t pinned;                  /* pages */
+    struct eg_span wanted[EG_N_WANTED]; /* to be brought home when there is nothing better to do */
+    uint32_t n_wanted;
     uint8_t *ring;                   /* EG_N_SLOTS pages that MOVE fills */
     uint8_t *stage;                  /* EG_N_SLOTS pages that copies fill */
     uint64_t slot_page[EG_N_SLOTS];  /* page number, 0: free */
@@ -281,10 +291,34 @@ int eg_fetch_range(uint64_t start, uint64_t end);
 uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
                          int eager, int32_t *ret_stride, uint32_t *ret_hits);
 
+/* eg_fetch_want - bring [start, end) home soon; nobody waits for it. Context: lock held. */
+void eg_fetch_want(uint64_t start, uint64_t end);
+/* eg_fetch_turn - some of what is wanted. Context: lock held. Returns: 1 while there is more. */
+int eg_fetch_turn(void);
+
+/* --- advice.c ------------------------------------------------------------------------------------------------------ */
+
+/* What is said about memory beside the kernel's own advice: numbers for madvise(2) that no kernel has (endgame.h's, from this base on). PLACE: the
+ * server's number is above its lowest eight bits. */
+#define EG_ADVICE_BASE 0x65670000l
+enum eg_advice {
+    EG_ADVICE_NORMAL = 0, EG_ADVICE_RANDOM, EG_ADVICE_SEQUENTIAL, EG_ADVICE_EVICT_FIRST, EG_ADVICE_PIN, EG_ADVICE_PREFETCH, EG_ADVICE_EVICT,
+    EG_ADVICE_PLACE, EG_ADVICE_N
+};
+/* eg_advice_is - is it advice that the pager follows itself? Returns: 1, and which; 0. */
+int eg_advice_is(long madvise_number, enum eg_advice *ret_advice, uint32_t *ret_server);
+/* eg_advise - Context: lock held, [start, end) is page-aligned. Returns: 0; -ENOMEM (that much cannot stay local: half of the budget may); -EINVAL (no
+ * such server). */
+int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server);
+/* eg_advice_of - EG_RANGE_* of the page. Context: lock held. */
+uint64_t eg_advice_of(uint64_t page);
+
 /* --- evict.c ------------------------------------------------------------------------------------------------------- */
 
 /* eg_evict - free up to n pages. Returns: pages freed or on their way. */
 uint64_t eg_evict(uint64_t n);
+/* eg_evict_soon - what is here of [start, end) leaves before anything else. now: at once. Context: lock held, the pager is active. */
+void eg_evict_soon(uint64_t start, uint64_t end, int now);
 /* eg_evict_room - before n more pages become resident: wait until the budget has room, as far as that is possible. */
 void eg_evict_room(uint64_t n);
 /* eg_evict_clean_all - arm everything and give the servers a copy of every page, keeping it resident.

@@ -9,6 +9,14 @@
 #define EG_RANGE_NORESERVE 2u /* asked for with MAP_NORESERVE: not counted as committed */
 #define EG_RANGE_DONTFORK 4u  /* madvise: a child does not inherit it */
 #define EG_RANGE_WIPEONFORK 8u /* madvise: a child sees zeros */
+/* Advice: changes no result. See advice.c. */
+#define EG_RANGE_PIN 0x10u        /* stays local */
+#define EG_RANGE_FIRST 0x20u      /* leaves before others */
+#define EG_RANGE_SEQUENTIAL 0x40u
+#define EG_RANGE_RANDOM 0x80u
+#define EG_RANGE_SERVER(flags) ((flags) >> 8 & 0xffu) /* 0: any; else its number + 1 */
+#define EG_RANGE_SERVER_BITS 0xff00u
+#define EG_RANGE_ADVICE (EG_RANGE_PIN | EG_RANGE_FIRST | EG_RANGE_SEQUENTIAL | EG_RANGE_RANDOM | EG_RANGE_SERVER_BITS)
 
 struct eg_range {
     uint64_t start, end; /* page-aligned */

@@ -11,6 +11,8 @@
 #define OTHERS_LIMIT_NS 200000000u /* before one that cannot goes beyond the budget */
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define STUCK_PAGES 64
+#define SLICE 256
+#define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
 #define ADVICE_POPULATE_WRITE 23 /* 5.14 */
@@ -66,9 +68,8 @@ static int queue_grow(struct eg_queue *q)
     return 0;
 }
 
-void eg_queue_push(struct eg_block *b, uint32_t i)
+static void push_to(struct eg_queue *q, struct eg_block *b, uint32_t i)
 {
-    struct eg_queue *q = &eg_rt.queue;
     if (b->page[i] & EG_P_QUEUED)
         return;
     if (q->tail - q->head == q->cap) {
@@ -78,6 +79,11 @@ void eg_queue_push(struct eg_block *b, uint32_t i)
     }
     b->page[i] |= EG_P_QUEUED;
     q->v[q->tail++ & (q->cap - 1)] = page_number(b, i);
+}
+
+void eg_queue_push(struct eg_block *b, uint32_t i)
+{
+    push_to(eg_rt.advised && eg_advice_of(page_number(b, i)) & EG_RANGE_FIRST ? &eg_rt.first : &eg_rt.queue, b, i);
 }
 
 static struct eg_block *queue_pop(struct eg_queue *q, uint32_t *ret_i)
@@ -512,26 +518,39 @@ static int stuck(void)
 
 static int kept(uint64_t page)
 {
-    return (page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT) || (eg_rt.keeps && eg_rt.keeps(page));
+    return (page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT) || (eg_rt.keeps && eg_rt.keeps(page)) ||
+           (eg_rt.pinned && (uint64_t)eg_rt.pinned <= eg_rt.budget / 2 && eg_advice_of(page) & EG_RANGE_PIN);
 }
 
-uint64_t eg_evict(uint64_t n)
+static uint64_t queued(const struct eg_queue *q)
 {
-    struct eg_queue *q = &eg_rt.queue;
+    return q->tail - q->head;
+}
+
+/* From which queue the next page leaves. The last `rest` of those that go first are left alone: they have just come. */
+static struct eg_queue *next_queue(uint64_t rest, uint64_t spared)
+{
+    int first = queued(&eg_rt.first) > rest && spared < SPARED_MAX / 2;
+    return first || !queued(&eg_rt.queue) ? &eg_rt.first : &eg_rt.queue;
+}
+
+static uint64_t evict(uint64_t n, uint64_t rest)
+{
     uint64_t freed = 0, spared = 0;
     int can_arm = 1;
     if (eg_rt.foreign || stuck())
         return 0;
     while (freed < n) {
-        int64_t queued = (int64_t)(q->tail - q->head);
-        if (can_arm && queued * 4 < eg_rt.charged) {
+        struct eg_queue *q = next_queue(rest, spared);
+        int64_t in_all = (int64_t)(queued(&eg_rt.queue) + queued(&eg_rt.first));
+        if (can_arm && in_all * 4 < eg_rt.charged) {
             int64_t before = eg_rt.charged;
             can_arm = arm_next();
             if (eg_rt.charged < before)
                 freed += (uint64_t)(before - eg_rt.charged);
             continue;
         }
-        if (!queued || spared > SPARED_MAX)
+        if (!queued(q) || spared > SPARED_MAX)
             break;
         uint32_t i;
         struct eg_block *b = queue_pop(q, &i);
@@ -543,6 +562,8 @@ uint64_t eg_evict(uint64_t n)
             spared++;
             continue;
         }
+        if (q == &eg_rt.first && s != EG_P_FETCHING)
+            b->page[i] &= (uint8_t)~EG_P_REFS;
         if (s == EG_P_FETCHING || ((s == EG_P_CLEAN || s == EG_P_DIRTY) && b->page[i] & EG_P_REFS)) {
             if (s != EG_P_FETCHING)
                 b->page[i] = (uint8_t)(b->page[i] - EG_P_REF1);
@@ -568,13 +589,43 @@ uint64_t eg_evict(uint64_t n)
     }
     /* When nothing of a whole round through the queue can leave, it is not looked at again for every fault. */
     eg_rt.spared = freed ? 0 : eg_rt.spared + spared + 1;
-    if (eg_rt.spared > (q->tail - q->head) * 4) {
+    if (eg_rt.spared > (queued(&eg_rt.queue) + queued(&eg_rt.first)) * 4) {
         eg_rt.stuck_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
         eg_rt.stuck_charged = eg_rt.charged;
         eg_rt.spared = 0;
     }
     eg_account_sync();
     return freed;
+}
+
+uint64_t eg_evict(uint64_t n)
+{
+    return evict(n, FIRST_REST);
+}
+
+void eg_evict_soon(uint64_t start, uint64_t end, int now)
+{
+    uint64_t n = 0;
+    struct eg_range part;
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        if (part.flags & EG_RANGE_RESERVED)
+            continue;
+        for (uint64_t k = part.start >> EG_BLOCK_SHIFT; k <= (part.end - 1) >> EG_BLOCK_SHIFT; k++)
+            if (eg_evict_arm(k))
+                return;
+        for (uint64_t p = part.start >> EG_PAGE_SHIFT; p < part.end >> EG_PAGE_SHIFT; p++) {
+            struct eg_block *b = eg_block_find(p / EG_BLOCK_PAGES);
+            uint32_t i = (uint32_t)(p % EG_BLOCK_PAGES);
+            enum eg_page_state s = b ? eg_page_state(b, i) : EG_P_NONE;
+            if (s != EG_P_CLEAN && s != EG_P_DIRTY)
+                continue;
+            b->page[i] &= (uint8_t)~(EG_P_REFS | EG_P_QUEUED); /* an entry that it has in the other queue counts for nothing then */
+            push_to(&eg_rt.first, b, i);
+            n++;
+        }
+    }
+    for (uint64_t got; now && n && (got = evict(n < SLICE ? n : SLICE, 0)); n -= got < n ? got : n)
+        ;
 }
 
 void eg_evict_room(uint64_t n)

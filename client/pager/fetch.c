@@ -7,6 +7,7 @@
 #define STREAM_FIRST 4      /* pages read ahead at the first sign */
 #define WINDOW_MAX 128
 #define STRIDED_WINDOW_MAX 16
+#define WANTED_RUNS 4       /* in one turn */
 
 /* --- streams --------------------------------------------------------------------------------------------------------- */
 
@@ -177,8 +178,20 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     eg_evict_room(1);
     fetch_submit(b, i, 1, write, start_ns);
     eg_pager_collect();
-    uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max,
-                                     eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
+    uint64_t advice = eg_rt.advised ? eg_advice_of(page) : 0;
+    uint32_t ahead = 0;
+    if (advice & EG_RANGE_RANDOM)
+        return;
+    if (advice & EG_RANGE_SEQUENTIAL) {
+        ahead = (uint32_t)max;
+        stride = 1;
+        hits = 0;
+        if (page > 3 * max) /* what lies behind is done with */
+            eg_evict_soon((page - 3 * max) << EG_PAGE_SHIFT, (page - max) << EG_PAGE_SHIFT, 0);
+    } else {
+        ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max,
+                                eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
+    }
     EG_COUNT(prefetch_hits, hits);
     eg_rt.ahead_used += hits;
     if (!ahead)
@@ -193,6 +206,64 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     if (eg_account_total() + ahead <= eg_rt.budget)
         read_ahead(page, stride, ahead, write);
     eg_pager_collect();
+}
+
+void eg_fetch_want(uint64_t start, uint64_t end)
+{
+    if (eg_rt.n_wanted == EG_N_WANTED) {
+        memmove(eg_rt.wanted, eg_rt.wanted + 1, (EG_N_WANTED - 1) * sizeof *eg_rt.wanted);
+        eg_rt.n_wanted--;
+    }
+    eg_rt.wanted[eg_rt.n_wanted++] = (struct eg_span){start, end};
+    eg_pager_kick();
+}
+
+/* The first run of pages of [*at, end) that only a server has, in one block. Returns: how many; *at: where, or the end. 0 before the end: a page is
+ * still on its way there. */
+static uint32_t remote_run(uint64_t *at, uint64_t end, struct eg_block **ret_b)
+{
+    while (*at < end) {
+        uint64_t index = *at >> EG_BLOCK_SHIFT, stop = (index + 1) << EG_BLOCK_SHIFT;
+        struct eg_block *b = eg_block_find(index);
+        if (!b) {
+            uint64_t next = index;
+            b = eg_block_next(&next, EG_N_BLOCKS);
+            *at = b && eg_block_addr(b) < end ? eg_block_addr(b) : end;
+            continue;
+        }
+        for (stop = stop < end ? stop : end; *at < stop; *at += EG_PAGE_BYTES) {
+            uint32_t i = (uint32_t)(*at >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = 0;
+            while (n < EG_FETCH_PAGES && *at + n * EG_PAGE_BYTES < stop && eg_page_state(b, i + n) == EG_P_REMOTE &&
+                   (b->page[i + n] & EG_P_WRITTEN) == (b->page[i] & EG_P_WRITTEN))
+                n++;
+            *ret_b = b;
+            if (n || eg_page_state(b, i) == EG_P_INFLIGHT)
+                return n;
+        }
+    }
+    return 0;
+}
+
+int eg_fetch_turn(void)
+{
+    struct eg_span *w = eg_rt.wanted;
+    for (uint32_t runs = 0; eg_rt.n_wanted && runs < WANTED_RUNS; runs++) {
+        struct eg_block *b = NULL;
+        uint32_t n = remote_run(&w->start, w->end, &b);
+        if (!n && w->start < w->end)
+            return 1;
+        if (!n) {
+            memmove(w, w + 1, --eg_rt.n_wanted * sizeof *w);
+            continue;
+        }
+        if (eg_account_total() + n > eg_rt.budget)
+            eg_evict_room(n);
+        uint32_t i = (uint32_t)(w->start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
+        fetch_submit(b, i, n, (b->page[i] & EG_P_WRITTEN) != 0, 0);
+        EG_COUNT(pages_prefetched, n);
+        w->start += (uint64_t)n * EG_PAGE_BYTES;
+    }
+    return eg_rt.n_wanted != 0;
 }
 
 int eg_fetch_range(uint64_t start, uint64_t end)

@@ -381,6 +381,12 @@ static int over(void)
     return eg_account_total() > (eg_rt.evicting ? eg_rt.low : eg_rt.high);
 }
 
+/* Without the lock a stale answer costs a turn. */
+static int has_work(void)
+{
+    return eg_rt.outstanding || eg_rt.n_wanted || over() || __atomic_load_n(&eg_rt.row->want_evict_pages, __ATOMIC_RELAXED);
+}
+
 /* Eviction while nobody waits. Returns: 1 when it did something. */
 static int background(void)
 {
@@ -401,14 +407,16 @@ static int background(void)
 
 int eg_pager_turn(int worked)
 {
-    int more = eg_rt.outstanding || over() || __atomic_load_n(&eg_rt.row->want_evict_pages, __ATOMIC_RELAXED);
+    int more = has_work();
     if (!worked && !more)
         return 0;
     eg_pager_collect();
     if (!worked || over())
         more = background();
+    if (!worked && eg_rt.n_wanted)
+        more |= eg_fetch_turn();
     eg_account_sync();
-    return more || eg_rt.outstanding;
+    return more || eg_rt.outstanding || eg_rt.n_wanted;
 }
 
 static void pager_sleep(struct timespec limit)
@@ -451,9 +459,7 @@ static void pager_main(void)
         int uffd = __atomic_load_n(&eg_rt.uffd, __ATOMIC_RELAXED);
         long got = eg_sys3(SYS_read, uffd, m, sizeof m);
         int work = got > 0;
-        /* Outstanding transfers and a budget that is overrun are looked at without the lock: a stale answer costs a turn. */
-        int more = eg_rt.outstanding || over() ||
-                   __atomic_load_n(&eg_rt.row->want_evict_pages, __ATOMIC_RELAXED);
+        int more = has_work();
         if (work || more) {
             while (__atomic_load_n(&eg_rt.lock.waiters, __ATOMIC_RELAXED) && !work)
                 eg_sys0(SYS_sched_yield);

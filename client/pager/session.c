@@ -444,9 +444,10 @@ static int slab_new(struct eg_block *b)
 {
     if (eg_session_need())
         return -ENOSPC;
+    uint32_t wish = eg_rt.advised ? (uint32_t)EG_RANGE_SERVER(eg_advice_of((uint64_t)b->index * EG_BLOCK_PAGES)) : 0;
     for (uint32_t pass = 0; pass < 2; pass++) {
         for (uint32_t k = 0; k < eg_rt.n_servers; k++) {
-            uint32_t i = (b->index + k) % eg_rt.n_servers;
+            uint32_t i = ((wish ? wish - 1 : b->index) + k) % eg_rt.n_servers;
             struct eg_server *s = &eg_rt.server[i];
             if (s->dead || s->control_fd < 0)
                 continue;

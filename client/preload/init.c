@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PUBLIC __attribute__((visibility("default")))
@@ -306,4 +307,23 @@ PUBLIC int endgame_active(void)
 PUBLIC const char *endgame_version(void)
 {
     return EG_VERSION;
+}
+
+/* By the gate, wherever the thread is: at home it sees the call, from a node the call is sent home. */
+static int advise(const void *addr, size_t bytes, unsigned long number)
+{
+    if (syscall(SYS_madvise, addr, bytes, (int)(EG_ADVICE_BASE + (long)number)) == 0)
+        return 0;
+    /* The kernel knows no such advice. A thread on a node does not look at the runtime's own memory, which is not there. */
+    return errno == EINVAL && !__atomic_load_n(&eg_where[0], __ATOMIC_RELAXED) && !eg_rt.pool ? -ENOSYS : -errno;
+}
+
+PUBLIC int endgame_advise(void *addr, size_t bytes, enum endgame_advice advice)
+{
+    return (unsigned)advice > ENDGAME_EVICT ? -EINVAL : advise(addr, bytes, (unsigned long)advice);
+}
+
+PUBLIC int endgame_place(void *addr, size_t bytes, unsigned server)
+{
+    return server >= EG_POOL_SERVERS ? -EINVAL : advise(addr, bytes, EG_ADVICE_PLACE | (unsigned long)server << 8);
 }

@@ -280,9 +280,11 @@ static int affected(long nr, const long a[6], uint64_t *lo, uint64_t *hi)
             *hi = to_end > *hi ? to_end : *hi;
         }
         return *hi > *lo;
-    case SYS_madvise:
-        return *hi > *lo && a[2] != MADV_NORMAL && a[2] != MADV_SEQUENTIAL && a[2] != MADV_RANDOM && a[2] != MADV_HUGEPAGE &&
-               a[2] != MADV_DONTDUMP && a[2] != MADV_DODUMP;
+    case SYS_madvise: {
+        enum eg_advice advice;
+        uint32_t server;
+        return *hi > *lo && !eg_advice_is(a[2], &advice, &server) && a[2] != MADV_HUGEPAGE && a[2] != MADV_DONTDUMP && a[2] != MADV_DODUMP;
+    }
     case SYS_brk:
         *lo = (uint64_t)a[0];
         *hi = eg_rt.heap_end;

@@ -1,0 +1,41 @@
+/* eg_inline.h - the inline fault engine: a thread that touches a page which is not here gets SIGBUS (UFFD_FEATURE_SIGBUS), and serves its fault itself,
+ * in the handler. Freestanding.
+ *
+ * The price: the kernel's own access to such a page, within a system call, fails with EFAULT. So before a call its buffers are brought home and stay
+ * there for the length of the call: they are *pinned* by the thread that makes it (pins.c). The call itself is made in place, by the program, and
+ * nobody sees its end; a pin ends when its thread makes another call from the same depth of its stack or higher up. */
+#ifndef EG_INLINE_H
+#define EG_INLINE_H
+
+#include "client/pager/eg_pager.h"
+
+/* eg_rt.inlined: this run's faults are served inline (decided at start, before there are threads). eg_rt.active: there may be pages away. */
+
+/* eg_inline_fault - serve a fault of the calling thread at addr. write: the access was a write.
+ * Context: signal (SIGBUS), all signals blocked, on a stack that is not captured memory, lock not held; waits for a memory server.
+ * Returns: 1 go on, the access will succeed or the kernel has another answer now; 0 it is not the pager's: the program's own fault. */
+int eg_inline_fault(uint64_t addr, int write);
+
+/* eg_inline_bring - every captured page of [start, end) is here, and writable if `write`. It stays only if it is pinned.
+ * Context: gate stack, all signals blocked, lock held (given up and taken again while waiting). */
+void eg_inline_bring(uint64_t start, uint64_t end, int write);
+
+/* --- pins.c --------------------------------------------------------------------------------------------------------- */
+
+struct eg_span_rw {
+    uint64_t start, end; /* any addresses */
+    int write;           /* the kernel may write there */
+};
+
+/* eg_pin_call - thread `owner` (its thread pointer) is about to make a system call, its stack pointer is sp; the kernel will access v[0..n).
+ * What of it is captured is pinned and brought home. Earlier pins of this owner from the same stack depth or deeper (sp or below) end.
+ * Context: gate stack, all signals blocked, lock not held. */
+void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n);
+/* eg_pin_end - the thread ends: its pins go. Context: any, lock not held. */
+void eg_pin_end(uint64_t owner);
+/* eg_pin_has - is the page (number) pinned by any call? Context: lock held. Cheap when there are no pins. */
+int eg_pin_has(uint64_t page);
+/* eg_pin_reset - in the child of a fork: only the caller's thread is left. Context: lock held. */
+void eg_pin_reset(void);
+
+#endif
