@@ -14,6 +14,7 @@ set(EG_CORE_SOURCES
   pager/fds.c
   pager/fetch.c
   pager/fork.c
+  pager/inline.c
   pager/pager.c
   pager/remap.c
   pager/session.c

@@ -48,6 +48,9 @@ struct eg_transport {
     int (*arm)(struct eg_link *link);
     /* close - release the descriptor. */
     void (*close)(struct eg_link *link);
+    /* read - the same as an EG_IO_READ, done at once, by any thread and without the pager's lock. NULL: the transport has messages.
+     * Returns: 0, -errno. */
+    int (*read)(const struct eg_link *link, uint64_t offset, void *buf, uint32_t len_bytes);
     uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */
 };
 

@@ -5,21 +5,26 @@
 
 #include <errno.h>
 
+static int shm_copy(long nr, int fd, uint64_t offset, void *buf, uint32_t len_bytes)
+{
+    for (uint32_t at = 0; at < len_bytes;) {
+        long n = eg_sys4(nr, fd, (char *)buf + at, len_bytes - at, offset + at);
+        if (n > 0)
+            at += (uint32_t)n;
+        else if (n != -EINTR)
+            return n < 0 ? (int)n : -EIO;
+    }
+    return 0;
+}
+
+static int shm_read(const struct eg_link *link, uint64_t offset, void *buf, uint32_t len_bytes)
+{
+    return shm_copy(SYS_pread64, link->fd, offset, buf, len_bytes);
+}
+
 static int shm_submit(struct eg_link *link, struct eg_io *io)
 {
-    long nr = io->op == EG_IO_READ ? SYS_pread64 : SYS_pwrite64;
-    uint32_t at = 0;
-    io->result = 0;
-    while (at < io->len_bytes) {
-        long n = eg_sys4(nr, link->fd, (char *)io->buf + at, io->len_bytes - at, io->offset + at);
-        if (n == -EINTR)
-            continue;
-        if (n <= 0) {
-            io->result = n < 0 ? (int)n : -EIO;
-            break;
-        }
-        at += (uint32_t)n;
-    }
+    io->result = shm_copy(io->op == EG_IO_READ ? SYS_pread64 : SYS_pwrite64, link->fd, io->offset, io->buf, io->len_bytes);
     link->outstanding++;
     eg_io_push(&link->wait, io);
     return 0;
@@ -44,4 +49,4 @@ static void shm_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, 0};
+const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, shm_read, 0};

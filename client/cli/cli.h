@@ -58,8 +58,10 @@
       "where threads run: all at home, all on compute nodes (remote, the default with --compute), or on compute "      \
       "nodes as soon as more of them run than this machine has processors (auto). With remote and auto the program "   \
       "sees one processor more for each slot of the nodes")                                                            \
-    X(RUN_ENGINE, 0, "fault-engine", "auto|handler",                                                                   \
-      "how page faults are served: by a handler thread, or the best way that the machine has (auto, the default)")     \
+    X(RUN_ENGINE, 0, "fault-engine", "auto|handler|inline",                                                            \
+      "how page faults are served: by a thread that the runtime has for it (handler), by the thread that meets them "  \
+      "(inline: faster; system calls made past libc may then fail with EFAULT), or the best way that the program "     \
+      "allows (auto, the default)")                                                                                    \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \
       "at the program's end, write counters of the whole process tree to FILE as one JSON object; - is standard error")
 #define CLI_OPTIONS_doctor(X)

@@ -112,8 +112,10 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
                 ret_run->engine = EG_ENGINE_AUTO;
             else if (strcmp(args.value, "handler") == 0)
                 ret_run->engine = EG_ENGINE_HANDLER;
+            else if (strcmp(args.value, "inline") == 0)
+                ret_run->engine = EG_ENGINE_INLINE;
             else
-                status = cli_usage(command, "unknown fault engine '%s' (auto or handler)", args.value);
+                status = cli_usage(command, "unknown fault engine '%s' (auto, handler or inline)", args.value);
             break;
         case CLI_OPT_RUN_STATS:
             if (!*args.value)

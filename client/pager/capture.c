@@ -197,15 +197,29 @@ int eg_cap_commit(uint64_t n, int noreserve, int *ret_arm)
     return eg_session_reserve((need > 0 ? need : 0) + (int64_t)n);
 }
 
+static int any_remote(uint64_t start, uint64_t end)
+{
+    struct eg_block *b;
+    for (uint64_t k = start >> EG_BLOCK_SHIFT; (b = eg_block_next(&k, ((end - 1) >> EG_BLOCK_SHIFT) + 1));)
+        for (uint32_t i = 0; b->n_copied && i < EG_BLOCK_PAGES; i++) {
+            uint64_t addr = eg_block_addr(b) + (uint64_t)i * EG_PAGE_BYTES;
+            if (addr >= start && addr < end && eg_page_state(b, i) >= EG_P_REMOTE)
+                return 1;
+        }
+    return 0;
+}
+
 /* Everything of [start, end) comes home and is dirty; then it is not registered any more. */
 void eg_cap_home(uint64_t start, uint64_t end)
 {
     struct eg_range part;
     eg_pager_quiesce(start, end);
-    eg_rt.keep_start = start;
-    eg_rt.keep_end = end;
-    eg_fetch_range(start, end);
-    eg_rt.keep_start = eg_rt.keep_end = 0;
+    do { /* while this waits, others may have evicted some of it again (inline) */
+        eg_rt.keep_start = start;
+        eg_rt.keep_end = end;
+        eg_fetch_range(start, end);
+        eg_rt.keep_start = eg_rt.keep_end = 0;
+    } while (any_remote(start, end));
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
         for (uint64_t p = part.start; p < part.end; p += EG_PAGE_BYTES) {
             struct eg_block *b = eg_block_find(p >> EG_BLOCK_SHIFT);
@@ -322,12 +336,13 @@ long eg_cap_mprotect(long addr, long len, long prot)
 long eg_cap_brk(long addr)
 {
     eg_cap_enter();
-    uint64_t old_end = eg_page_up(eg_rt.heap_end), want_end = eg_page_up((uint64_t)addr);
+    uint64_t want_end = eg_page_up((uint64_t)addr);
     int arm = 0;
+    if (addr && want_end < eg_page_up(eg_rt.heap_end))
+        eg_pager_quiesce(want_end, eg_page_up(eg_rt.heap_end));
+    uint64_t old_end = eg_page_up(eg_rt.heap_end);
     if (addr && want_end > old_end && eg_cap_commit((want_end - old_end) >> EG_PAGE_SHIFT, 0, &arm))
         return eg_cap_leave((long)eg_rt.heap_end);
-    if (addr && want_end < old_end)
-        eg_pager_quiesce(want_end, old_end);
     long ret = eg_sys1(SYS_brk, addr);
     uint64_t new_end = eg_page_up((uint64_t)ret);
     eg_rt.heap_end = (uint64_t)ret;

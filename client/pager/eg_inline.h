@@ -19,6 +19,11 @@ int eg_inline_fault(uint64_t addr, int write);
 /* eg_inline_bring - every captured page of [start, end) is here, and writable if `write`. It stays only if it is pinned.
  * Context: gate stack, all signals blocked, lock held (given up and taken again while waiting). */
 void eg_inline_bring(uint64_t start, uint64_t end, int write);
+/* eg_inline_lock, eg_inline_unlock - the pager's lock for a moment that the pager's other parts may not notice. */
+void eg_inline_lock(void);
+void eg_inline_unlock(void);
+/* eg_inline_give_way - another thread needs the lock, to finish what this one waits for. Context: lock held, given up and taken again. */
+void eg_inline_give_way(void);
 
 /* --- pins.c --------------------------------------------------------------------------------------------------------- */
 

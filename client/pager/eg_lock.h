@@ -27,6 +27,18 @@ static inline void eg_lock_take(struct eg_lock *l)
         eg_sys4(SYS_futex, &l->word, FUTEX_WAIT_PRIVATE, 2, 0);
 }
 
+/* The same for those who will have it within some microseconds: to be woken costs more than to look that long. */
+static inline void eg_lock_take_soon(struct eg_lock *l)
+{
+    for (int i = 0; i < 2000; i++) {
+        uint32_t c = 0;
+        if (__atomic_load_n(&l->word, __ATOMIC_RELAXED) == 0 && __atomic_compare_exchange_n(&l->word, &c, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            return;
+        eg_cpu_relax();
+    }
+    eg_lock_take(l);
+}
+
 static inline void eg_lock_give(struct eg_lock *l)
 {
     if (__atomic_exchange_n(&l->word, 0, __ATOMIC_RELEASE) == 2)

@@ -94,6 +94,7 @@ struct eg_fetch {
     uint16_t first, n;
     uint8_t write; /* install writable, as dirty */
     uint8_t demand; /* the first page is being waited for */
+    uint8_t alone;  /* a thread makes it without the lock: no poll completes it */
     uint8_t busy;
     uint64_t start_ns;
 };
@@ -189,6 +190,9 @@ struct eg_rt {
     uint8_t *fetch_buf;
     struct eg_write write[EG_N_WRITES];
     uint32_t outstanding;            /* fetches and writes */
+    uint8_t putting_off;             /* inline: reads that need no message are put off until the lock's holder has given it up */
+    struct eg_io_queue put_off;
+    uint32_t unlocked;               /* threads that make such reads just now */
     struct eg_stream stream[EG_N_STREAMS];
     uint64_t clock;
     uint32_t ahead_read, ahead_used; /* lately: is reading ahead worth it for this program? */
@@ -253,7 +257,7 @@ int eg_session_need(void);
 int eg_session_reserve(int64_t pages);
 /* eg_session_relax - give back promises far above what `pages` need. */
 void eg_session_relax(int64_t pages);
-/* eg_slab_writable - a slab for the block that may be written. Returns: 0, -ENOSPC. */
+/* eg_slab_writable - a slab for the block that may be written. Returns: 0; -ENOSPC; -EBUSY: not now, a thread reads from the old one without the lock. */
 int eg_slab_writable(struct eg_block *b);
 /* eg_slab_free - a block needs its slab no more. shared: others may hold it too, so it is not used again here. */
 void eg_slab_free(uint8_t server, uint32_t slab, int shared);
@@ -284,6 +288,8 @@ long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes);
 
 void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns);
 void eg_fetch_done(struct eg_fetch *f);
+/* eg_fetch_make_up - the reads that were put off, without the lock. Context: lock held, given up and taken again. Returns: 1, 0 there were none. */
+int eg_fetch_make_up(void);
 /* eg_fetch_range - bring everything in [start, end) home and wait for it. Context: lock held. Returns: 0, -ENOMEM. */
 int eg_fetch_range(uint64_t start, uint64_t end);
 /* eg_stream_fault - record a fault and say what to read ahead. eager: two neighbours are enough to begin.
@@ -352,14 +358,22 @@ long eg_thread_start(void *stack_top, void (*fn)(void));
 struct uffd_msg;
 struct pollfd;
 void eg_pager_fault(const struct uffd_msg *m, uint64_t now_ns);
+/* eg_pager_serve - the same, taken apart. wp: the kernel says that the page is there and protected; inline nobody says so, and it is found out. */
+void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now_ns);
+/* eg_pager_evict_some - inline: who has served its fault evicts, too, when the budget asks for it. Context: lock held. */
+void eg_pager_evict_some(void);
 int eg_pager_turn(int worked);
 uint32_t eg_pager_links(struct pollfd *ret_polls);
 /* eg_pager_collect - collect completions. Context: lock held. Returns: 0 when something is under way and nothing came. */
 int eg_pager_collect(void);
 /* eg_pager_poll - the same for whoever waits for one: when nothing comes, the processor is given away for a moment. */
 void eg_pager_poll(void);
-/* eg_pager_quiesce - wait until nothing is under way in [start, end). Context: lock held. */
+/* eg_pager_quiesce - wait until nothing is under way in [start, end). Context: lock held; inline: it may be given up for moments meanwhile. */
 void eg_pager_quiesce(uint64_t start, uint64_t end);
+/* eg_pager_busy_alone - does a thread read pages of [start, end) without the lock? Then a wait for it gives the lock up. Context: lock held. */
+int eg_pager_busy_alone(uint64_t start, uint64_t end);
+/* eg_pager_written - wait until no write is under way: the slots are free then. Context: lock held throughout. */
+void eg_pager_written(void);
 void eg_pager_kick(void);
 /* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);

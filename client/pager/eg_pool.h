@@ -19,7 +19,7 @@
 #define EG_HIST_BUCKETS 128
 
 enum eg_addr_kind { EG_ADDR_UNIX = 1, EG_ADDR_TCP = 2, EG_ADDR_RDMA = 3, EG_ADDR_AUTO = 4 };
-enum eg_engine { EG_ENGINE_AUTO = 0, EG_ENGINE_HANDLER = 1 };
+enum eg_engine { EG_ENGINE_AUTO = 0, EG_ENGINE_HANDLER = 1, EG_ENGINE_INLINE = 2 };
 
 struct eg_pool_server {
     uint32_t kind;          /* enum eg_addr_kind */
@@ -92,7 +92,7 @@ struct eg_pool_row {
     uint64_t start_ns;   /* CLOCK_MONOTONIC */
     char program[48];    /* /proc/self/comm at start */
     char transport[16];  /* "shm", "tcp", "rdma", "none" while nothing was needed, "shm+tcp" */
-    char engine[16];     /* "handler", "none" while nothing was armed */
+    char engine[16];     /* "inline", "handler", "none" while nothing was armed */
     uint64_t captured_bytes;       /* now */
     uint64_t captured_bytes_peak;
     uint64_t charged_pages;        /* resident captured pages (an upper bound for blocks that were never armed) */

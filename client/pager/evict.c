@@ -1,5 +1,5 @@
 /* evict.c - pages leave: blocks are armed, cold pages dropped (the server has them) or taken away and written. */
-#include "client/pager/eg_pager.h"
+#include "client/pager/eg_inline.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -292,11 +292,14 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
 {
     uint64_t base = eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES;
     int room = (b->slab != EG_SLAB_NONE && !b->shared) || eg_sys_now_ns() >= eg_rt.full_until_ns;
-    if (!room || eg_slab_writable(b) || sums_need(b)) {
-        if (room)
-            eg_rt.full_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
-        eg_warn_once(EG_WARN_FULL, "no memory server has room left, pages stay in local memory beyond the budget", NULL);
-        EG_COUNT(pages_kept_local, n);
+    int rc = room ? eg_slab_writable(b) : -ENOSPC;
+    if (rc || (rc = sums_need(b))) {
+        if (rc != -EBUSY) {
+            if (room)
+                eg_rt.full_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
+            eg_warn_once(EG_WARN_FULL, "no memory server has room left, pages stay in local memory beyond the budget", NULL);
+            EG_COUNT(pages_kept_local, n);
+        }
         for (uint32_t i = 0; i < n; i++)
             spare(b, first + i);
         return 0;
@@ -519,6 +522,7 @@ static int stuck(void)
 static int kept(uint64_t page)
 {
     return (page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT) || (eg_rt.keeps && eg_rt.keeps(page)) ||
+           (eg_rt.inlined && eg_pin_has(page)) ||
            (eg_rt.pinned && (uint64_t)eg_rt.pinned <= eg_rt.budget / 2 && eg_advice_of(page) & EG_RANGE_PIN);
 }
 
@@ -690,6 +694,7 @@ static int clean_block(struct eg_block *b)
 int eg_evict_clean_all(void)
 {
     int rc = 0;
+    eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
     while (arm_next())
         ;
     struct eg_block *b;

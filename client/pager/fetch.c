@@ -1,5 +1,5 @@
 /* fetch.c - pages come back: demand reads, and reading ahead along the streams of faults. */
-#include "client/pager/eg_pager.h"
+#include "client/pager/eg_inline.h"
 
 #include <errno.h>
 
@@ -78,14 +78,19 @@ static struct eg_fetch *fetch_get(void)
         for (uint32_t i = 0; i < EG_N_FETCHES; i++)
             if (!eg_rt.fetch[i].busy)
                 return &eg_rt.fetch[i];
+        if (eg_rt.putting_off)
+            return NULL; /* some of them end only when this thread gives the lock up */
         eg_pager_poll();
     }
 }
 
-static void fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int write, uint64_t demand_ns)
+/* Returns: 0; -EAGAIN: too many are under way, and this thread must not wait for them here. */
+static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int write, uint64_t demand_ns)
 {
     struct eg_server *s = &eg_rt.server[b->server];
     struct eg_fetch *f = fetch_get();
+    if (!f)
+        return -EAGAIN;
     *f = (struct eg_fetch){
         .io = {.op = EG_IO_READ,
                .offset = (uint64_t)b->slab * EG_SLAB_BYTES + (uint64_t)first * EG_PAGE_BYTES,
@@ -103,14 +108,21 @@ static void fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int wri
         eg_page_set(b, first + i, EG_P_FETCHING);
     EG_COUNT(pages_fetched, n);
     eg_rt.outstanding++;
+    if (eg_rt.putting_off && s->link.ops->read) {
+        f->alone = 1;
+        eg_io_push(&eg_rt.put_off, &f->io);
+        return 0;
+    }
     int rc = s->link.ops->submit(&s->link, &f->io);
     if (rc)
         eg_session_lost(s, rc); /* does not return: the pages are there */
+    return 0;
 }
 
-void eg_fetch_done(struct eg_fetch *f)
+/* The pages into the program's memory. Nobody else touches them while they are FETCHING, so the lock may be given up meanwhile. */
+static void fetch_install(const struct eg_fetch *f)
 {
-    struct eg_block *b = f->block;
+    const struct eg_block *b = f->block;
     if (f->io.result)
         eg_session_lost(&eg_rt.server[b->server], f->io.result);
     for (uint32_t i = 0; i < f->n; i++) {
@@ -123,6 +135,11 @@ void eg_fetch_done(struct eg_fetch *f)
     uint64_t addr = eg_block_addr(b) + (uint64_t)f->first * EG_PAGE_BYTES;
     if (eg_uffd_copy(addr, f->io.buf, (uint64_t)f->n * EG_PAGE_BYTES, !f->write))
         eg_die("internal error: cannot put a page back into the program's memory", NULL, 0);
+}
+
+static void fetch_settle(struct eg_fetch *f)
+{
+    struct eg_block *b = f->block;
     for (uint32_t i = 0; i < f->n; i++) {
         eg_page_set(b, f->first + i, f->write ? EG_P_DIRTY : EG_P_CLEAN);
         b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
@@ -132,6 +149,33 @@ void eg_fetch_done(struct eg_fetch *f)
         eg_account_time(eg_rt.row->fault_hist, eg_sys_now_ns() - f->start_ns);
     f->busy = 0;
     eg_rt.outstanding--;
+}
+
+void eg_fetch_done(struct eg_fetch *f)
+{
+    fetch_install(f);
+    fetch_settle(f);
+}
+
+int eg_fetch_make_up(void)
+{
+    struct eg_io_queue mine = eg_rt.put_off;
+    if (!mine.head)
+        return 0;
+    eg_rt.put_off = (struct eg_io_queue){NULL, NULL};
+    eg_rt.unlocked++;
+    eg_inline_unlock();
+    for (struct eg_io *io = mine.head; io; io = io->next) {
+        struct eg_fetch *f = (struct eg_fetch *)io;
+        const struct eg_link *link = &eg_rt.server[f->block->server].link;
+        io->result = link->ops->read(link, io->offset, io->buf, io->len_bytes);
+        fetch_install(f);
+    }
+    eg_inline_lock();
+    eg_rt.unlocked--;
+    for (struct eg_io *io; (io = eg_io_pop(&mine));)
+        fetch_settle((struct eg_fetch *)io);
+    return 1;
 }
 
 /* Reads ahead the pages page+stride, page+2*stride, ... that are only on the servers; runs become one read. */
@@ -148,7 +192,9 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         uint32_t i = (uint32_t)(p % EG_BLOCK_PAGES);
         int wanted = b && eg_page_state(b, i) == EG_P_REMOTE;
         if (run && (!wanted || b != run_block || i != run_first + run || run == EG_FETCH_PAGES)) {
-            fetch_submit(run_block, run_first, run, write, 0);
+            if (fetch_submit(run_block, run_first, run, write, 0))
+                break;
+            total += run;
             run = 0;
         }
         if (!wanted)
@@ -158,10 +204,9 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
             run_first = i;
         }
         run++;
-        total++;
     }
-    if (run)
-        fetch_submit(run_block, run_first, run, write, 0);
+    if (run && !fetch_submit(run_block, run_first, run, write, 0))
+        total += run;
     EG_COUNT(pages_prefetched, total);
 }
 
@@ -176,7 +221,8 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     if (b->page[i] & EG_P_WRITTEN && eg_rt.clock % 8)
         write = 1;
     eg_evict_room(1);
-    fetch_submit(b, i, 1, write, start_ns);
+    if (fetch_submit(b, i, 1, write, start_ns))
+        return;
     eg_pager_collect();
     uint64_t advice = eg_rt.advised ? eg_advice_of(page) : 0;
     uint32_t ahead = 0;
@@ -259,7 +305,8 @@ int eg_fetch_turn(void)
         if (eg_account_total() + n > eg_rt.budget)
             eg_evict_room(n);
         uint32_t i = (uint32_t)(w->start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
-        fetch_submit(b, i, n, (b->page[i] & EG_P_WRITTEN) != 0, 0);
+        if (fetch_submit(b, i, n, (b->page[i] & EG_P_WRITTEN) != 0, 0))
+            return 1;
         EG_COUNT(pages_prefetched, n);
         w->start += (uint64_t)n * EG_PAGE_BYTES;
     }
@@ -278,7 +325,8 @@ int eg_fetch_range(uint64_t start, uint64_t end)
                 n++;
             if (n) {
                 eg_evict_room(n);
-                fetch_submit(b, i, n, 1, 0);
+                if (fetch_submit(b, i, n, 1, 0))
+                    eg_die("internal error: a read that cannot be put off was", NULL, 0);
             }
             at += (uint64_t)(n ? n : 1) * EG_PAGE_BYTES;
         }

@@ -2,7 +2,7 @@
  *
  * It spins for a while after each event before it sleeps: waking a sleeping thread costs more than a page. The spin yields the
  * processor on every turn, so it takes nothing from a program that wants to run. */
-#include "client/pager/eg_pager.h"
+#include "client/pager/eg_inline.h"
 #include "proto/eg_uffd.h"
 
 #include <errno.h>
@@ -21,6 +21,7 @@
 #define YIELD_SLOW_NS 300000u
 #define BUSY_NS 50000000u
 #define NAP_NS 1000000u
+#define BESIDE_NAP_NS 5000000
 #define SPIN_MAX_GAP_NS 300000u /* no use in spinning for faults that are further apart */
 #define SLICE_PAGES 32
 #define ADMIT_MIN_PAGES 64
@@ -235,22 +236,40 @@ void eg_pager_poll(void)
         links_sleep(p, 0, (struct timespec){.tv_nsec = NAP_NS});
 }
 
+/* Only what is under way matters, and that is little: look at the operations, not at the blocks. */
+static int busy_in(uint64_t first, uint64_t last, int alone)
+{
+    for (uint32_t i = 0; i < EG_N_FETCHES; i++) {
+        const struct eg_fetch *f = &eg_rt.fetch[i];
+        if (f->busy && f->block->index >= first && f->block->index <= last && (f->alone || !alone))
+            return 1;
+    }
+    for (uint32_t i = 0; i < EG_N_WRITES && !alone; i++)
+        if (eg_rt.write[i].busy && eg_rt.write[i].block->index >= first && eg_rt.write[i].block->index <= last)
+            return 1;
+    return 0;
+}
+
+int eg_pager_busy_alone(uint64_t start, uint64_t end)
+{
+    return eg_rt.unlocked && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 1);
+}
+
 void eg_pager_quiesce(uint64_t start, uint64_t end)
 {
-    if (!eg_rt.outstanding)
-        return;
-    uint64_t first = start >> EG_BLOCK_SHIFT, last = (end - 1) >> EG_BLOCK_SHIFT;
-    /* Only what is under way matters, and that is little: look at the operations, not at the blocks. */
-    for (;;) {
-        int busy = 0;
-        for (uint32_t i = 0; i < EG_N_FETCHES && !busy; i++)
-            busy = eg_rt.fetch[i].busy && eg_rt.fetch[i].block->index >= first && eg_rt.fetch[i].block->index <= last;
-        for (uint32_t i = 0; i < EG_N_WRITES && !busy; i++)
-            busy = eg_rt.write[i].busy && eg_rt.write[i].block->index >= first && eg_rt.write[i].block->index <= last;
-        if (!busy)
-            return;
-        eg_pager_poll();
+    while (eg_rt.outstanding && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 0)) {
+        if (eg_pager_busy_alone(start, end))
+            eg_inline_give_way();
+        else
+            eg_pager_poll();
     }
+}
+
+void eg_pager_written(void)
+{
+    for (uint32_t i = 0; i < EG_N_WRITES; i++)
+        while (eg_rt.write[i].busy)
+            eg_pager_poll();
 }
 
 /* --- faults ----------------------------------------------------------------------------------------------------------- */
@@ -309,10 +328,15 @@ static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
 
 void eg_pager_fault(const struct uffd_msg *m, uint64_t now)
 {
-    uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), end = addr + EG_PAGE_BYTES;
     int wp = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
-    int write = wp || (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
-    uint32_t tid = m->arg.pagefault.feat.ptid;
+    eg_pager_serve(m->arg.pagefault.address, wp || (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE), wp,
+                   m->arg.pagefault.feat.ptid, now);
+}
+
+void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now)
+{
+    addr &= ~(uint64_t)(EG_PAGE_BYTES - 1);
+    uint64_t end = addr + EG_PAGE_BYTES;
     struct eg_block *b = eg_block_get(addr >> EG_BLOCK_SHIFT);
     uint32_t i = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
     EG_COUNT(faults, 1);
@@ -335,7 +359,7 @@ void eg_pager_fault(const struct uffd_msg *m, uint64_t now)
     case EG_P_FRESH: fault_zero(b, i, write, tid); break;
     case EG_P_CLEAN:
     case EG_P_DIRTY:
-        if (wp) {
+        if (wp || (eg_rt.inlined && write && eg_page_present(addr))) {
             EG_COUNT(faults_write_protect, 1);
             eg_page_set(b, i, EG_P_DIRTY);
             b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
@@ -419,16 +443,27 @@ int eg_pager_turn(int worked)
     return more || eg_rt.outstanding || eg_rt.n_wanted;
 }
 
+void eg_pager_evict_some(void)
+{
+    if (eg_account_total() > eg_rt.high && !eg_account_ask_others(SLICE_PAGES))
+        eg_evict(SLICE_PAGES);
+}
+
+static void wakes_drain(void)
+{
+    char drain[16];
+    while (eg_sys3(SYS_read, eg_rt.wake_fd, drain, sizeof drain) > 0)
+        ;
+}
+
 static void pager_sleep(struct timespec limit)
 {
     struct pollfd p[2 + 2 * EG_POOL_SERVERS];
-    char drain[16];
     p[0] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
     p[1] = (struct pollfd){.fd = eg_rt.wake_fd, .events = POLLIN};
     links_sleep(p, 2, limit);
     if (p[1].revents)
-        while (eg_sys3(SYS_read, eg_rt.wake_fd, drain, sizeof drain) > 0)
-            ;
+        wakes_drain();
 }
 
 static void pager_lock(void)
@@ -443,6 +478,26 @@ static void pager_unlock(void)
     eg_lock_give(&eg_rt.lock);
 }
 
+/* Faults are served inline: what is left is what nobody waits for. Threads that fault collect completions, too, so those wake nobody. */
+static __attribute__((noreturn)) void pager_beside(void)
+{
+    for (;;) {
+        int more = 0;
+        if (has_work()) {
+            pager_lock();
+            more = eg_pager_turn(0) && (over() || eg_rt.n_wanted);
+            pager_unlock();
+        }
+        if (more && idle_polls <= SPIN_POLLS)
+            continue;
+        struct timespec limit = {.tv_sec = eg_rt.outstanding || more ? 0 : 3600, .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : 0};
+        struct pollfd p = {.fd = eg_rt.wake_fd, .events = POLLIN};
+        eg_sys5(SYS_ppoll, &p, 1, &limit, 0, 8);
+        if (p.revents)
+            wakes_drain();
+    }
+}
+
 static void pager_main(void)
 {
     struct uffd_msg m[EVENTS];
@@ -450,6 +505,8 @@ static void pager_main(void)
     /* Not the policy and the processors of whichever thread happened to start it. */
     eg_sys3(SYS_sched_setscheduler, 0, SCHED_OTHER, &other);
     eg_sys3(SYS_sched_setaffinity, 0, sizeof eg_rt.affinity, eg_rt.affinity);
+    if (eg_rt.inlined)
+        pager_beside();
     uint64_t last = eg_sys_now_ns(), gap = SPIN_NS, check = last;
     for (;;) {
         void (*successor)(void) = __atomic_load_n(&eg_rt.successor, __ATOMIC_ACQUIRE);
@@ -568,7 +625,7 @@ int eg_pager_activate(void)
         rc = eg_evict_settle();
     if (rc)
         return rc;
-    eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, "handler");
+    eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, rt->inlined ? "inline" : "handler");
     if (rt->served) {
         rt->active = 1;
         return 0;

@@ -140,7 +140,7 @@ static void copy_remote(struct eg_block *from, uint32_t i, struct eg_block *to, 
     void *buf = eg_rt.stage;
     struct eg_block *side[2] = {from, to};
     uint32_t at[2] = {i, k};
-    eg_pager_quiesce(0, 1ul << EG_ADDR_BITS); /* the staging pages are free then */
+    eg_pager_written(); /* the staging pages are free then */
     for (int w = 0; w < 2; w++) {
         struct eg_server *s = &eg_rt.server[side[w]->server];
         int done = 0;
@@ -335,11 +335,15 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
             goto undo;
         eg_cap_remove(start, start + new_len);
     }
+    /* Before what is prepared: the lock may be given up meanwhile. */
+    do {
+        eg_pager_quiesce(start, start + new_len);
+        eg_pager_quiesce(old, end);
+    } while (eg_pager_busy_alone(start, start + new_len));
     if (armed && move_prepare(old, old + kept, delta)) {
         ret = -ENOMEM;
         goto undo;
     }
-    eg_pager_quiesce(old, end);
     /* The program's own place may touch another mapping (see congruent_place): then nothing must be registered that merges. */
     if (armed && (eg_ranges_overlap(&eg_rt.ranges, start - EG_PAGE_BYTES, start) ||
                   eg_ranges_overlap(&eg_rt.ranges, start + new_len, start + new_len + EG_PAGE_BYTES)))

@@ -471,8 +471,11 @@ int eg_slab_writable(struct eg_block *b)
     if (!b->shared)
         return 0;
     struct eg_server *s = &eg_rt.server[b->server];
-    if (b->n_busy) /* a read under way would meet a slab that is no longer ours */
+    if (b->n_busy) { /* a read under way would meet a slab that is no longer ours */
+        if (eg_pager_busy_alone(eg_block_addr(b), eg_block_addr(b) + EG_BLOCK_BYTES))
+            return -EBUSY;
         eg_pager_quiesce(eg_block_addr(b), eg_block_addr(b) + EG_BLOCK_BYTES);
+    }
     uint8_t buf[16];
     uint32_t slab, key;
     size_t n = 0, n_keys = 0;

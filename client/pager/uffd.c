@@ -43,13 +43,18 @@ int eg_uffd_open(void)
     fd = open_any();
     if (eg_sys_failed(fd))
         return (int)fd;
-    api = (struct uffdio_api){.api = UFFD_API, .features = api.features & WANTED};
+    uint64_t wanted = WANTED | (eg_rt.inlined ? UFFD_FEATURE_SIGBUS : 0);
+    if (eg_rt.inlined && !(api.features & UFFD_FEATURE_SIGBUS)) {
+        eg_sys1(SYS_close, fd);
+        return -EOPNOTSUPP;
+    }
+    api = (struct uffdio_api){.api = UFFD_API, .features = api.features & wanted};
     rc = eg_sys3(SYS_ioctl, fd, UFFDIO_API, &api);
     if (eg_sys_failed(rc)) {
         eg_sys1(SYS_close, fd);
         return (int)rc;
     }
-    eg_rt.features = api.features & WANTED;
+    eg_rt.features = api.features & wanted;
     eg_rt.move = (api.features & UFFD_FEATURE_MOVE) != 0;
     eg_rt.uffd = eg_fd_high((int)fd);
     return 0;
