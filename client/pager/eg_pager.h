@@ -136,6 +136,7 @@ struct eg_rt {
     struct eg_pool_row *row;
     struct eg_pool_row own_row; /* used when the pool has no row left */
     int pool_fd, pagemap_fd, mem_fd, uffd, wake_fd;
+    int pid_fd;              /* of this process, where process_madvise can discard a batch (6.13); else -1 */
     int fd_floor;            /* the runtime's descriptors are at or above this */
     char pool_path[128];
     uint64_t features;       /* UFFD_FEATURE_*, of those granted */

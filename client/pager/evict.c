@@ -12,6 +12,7 @@
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define STUCK_PAGES 64
 #define SLICE 256
+#define DROP_RUNS 32
 #define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
@@ -357,6 +358,16 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
     return freed;
 }
 
+static void drop_note(struct eg_block *b, uint32_t first, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        eg_page_set(b, first + i, EG_P_REMOTE);
+        b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
+    }
+    EG_COUNT(pages_evicted, n);
+    EG_COUNT(pages_dropped_clean, n);
+}
+
 static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
 {
     uint64_t addr = eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES;
@@ -372,13 +383,42 @@ static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
         spare(b, first);
         return 0;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        eg_page_set(b, first + i, EG_P_REMOTE);
-        b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
-    }
-    EG_COUNT(pages_evicted, n);
-    EG_COUNT(pages_dropped_clean, n);
+    drop_note(b, first, n);
     return n;
+}
+
+/* Runs of clean pages that are to be dropped, in one call: each call interrupts all processors that run the program. */
+struct drops {
+    struct iovec iov[DROP_RUNS];
+    uint32_t runs, pages;
+};
+
+static uint64_t drop_all(struct drops *d)
+{
+    uint64_t freed = 0;
+    long rc = d->runs > 1 && eg_rt.pid_fd >= 0 ? eg_sys5(SYS_process_madvise, eg_rt.pid_fd, d->iov, d->runs, MADV_DONTNEED, 0) : 0;
+    if (eg_sys_failed(rc)) {
+        if (rc == -EINVAL || rc == -EPERM || rc == -ENOSYS) {
+            eg_sys1(SYS_close, eg_rt.pid_fd); /* this kernel cannot */
+            eg_rt.pid_fd = -1;
+        }
+        rc = 0;
+    }
+    for (uint32_t i = 0; i < d->runs; i++) {
+        uint64_t addr = (uint64_t)d->iov[i].iov_base, bytes = d->iov[i].iov_len;
+        struct eg_block *b = eg_block_find(addr >> EG_BLOCK_SHIFT);
+        uint32_t first = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = (uint32_t)(bytes / EG_PAGE_BYTES);
+        if ((uint64_t)rc >= bytes) {
+            rc -= (long)bytes;
+            drop_note(b, first, n);
+            freed += n;
+        } else {
+            rc = 0;
+            freed += drop_run(b, first, n);
+        }
+    }
+    d->runs = d->pages = 0;
+    return freed;
 }
 
 /* --- arming --------------------------------------------------------------------------------------------------------- */
@@ -478,7 +518,7 @@ void eg_evict_reset(void)
         eg_rt.write[i].busy = 0;
     for (uint32_t i = 0; i < EG_N_FETCHES; i++)
         eg_rt.fetch[i].busy = 0;
-    eg_rt.outstanding = 0;
+    eg_rt.outstanding = eg_rt.unlocked = 0;
     eg_rt.evicting = 0;
 }
 
@@ -540,11 +580,12 @@ static struct eg_queue *next_queue(uint64_t rest, uint64_t spared)
 
 static uint64_t evict(uint64_t n, uint64_t rest)
 {
+    struct drops drops = {.runs = 0};
     uint64_t freed = 0, spared = 0;
     int can_arm = 1;
     if (eg_rt.foreign || stuck())
         return 0;
-    while (freed < n) {
+    while (freed + drops.pages < n) {
         struct eg_queue *q = next_queue(rest, spared);
         int64_t in_all = (int64_t)(queued(&eg_rt.queue) + queued(&eg_rt.first));
         if (can_arm && in_all * 4 < eg_rt.charged) {
@@ -586,11 +627,19 @@ static uint64_t evict(uint64_t n, uint64_t rest)
             queue_pop(q, &i);
             run++;
         }
-        uint64_t got = s == EG_P_CLEAN ? drop_run(b, first, run) : write_run(b, first, run);
+        if (s == EG_P_CLEAN) {
+            drops.iov[drops.runs++] = (struct iovec){(void *)(eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES), (uint64_t)run * EG_PAGE_BYTES};
+            drops.pages += run;
+            if (drops.runs == DROP_RUNS)
+                freed += drop_all(&drops);
+            continue;
+        }
+        uint64_t got = write_run(b, first, run);
         freed += got;
         if (got < run)
             spared += run - got;
     }
+    freed += drop_all(&drops);
     /* When nothing of a whole round through the queue can leave, it is not looked at again for every fault. */
     eg_rt.spared = freed ? 0 : eg_rt.spared + spared + 1;
     if (eg_rt.spared > (queued(&eg_rt.queue) + queued(&eg_rt.first)) * 4) {

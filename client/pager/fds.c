@@ -6,7 +6,7 @@
 static int *own_fd(uint32_t k)
 {
     struct eg_rt *rt = &eg_rt;
-    int *fixed[] = {&rt->pool_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd};
+    int *fixed[] = {&rt->pool_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd, &rt->pid_fd};
     uint32_t n = sizeof fixed / sizeof *fixed;
     if (k < n)
         return fixed[k];
@@ -60,6 +60,7 @@ void eg_cap_fd_move_away(long fd)
         if (to < 0)
             break;
         __atomic_store_n(own, to, __ATOMIC_SEQ_CST);
+        eg_pager_quiesce(0, 1ul << EG_ADDR_BITS); /* threads that read without the lock have the old number */
         uint32_t turns = __atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST);
         int active = eg_rt.active;
         eg_cap_leave(0);

@@ -38,7 +38,7 @@ static void child_forget(void)
 void eg_cap_child_start(int was_active, int drop)
 {
     struct eg_rt *rt = &eg_rt;
-    int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd};
+    int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd, &rt->pid_fd};
     rt->lock = (struct eg_lock){.word = 1};
     /* Row locks belong to an open file: one of its own. */
     int pool = (int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);

@@ -29,7 +29,7 @@
 #define STALL_NS 60000000000ull
 #define CHECK_NS 50000000u
 
-struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1};
+struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1};
 
 /* --- endings and warnings -------------------------------------------------------------------------------------------- */
 
@@ -620,6 +620,8 @@ int eg_pager_activate(void)
         rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (rt->mem_fd < 0)
         rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0));
+    if (rt->pid_fd < 0 && !rt->old_kernel)
+        rt->pid_fd = eg_fd_high((int)eg_sys2(SYS_pidfd_open, eg_sys0(SYS_getpid), 0));
     rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : rt->wake_fd < 0 ? eg_account_listen() : 0;
     if (!rc)
         rc = eg_evict_settle();
