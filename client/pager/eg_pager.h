@@ -44,7 +44,8 @@ enum eg_page_state {
     EG_P_INFLIGHT = 7  /* taken out of the program's memory, its write to the server is not acknowledged yet */
 };
 #define EG_P_STATE 0x07u
-#define EG_P_WRITTEN 0x08u /* dirty when it last left: likely to be written again */
+#define EG_P_WRITTEN 0x08u /* dirty when it last left */
+#define EG_P_TURNED 0x40u  /* when it was last here for reading, it was written then */
 #define EG_P_REFS 0x30u /* turns that the page is spared at eviction */
 #define EG_P_REF1 0x10u
 #define EG_P_QUEUED 0x80u /* it has an entry in the eviction queue */

@@ -362,7 +362,7 @@ static void drop_note(struct eg_block *b, uint32_t first, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         eg_page_set(b, first + i, EG_P_REMOTE);
-        b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
+        b->page[first + i] &= (uint8_t)~(EG_P_WRITTEN | EG_P_TURNED);
     }
     EG_COUNT(pages_evicted, n);
     EG_COUNT(pages_dropped_clean, n);

@@ -70,6 +70,13 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
     return s->window;
 }
 
+/* Is a page that is read now likely to be written, too? For a handler thread a write-back costs less than a second fault, so one that was dirty when it
+ * left is taken for such. Inline they cost about the same: one that was seen to turn from read to written. */
+static int will_write(const struct eg_block *b, uint32_t i)
+{
+    return (b->page[i] & (eg_rt.inlined ? EG_P_TURNED : EG_P_WRITTEN)) != 0;
+}
+
 /* --- reads ------------------------------------------------------------------------------------------------------------ */
 
 static struct eg_fetch *fetch_get(void)
@@ -216,9 +223,8 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     int32_t stride;
     uint32_t hits;
     uint64_t max = eg_rt.budget / 32 < WINDOW_MAX ? eg_rt.budget / 32 : WINDOW_MAX;
-    /* A page that was written last time most likely will be again: a write-back costs less than a second fault. Now and then
-     * the guess is put to the test, so that a page that is only read from now on becomes clean. */
-    if (b->page[i] & EG_P_WRITTEN && eg_rt.clock % 8)
+    /* Now and then the guess is put to the test, so that a page that is only read from now on becomes clean. */
+    if (will_write(b, i) && eg_rt.clock % 8)
         write = 1;
     eg_evict_room(1);
     if (fetch_submit(b, i, 1, write, start_ns))
@@ -280,7 +286,7 @@ static uint32_t remote_run(uint64_t *at, uint64_t end, struct eg_block **ret_b)
         for (stop = stop < end ? stop : end; *at < stop; *at += EG_PAGE_BYTES) {
             uint32_t i = (uint32_t)(*at >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = 0;
             while (n < EG_FETCH_PAGES && *at + n * EG_PAGE_BYTES < stop && eg_page_state(b, i + n) == EG_P_REMOTE &&
-                   (b->page[i + n] & EG_P_WRITTEN) == (b->page[i] & EG_P_WRITTEN))
+                   will_write(b, i + n) == will_write(b, i))
                 n++;
             *ret_b = b;
             if (n || eg_page_state(b, i) == EG_P_INFLIGHT)
@@ -305,7 +311,7 @@ int eg_fetch_turn(void)
         if (eg_account_total() + n > eg_rt.budget)
             eg_evict_room(n);
         uint32_t i = (uint32_t)(w->start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
-        if (fetch_submit(b, i, n, (b->page[i] & EG_P_WRITTEN) != 0, 0))
+        if (fetch_submit(b, i, n, will_write(b, i), 0))
             return 1;
         EG_COUNT(pages_prefetched, n);
         w->start += (uint64_t)n * EG_PAGE_BYTES;

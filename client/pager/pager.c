@@ -362,7 +362,7 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
         if (wp || (eg_rt.inlined && write && eg_page_present(addr))) {
             EG_COUNT(faults_write_protect, 1);
             eg_page_set(b, i, EG_P_DIRTY);
-            b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
+            b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1 | EG_P_TURNED);
             eg_uffd_protect(addr, end, 0);
         } else if (eg_page_present(addr)) {
             eg_uffd_wake(addr, end); /* two threads met at one page */
