@@ -11,7 +11,7 @@
 #
 # Environment: EG_BIN (folder of endgame, endgame-memserver), EG_TRANSPORTS ("shm tcp"; "rdma" where EG_RDMA_ADDR is an address
 # of an RDMA device, as in scripts/rdma-vm), EG_SHRINK=N (budgets and data are an Nth, and the native witness is left out),
-# EG_SLACK_MIB=N (where files are memory, too: more than 64), EG_MEMSERVER=ADDR (use that server, on whatever machine it is), EG_NATIVE=1 (develop a test: far is the program itself
+# EG_ENGINE (auto, handler, inline), EG_SLACK_MIB=N (where files are memory, too: more than 64), EG_MEMSERVER=ADDR (use that server, on whatever machine it is), EG_NATIVE=1 (develop a test: far is the program itself
 # without any limit, check_far checks nothing), EG_KEEP=1 (keep the work folder).
 # Exit status of a test: 0 passed, 1 failed, 77 skipped (the reason is printed).
 set -u
@@ -270,7 +270,7 @@ far_command() { # fills the array FAR with the command
     if [ "$EG_NATIVE" = 1 ]; then
         FAR=("$@")
     else
-        FAR=("$EG_BIN/endgame" run -m "${BUDGET_MIB}M" -s "$MEMSERVER_ADDR" --stats "$WORK/stats.json" -- "$@")
+        FAR=("$EG_BIN/endgame" run -m "${BUDGET_MIB}M" --fault-engine "${EG_ENGINE:-auto}" -s "$MEMSERVER_ADDR" --stats "$WORK/stats.json" -- "$@")
     fi
 }
 far() {
