@@ -1,9 +1,12 @@
 /* capture.c - the program's memory calls, with their exact semantics, on captured memory. */
 #include "client/pager/eg_capture.h"
+#include "client/pager/eg_inline.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 
+#define ADVICE_POPULATE_READ 22
+#define ADVICE_POPULATE_WRITE 23
 #define ADVICE_DONTNEED_LOCKED 24
 #define ADVICE_GUARD_INSTALL 102
 #define GRANULE_BLOCKS 64u /* a word of the armed bitmap */
@@ -396,6 +399,22 @@ int eg_cap_any_armed(uint64_t start, uint64_t end)
     return 0;
 }
 
+/* The kernel cannot bring pages home by itself when faults are served inline: piece by piece they come first. */
+static long populate(uint64_t start, uint64_t end, long advice)
+{
+    uint64_t piece = eg_rt.budget / 8 * EG_PAGE_BYTES, stop;
+    long ret = 0;
+    for (uint64_t at = start; !ret && at < end; at = stop) {
+        stop = end - at > piece ? at + piece : end;
+        for (int tries = 0; tries < 10; tries++) { /* others may need the room at once */
+            eg_inline_bring(at, stop, advice == ADVICE_POPULATE_WRITE);
+            if ((ret = eg_sys3(SYS_madvise, at, stop - at, advice)) != -EFAULT)
+                break;
+        }
+    }
+    return ret;
+}
+
 long eg_cap_madvise(long addr, long len, long advice)
 {
     uint64_t start = (uint64_t)addr, end = start + eg_page_up((uint64_t)len);
@@ -403,6 +422,10 @@ long eg_cap_madvise(long addr, long len, long advice)
     uint32_t server;
     if (start % EG_PAGE_BYTES || end <= start)
         return eg_sys3(SYS_madvise, addr, len, advice);
+    if ((advice == ADVICE_POPULATE_READ || advice == ADVICE_POPULATE_WRITE) && eg_rt.inlined && eg_rt.active) {
+        eg_cap_enter();
+        return eg_cap_leave(populate(start, end, advice));
+    }
     if (eg_advice_is(advice, &ours, &server)) {
         long ret = 0;
         eg_cap_enter();
@@ -447,6 +470,15 @@ long eg_cap_madvise(long addr, long len, long advice)
     if (advice != MADV_FREE && (ret == 0 || ret == -ENOMEM))
         eg_cap_discard(start, end);
     return eg_cap_leave(ret);
+}
+
+void eg_cap_keep_local(uint64_t addr, uint64_t len)
+{
+    uint64_t start = addr & ~(uint64_t)(EG_PAGE_BYTES - 1), end = eg_page_up(addr + len);
+    eg_cap_enter();
+    if (end > start && eg_ranges_overlap(&eg_rt.ranges, start, end))
+        eg_cap_release(start, end);
+    eg_cap_leave(0);
 }
 
 /* --- by number ------------------------------------------------------------------------------------------------------------ */

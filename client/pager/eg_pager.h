@@ -397,6 +397,8 @@ long eg_cap_mremap(long old, long old_len, long new_len, long flags, long new_ad
 long eg_cap_mprotect(long addr, long len, long prot);
 long eg_cap_madvise(long addr, long len, long advice);
 long eg_cap_brk(long addr);
+/* eg_cap_keep_local - [addr, addr+len) is the kernel's alone from now on: it stays here. */
+void eg_cap_keep_local(uint64_t addr, uint64_t len);
 /* eg_cap_memory - any of the six, or pkey_mprotect, by number. */
 long eg_cap_memory(long nr, const long arg[6]);
 long eg_cap_fork(long nr, const long arg[6]);
