@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <poll.h>
 
-#define SPIN_LOOKS 64          /* for a completion, before the processor is given away */
+#define SPIN_LOOKS 4           /* for a completion, before the processor is given away */
 #define YIELD_SLOW_NS 300000u
 #define BUSY_NS 50000000u
 #define NAP_NS 1000000u
