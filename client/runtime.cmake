@@ -33,6 +33,10 @@ set(EG_CORE_SOURCES
   gate/gate.c
   gate/gate.S
   gate/patch.c)
+# The inline fault engine: pins need eg_inline_bring, which is inline.c's, and the walk over a call's buffers needs gate.c's eg_gate_on_stack.
+if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/pager/inline.c)
+  list(APPEND EG_CORE_SOURCES pager/pins.c gate/buffers.c gate/pin.c)
+endif()
 add_library(eg_core STATIC ${EG_CORE_SOURCES})
 target_include_directories(eg_core PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(eg_core PRIVATE

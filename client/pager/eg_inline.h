@@ -36,10 +36,27 @@ struct eg_span_rw {
  * What of it is captured is pinned and brought home. Earlier pins of this owner from the same stack depth or deeper (sp or below) end.
  * Context: gate stack, all signals blocked, lock not held. */
 void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n);
+/* eg_pin_more - more of the call that this thread has just begun with the same sp (what was brought home told where). sp ~0: lasts until the thread ends.
+ * Context: as eg_pin_call. */
+void eg_pin_more(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n);
+/* eg_pin_held - what a call with this sp needs is pinned by the thread's last one, from the same sp, and here: nothing is to be done. Only for few pages.
+ * Context: the thread `owner` itself, no lock needed. */
+int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int write);
+/* eg_pin_idle - pins of the thread that end with a call from this sp are many: worth an eg_pin_call with nothing. Context: as eg_pin_held. */
+int eg_pin_idle(uint64_t owner, uint64_t sp);
+/* eg_pin_owners - how many threads have pins. Context: any; stale without the lock. */
+uint32_t eg_pin_owners(void);
+/* eg_pin_known - has the thread with this number made a call that pinned? Context: lock not held, all signals blocked. */
+int eg_pin_known(uint64_t tid);
+/* Owner of pins made for a thread by somebody else, who knows its number only. They become the thread's own at its next call. */
+#define EG_PIN_TID (1ull << 63)
 /* eg_pin_end - the thread ends: its pins go. Context: any, lock not held. */
 void eg_pin_end(uint64_t owner);
 /* eg_pin_has - is the page (number) pinned by any call? Context: lock held. Cheap when there are no pins. */
 int eg_pin_has(uint64_t page);
+/* eg_pin_any - is anything of [start, end) pinned? A block that is not armed must not be while this is so: pages of it that the kernel has not filled
+ * yet would be missing, and the call that pinned them would find that out. Context: lock held. */
+int eg_pin_any(uint64_t start, uint64_t end);
 /* eg_pin_reset - in the child of a fork: only the caller's thread is left. Context: lock held. */
 void eg_pin_reset(void);
 

@@ -31,9 +31,41 @@ static int grow(struct eg_ranges *r)
         memcpy(v, r->v, r->n * sizeof *v);
         eg_sys_unmap(r->v, r->cap * sizeof *v);
     }
-    r->v = v;
+    __atomic_store_n(&r->v, v, __ATOMIC_RELEASE); /* before any n that needs its size: pairs with eg_ranges_seen's two loads */
     r->cap = cap;
     return 0;
+}
+
+/* Readers without the lock see from an odd turn, or from one that changed, that entries moved. */
+static void turn_begin(struct eg_ranges *r)
+{
+    __atomic_store_n(&r->turn, r->turn + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* before the entries: pairs with the fence in eg_ranges_seen */
+}
+
+static void turn_end(struct eg_ranges *r)
+{
+    __atomic_store_n(&r->turn, r->turn + 1, __ATOMIC_RELEASE);
+}
+
+int eg_ranges_seen(const struct eg_ranges *r, uint64_t start, uint64_t end)
+{
+    uint32_t turn = __atomic_load_n(&r->turn, __ATOMIC_ACQUIRE);
+    if (turn & 1)
+        return 1;
+    /* n first: the array is then at least as new, and as long. An old one is never given back, only emptied. */
+    size_t lo = 0, hi = __atomic_load_n(&r->n, __ATOMIC_ACQUIRE), n = hi;
+    const struct eg_range *v = __atomic_load_n(&r->v, __ATOMIC_ACQUIRE);
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (__atomic_load_n(&v[mid].end, __ATOMIC_RELAXED) <= start)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    int found = lo < n && __atomic_load_n(&v[lo].start, __ATOMIC_RELAXED) < end;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return found || __atomic_load_n(&r->turn, __ATOMIC_RELAXED) != turn;
 }
 
 static void replace(struct eg_ranges *r, size_t at, size_t n_old, const struct eg_range *with, size_t n_new)
@@ -41,15 +73,18 @@ static void replace(struct eg_ranges *r, size_t at, size_t n_old, const struct e
     memmove(r->v + at + n_new, r->v + at + n_old, (r->n - at - n_old) * sizeof *r->v);
     for (size_t i = 0; i < n_new; i++)
         r->v[at + i] = with[i];
-    r->n = r->n - n_old + n_new;
+    __atomic_store_n(&r->n, r->n - n_old + n_new, __ATOMIC_RELEASE);
 }
 
 static int splice(struct eg_ranges *r, uint64_t start, uint64_t end, const struct eg_range *mid)
 {
     if (start >= end)
         return 0;
-    if (grow(r))
+    turn_begin(r);
+    if (grow(r)) {
+        turn_end(r);
         return -ENOMEM;
+    }
     struct eg_range with[3];
     size_t n = 0, at = eg_ranges_find(r, start), stop = at;
     while (stop < r->n && r->v[stop].start < end)
@@ -72,6 +107,7 @@ static int splice(struct eg_ranges *r, uint64_t start, uint64_t end, const struc
             i++;
         }
     }
+    turn_end(r);
     return 0;
 }
 

@@ -26,6 +26,7 @@ struct eg_range {
 struct eg_ranges {
     struct eg_range *v;
     size_t n, cap;
+    uint32_t turn; /* odd while entries move: for eg_ranges_seen */
 };
 
 /* eg_ranges_set - make [start, end) one range with these flags, replacing whatever overlapped.
@@ -37,6 +38,10 @@ int eg_ranges_clear(struct eg_ranges *r, uint64_t start, uint64_t end) __attribu
 size_t eg_ranges_find(const struct eg_ranges *r, uint64_t addr);
 /* eg_ranges_next - the part of the first range inside [at, end). Returns: 0 when there is none. */
 int eg_ranges_next(const struct eg_ranges *r, uint64_t at, uint64_t end, struct eg_range *ret_part);
+
+/* eg_ranges_seen - may something of [start, end) be captured? Sure when it is not. Context: any thread, no lock needed: an entry that was made before
+ * is found, whatever happens to others meanwhile. */
+int eg_ranges_seen(const struct eg_ranges *r, uint64_t start, uint64_t end);
 
 static inline int eg_ranges_overlap(const struct eg_ranges *r, uint64_t start, uint64_t end)
 {

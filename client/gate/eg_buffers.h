@@ -1,0 +1,47 @@
+/* eg_buffers.h - what the kernel will access in a system call, and making sure that it finds it (see client/pager/eg_inline.h). Freestanding. */
+#ifndef EG_BUFFERS_H
+#define EG_BUFFERS_H
+
+#include "client/gate/calls.h"
+#include "client/gate/eg_gate.h"
+
+#define EG_CALL_KNOWN 0x40u
+#define EG_CALL_PLAIN 0x80u /* takes no pointers */
+/* eg_call_flags - EG_CALL_*. Returns: 0 for a number that is not known. */
+uint8_t eg_call_flags(long nr);
+/* eg_call_has_pointers - may the kernel access the program's memory in this call? 1 for numbers that are not known. */
+static inline int eg_call_has_pointers(uint32_t nr)
+{
+    return !(eg_call_flags(nr) & EG_CALL_PLAIN);
+}
+/* eg_call_declined - is the call to be answered with -ENOSYS, whether the pager is active or not? */
+static inline int eg_call_declined(uint32_t nr)
+{
+    return (eg_call_flags(nr) & EG_CALL_DECLINED) != 0;
+}
+
+/* Who is told of a call's buffers. */
+struct eg_buffers {
+    /* The kernel will access [start, end), and may write there. Returns: 0 go on, else the walk ends. */
+    int (*span)(struct eg_buffers *b, uint64_t start, uint64_t end, int write);
+    /* A copy of memory that span was told of: what lies in it says where further buffers are. Returns: 0; -1: the kernel cannot read it either. */
+    int (*look)(struct eg_buffers *b, void *to, uint64_t from, size_t bytes);
+    /* May something in [start, end) be away? 0 saves the look for the end of a string. NULL: it may. */
+    int (*far)(struct eg_buffers *b, uint64_t start, uint64_t end);
+};
+/* eg_gate_buffers - tell b of everything that the kernel accesses in this call; too much rather than too little.
+ * Context: any; touches the program's memory through b->look only. Returns: 0, or what b->span ended the walk with. */
+int eg_gate_buffers(struct eg_buffers *b, long nr, const long arg[6]);
+
+/* eg_gate_pin - before a call of the program's: what the kernel will access comes home and stays. A large read or write is made here, in pieces.
+ * Pre: eg_rt.active and eg_rt.inlined. Context: any program thread, on its own stack, signals as they are; lock not held.
+ * Returns: 0 make the call in place; 1 it is done, *ret_result is its result. */
+int eg_gate_pin(struct eg_gate_frame *f, long *ret_result);
+/* eg_gate_pin_blocked - threads that are inside a call which began before the pager was active: their buffers come home and stay, too. To be called when
+ * the pager has become active, before anything leaves. Context: gate stack or the pager's thread, all signals blocked, lock not held. */
+void eg_gate_pin_blocked(void);
+
+/* eg_gate_on_stack - fn(f) on a stack of the gate's, all signals blocked meanwhile. In gate.c. Returns: what fn returned. */
+long eg_gate_on_stack(long (*fn)(struct eg_gate_frame *), struct eg_gate_frame *f);
+
+#endif

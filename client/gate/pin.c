@@ -1,0 +1,433 @@
+/* pin.c - before a system call: what the kernel will access comes home and stays (pins.c), after a look whether there is anything to pin. And large reads
+ * and writes, made in pieces so that what is pinned at a time stays small. */
+#include "client/gate/eg_buffers.h"
+#include "client/pager/eg_inline.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#define ADDR_END (1ul << EG_ADDR_BITS)
+#define RW_MAX 0x7ffff000ul /* what the kernel transfers at most in one call */
+#define IOVS_MAX 1024u
+#define CHUNK 32 /* elements of an array looked at in one go */
+
+enum {
+#define X(nr, name, ...) NR_##name = nr,
+    EG_CALLS(X)
+#undef X
+};
+
+/* --- pinning ------------------------------------------------------------------------------------------------------------- */
+
+/* Depths are addresses of the stack, but for an alternate one for signals: it may lie anywhere, and what runs on it is deeper than the rest. */
+#define DEPTH_MAIN (1ull << 62)
+#define DEPTH_LASTING (~0ull) /* higher up than any call: ends with the thread */
+
+static uint64_t thread_pointer(void)
+{
+    uint64_t tp;
+    __asm__("mov %%fs:0, %0" : "=r"(tp));
+    return tp;
+}
+
+static uint64_t depth_of(uint64_t sp)
+{
+    struct {
+        uint64_t sp;
+        int32_t flags, pad;
+        uint64_t bytes;
+    } alt = {0};
+    eg_sys2(SYS_sigaltstack, 0, &alt);
+    return alt.flags & 1 ? sp : sp | DEPTH_MAIN; /* SS_ONSTACK */
+}
+
+/* The look beforehand, on the program's stack and without the lock. */
+struct probe {
+    struct eg_buffers b; /* first member */
+    uint64_t owner, sp;
+};
+
+static int seen(struct eg_buffers *b, uint64_t start, uint64_t end)
+{
+    (void)b;
+    return eg_ranges_seen(&eg_rt.ranges, start, end);
+}
+
+static int probe_span(struct eg_buffers *b, uint64_t start, uint64_t end, int write)
+{
+    const struct probe *p = (const struct probe *)b;
+    if (!eg_ranges_seen(&eg_rt.ranges, start, end))
+        return 0;
+    return !eg_pin_held(p->owner, p->sp | DEPTH_MAIN, start, end, write) && !eg_pin_held(p->owner, p->sp, start, end, write);
+}
+
+/* The program's memory, by copy; what is in the page of the stack that this very call stands in can be read as it is. */
+static int probe_look(struct eg_buffers *b, void *to, uint64_t from, size_t bytes)
+{
+    const struct probe *p = (const struct probe *)b;
+    if ((from & ~(EG_PAGE_BYTES - 1ul)) == (p->sp & ~(EG_PAGE_BYTES - 1ul)) && (from & (EG_PAGE_BYTES - 1)) + bytes <= EG_PAGE_BYTES) {
+        memcpy(to, (const void *)from, bytes);
+        return 0;
+    }
+    return eg_sys_copy_in(to, from, bytes) == (long)bytes ? 0 : -1;
+}
+
+/* Bringing home, on a stack of the gate's. */
+#define SPANS 32
+struct pinning {
+    struct eg_buffers b; /* first member */
+    uint64_t owner, depth;
+    int begun;
+    uint32_t n;
+    struct eg_span_rw v[SPANS];
+};
+
+static void pin_now(struct pinning *p)
+{
+    if (p->begun)
+        eg_pin_more(p->owner, p->depth, p->v, p->n);
+    else
+        eg_pin_call(p->owner, p->depth, p->v, p->n);
+    p->begun = 1;
+    p->n = 0;
+}
+
+static int pin_span(struct eg_buffers *b, uint64_t start, uint64_t end, int write)
+{
+    struct pinning *p = (struct pinning *)b;
+    if (p->n == SPANS)
+        pin_now(p);
+    p->v[p->n++] = (struct eg_span_rw){start, end, write};
+    return 0;
+}
+
+static int pin_look(struct eg_buffers *b, void *to, uint64_t from, size_t bytes)
+{
+    struct pinning *p = (struct pinning *)b;
+    if (p->n)
+        pin_now(p);
+    return eg_sys_copy_in(to, from, bytes) == (long)bytes ? 0 : -1;
+}
+
+static void pin_buffers(uint64_t owner, uint64_t depth, long nr, const long arg[6], int lasting)
+{
+    struct pinning p = {.b = {pin_span, pin_look, seen}, .owner = owner, .depth = depth, .begun = lasting};
+    eg_gate_buffers(&p.b, nr, arg);
+    if (p.n || !p.begun)
+        pin_now(&p);
+}
+
+/* f->pass: the stack pointer of the call. */
+static long pin_frame(struct eg_gate_frame *f)
+{
+    struct eg_gate_frame own = *f; /* the frame is on the program's stack: nothing of it is needed under the lock */
+    int lasting = eg_call_flags(own.nr) & EG_CALL_LASTING;
+    pin_buffers(thread_pointer(), lasting ? DEPTH_LASTING : depth_of((uint64_t)own.pass), own.nr, own.arg, lasting);
+    return 0;
+}
+
+/* Returns: 1 when the program's memory had to be brought home, or was there thanks to an earlier call. */
+static int pin_call(long nr, const long arg[6], uint64_t sp)
+{
+    struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
+    if (!eg_gate_buffers(&p.b, nr, arg) && !eg_pin_idle(p.owner, sp | DEPTH_MAIN))
+        return 0;
+    struct eg_gate_frame f = {(long)sp, nr, {arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]}};
+    eg_gate_on_stack(pin_frame, &f);
+    return 1;
+}
+
+/* --- large reads and writes ---------------------------------------------------------------------------------------------- */
+
+#define LIMIT_MIN (64ul * EG_PAGE_BYTES)
+#define LIMIT_MAX (16ul << 20)
+#define DATAGRAM_MAX (4ul << 20)
+#define WINDOW 16
+
+/* What one call pins at most: an eighth of the budget, less when there are many threads. */
+static uint64_t limit(void)
+{
+    uint64_t threads = eg_pin_owners(), bytes = eg_rt.budget * EG_PAGE_BYTES / (4 * (threads > 2 ? threads : 2));
+    return bytes < LIMIT_MIN ? LIMIT_MIN : bytes > LIMIT_MAX ? LIMIT_MAX : bytes;
+}
+
+enum target { T_FILE, T_STREAM, T_MESSAGES };
+
+/* fstat and getsockopt write where they are told to: here, on a stack that is not captured memory. */
+static long target_of(struct eg_gate_frame *f)
+{
+    struct stat st;
+    long fd = f->arg[0];
+    if (eg_sys2(SYS_fstat, fd, &st))
+        return T_FILE;
+    if (S_ISFIFO(st.st_mode))
+        return T_STREAM;
+    if (!S_ISSOCK(st.st_mode))
+        return T_FILE;
+    int type = 0, bytes = sizeof type;
+    eg_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
+    return type == SOCK_STREAM ? T_STREAM : T_MESSAGES;
+}
+
+struct large {
+    struct eg_gate_frame f; /* first member. The call as the program made it; pass: its stack pointer */
+    uint8_t buf, len;  /* arguments; iov: the array and its length */
+    uint8_t iov, write, offset; /* offset: argument 3 is one, and moves */
+    uint64_t total, done;
+    struct iovec window[WINDOW]; /* what comes next */
+    uint32_t n_window;
+    uint64_t window_bytes, piece;
+};
+
+static int large_kind(struct large *l)
+{
+    l->buf = 1;
+    l->len = 2;
+    switch (l->f.nr) {
+    case NR_getrandom: l->buf = 0; l->len = 1; l->write = 1; return 1;
+    case NR_mlock:
+    case NR_mlock2: l->buf = 0; l->len = 1; return 1;
+    case NR_read:
+    case NR_recvfrom: l->write = 1; return 1;
+    case NR_write:
+    case NR_sendto: return 1;
+    case NR_pread64: l->write = l->offset = 1; return 1;
+    case NR_pwrite64: l->offset = 1; return 1;
+    case NR_readv: l->iov = l->write = 1; return 1;
+    case NR_writev: l->iov = 1; return 1;
+    case NR_preadv:
+    case NR_preadv2: l->iov = l->write = 1; l->offset = l->f.arg[3] != -1; return 1;
+    case NR_pwritev:
+    case NR_pwritev2: l->iov = 1; l->offset = l->f.arg[3] != -1; return 1;
+    default: return 0;
+    }
+}
+
+/* From done on, as much as a piece may be: into the window. The array comes home as what process_madvise reads, the same arguments.
+ * piece 0: only the total. Returns: 0; -1 when the array cannot be read, or is not one. */
+static long window_fill(struct eg_gate_frame *f)
+{
+    struct large *l = (struct large *)f;
+    uint64_t at = (uint64_t)f->arg[1], n = (uint64_t)f->arg[2], skip = l->done, total = 0, take = l->piece, left = RW_MAX;
+    struct iovec v[CHUNK], window[WINDOW];
+    uint32_t k = 0;
+    long arg[6] = {f->arg[0], f->arg[1], f->arg[2], 0, 0, 0};
+    uint64_t window_bytes = 0, sp = (uint64_t)f->pass;
+    if (!at || !n || n > IOVS_MAX)
+        return -1;
+    pin_buffers(thread_pointer(), depth_of(sp), NR_process_madvise, arg, 0);
+    for (uint64_t i = 0; i < n && left; i++) {
+        if (i % CHUNK == 0) {
+            uint64_t bytes = (n - i < CHUNK ? n - i : CHUNK) * sizeof *v;
+            if (eg_sys_copy_in(v, at + i * sizeof *v, bytes) != (long)bytes)
+                return -1;
+        }
+        struct iovec part = v[i % CHUNK];
+        if ((long)part.iov_len < 0)
+            return -1;
+        if (part.iov_len > left)
+            part.iov_len = left;
+        left -= part.iov_len;
+        total += part.iov_len;
+        uint64_t cut = skip < part.iov_len ? skip : part.iov_len;
+        skip -= cut;
+        part.iov_base = (char *)part.iov_base + cut;
+        part.iov_len -= cut;
+        if (part.iov_len > take)
+            part.iov_len = take;
+        if (!part.iov_len || k == WINDOW)
+            continue;
+        take -= part.iov_len;
+        window_bytes += part.iov_len;
+        window[k++] = part;
+    }
+    memcpy(l->window, window, k * sizeof *window);
+    l->n_window = k;
+    l->window_bytes = window_bytes;
+    l->total = total;
+    return 0;
+}
+
+/* Returns: the piece's bytes; 0 when the call is to be left to the kernel. */
+static uint64_t next_piece(struct large *l, long ret_arg[6])
+{
+    for (int i = 0; i < 6; i++)
+        ret_arg[i] = l->f.arg[i];
+    if (l->offset)
+        ret_arg[3] += (long)l->done;
+    if (l->iov) {
+        if (eg_gate_on_stack(window_fill, &l->f))
+            return 0;
+        ret_arg[1] = (long)l->window;
+        ret_arg[2] = l->n_window;
+        return l->window_bytes;
+    }
+    uint64_t n = l->total - l->done < l->piece ? l->total - l->done : l->piece;
+    ret_arg[l->buf] += (long)l->done;
+    ret_arg[l->len] = (long)n;
+    return n;
+}
+
+/* Whatever is short ends it, as it would have ended the whole. one: the first piece is all, for the next might have to wait. */
+static long in_pieces(struct large *l, int one)
+{
+    int lock = l->f.nr == NR_mlock || l->f.nr == NR_mlock2;
+    while (l->done < l->total) {
+        long a[6];
+        uint64_t n = next_piece(l, a);
+        if (!n)
+            return l->done ? (long)l->done : -EFAULT;
+        pin_call(l->f.nr, a, (uint64_t)l->f.pass);
+        long ret = eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        if (eg_sys_failed(ret))
+            return l->done && !lock ? (long)l->done : ret;
+        l->done += lock ? n : (uint64_t)ret;
+        if (one || (!lock && (uint64_t)ret < n))
+            break;
+    }
+    return lock ? 0 : (long)l->done;
+}
+
+static int captured(const struct large *l)
+{
+    uint64_t at = (uint64_t)l->f.arg[l->buf];
+    return l->iov || eg_ranges_seen(&eg_rt.ranges, at, at + l->total);
+}
+
+/* Returns: 1 the call was made, *ret_result; 0 it is not large, or has to be made as a whole. */
+static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
+{
+    struct large l = {.f = *f};
+    l.f.pass = (long)sp;
+    if (!large_kind(&l))
+        return 0;
+    int lock = f->nr == NR_mlock || f->nr == NR_mlock2;
+    if (l.iov) {
+        if ((uint64_t)f->arg[2] > IOVS_MAX || eg_gate_on_stack(window_fill, &l.f))
+            return 0;
+    } else {
+        uint64_t at = (uint64_t)f->arg[l.buf];
+        l.total = (uint64_t)f->arg[l.len];
+        if (lock && l.total < ADDR_END) {
+            l.total += at & (EG_PAGE_BYTES - 1);
+            l.f.arg[0] &= ~(long)(EG_PAGE_BYTES - 1);
+        }
+        if ((long)l.total <= 0 || at >= ADDR_END || l.total > ADDR_END - at)
+            return 0;
+        if (!lock && l.total > RW_MAX)
+            l.total = RW_MAX;
+    }
+    if (l.total <= LIMIT_MIN || !captured(&l))
+        return 0;
+    enum target target = f->nr == NR_getrandom || lock ? T_FILE : (enum target)eg_gate_on_stack(target_of, &l.f);
+    int wait_all = f->nr == NR_recvfrom && f->arg[3] & MSG_WAITALL, one = target == T_STREAM && l.write && !wait_all;
+    if (f->nr == NR_recvfrom && f->arg[3] & MSG_PEEK)
+        one = 1;
+    l.piece = one ? LIMIT_MIN : limit();
+    if (target == T_MESSAGES) {
+        /* A message is taken or sent as a whole. */
+        l.piece = l.piece < DATAGRAM_MAX ? DATAGRAM_MAX : l.piece;
+        if (!l.write || l.total <= l.piece)
+            return 0;
+        one = 1;
+    }
+    if (l.total <= l.piece)
+        return 0;
+    *ret_result = in_pieces(&l, one);
+    return 1;
+}
+
+int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
+{
+    uint64_t sp = (uint64_t)f;
+    uint8_t flags = eg_call_flags(f->nr);
+    if (flags & EG_CALL_PLAIN)
+        return 0;
+    if (flags & EG_CALL_DECLINED) {
+        *ret_result = -ENOSYS;
+        return 1;
+    }
+    if (flags & EG_CALL_LARGE) {
+        struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
+        if (!eg_gate_buffers(&p.b, f->nr, f->arg) && !eg_pin_idle(p.owner, sp | DEPTH_MAIN))
+            return 0;
+        if (large(f, sp, ret_result))
+            return 1;
+    }
+    pin_call(f->nr, f->arg, sp);
+    return 0;
+}
+
+/* --- calls that began before ------------------------------------------------------------------------------------------------ */
+
+#define BELOW 256u /* the gate's frame would have been about that far below the call; a signal's frame is further */
+
+struct dirent64 {
+    uint64_t ino, off;
+    uint16_t bytes;
+    uint8_t type;
+    char name[];
+};
+
+static const char *number(const char *s, uint64_t *ret_value)
+{
+    uint64_t v = 0;
+    uint32_t base = 10;
+    while (*s == ' ')
+        s++;
+    if (s[0] == '0' && s[1] == 'x') {
+        base = 16;
+        s += 2;
+    }
+    for (;; s++) {
+        uint32_t digit = *s >= '0' && *s <= '9' ? (uint32_t)(*s - '0') : *s >= 'a' && *s <= 'f' ? (uint32_t)(*s - 'a' + 10) : 16;
+        if (digit >= base)
+            break;
+        v = v * base + digit;
+    }
+    *ret_value = v;
+    return s;
+}
+
+/* "7 0x7ffc.. 0x1 .. SP PC", or "running", or "-1 SP PC". */
+static void pin_blocked(uint64_t tid)
+{
+    char path[64], line[256];
+    size_t n = eg_str_put(path, sizeof path, 0, "/proc/self/task/");
+    n = eg_str_put_u64(path, sizeof path, n, tid);
+    eg_str_put(path, sizeof path, n, "/syscall");
+    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+    if (eg_sys_failed(fd))
+        return;
+    long got = eg_sys3(SYS_read, fd, line, sizeof line - 1);
+    eg_sys1(SYS_close, fd);
+    if (got <= 0 || line[0] < '0' || line[0] > '9')
+        return;
+    line[got] = 0;
+    uint64_t v[8];
+    const char *s = line;
+    for (int i = 0; i < 8; i++)
+        s = number(s, v + i);
+    pin_buffers(EG_PIN_TID | tid, (v[7] - BELOW) | DEPTH_MAIN, (long)v[0], (const long *)(v + 1), 0);
+}
+
+void eg_gate_pin_blocked(void)
+{
+    uint64_t buf[512], own = (uint64_t)eg_sys0(SYS_gettid);
+    long got, fd = eg_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (eg_sys_failed(fd))
+        return;
+    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
+        for (long at = 0; at < got;) {
+            const struct dirent64 *d = (const struct dirent64 *)((const char *)buf + at);
+            uint64_t tid;
+            number(d->name, &tid);
+            if (tid && tid != own && !eg_pin_known(tid))
+                pin_blocked(tid);
+            at += d->bytes;
+        }
+    eg_sys1(SYS_close, fd);
+}
