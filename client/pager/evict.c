@@ -221,7 +221,7 @@ static int sums_need(struct eg_block *b)
 static int copy_out(void *dst, uint64_t src, uint64_t bytes)
 {
     struct iovec local = {dst, bytes}, remote = {(void *)src, bytes};
-    long n = eg_sys6(SYS_process_vm_readv, eg_rt.pid, &local, 1, &remote, 1, 0);
+    long n = eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_gettid), &local, 1, &remote, 1, 0);
     if (n == (long)bytes)
         return 0;
     n = eg_sys4(SYS_pread64, eg_rt.mem_fd, dst, bytes, src); /* PROT_NONE, or no process_vm_readv here */
