@@ -57,7 +57,7 @@ void eg_sys_slice(uint64_t ns)
 long eg_sys_copy_in(void *to, uint64_t from, size_t bytes)
 {
     struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
-    return eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0);
+    return eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_gettid), &local, 1, &remote, 1, 0);
 }
 
 uint32_t eg_sys_bits(const uint64_t *words, uint32_t n)

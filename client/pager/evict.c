@@ -222,7 +222,7 @@ static int sums_need(struct eg_block *b)
 static int copy_out(void *dst, uint64_t src, uint64_t bytes)
 {
     struct iovec local = {dst, bytes}, remote = {(void *)src, bytes};
-    long n = eg_sys6(SYS_process_vm_readv, eg_rt.pid, &local, 1, &remote, 1, 0);
+    long n = eg_sys6(SYS_process_vm_readv, eg_sys0(SYS_gettid), &local, 1, &remote, 1, 0);
     if (n == (long)bytes)
         return 0;
     n = eg_sys4(SYS_pread64, eg_rt.mem_fd, dst, bytes, src); /* PROT_NONE, or no process_vm_readv here */
@@ -398,7 +398,7 @@ static uint64_t drop_all(struct drops *d)
     uint64_t freed = 0;
     long rc = d->runs > 1 && eg_rt.pid_fd >= 0 ? eg_sys5(SYS_process_madvise, eg_rt.pid_fd, d->iov, d->runs, MADV_DONTNEED, 0) : 0;
     if (eg_sys_failed(rc)) {
-        if (rc == -EINVAL || rc == -EPERM || rc == -ENOSYS) {
+        if (rc == -EINVAL || rc == -EPERM || rc == -ENOSYS || rc == -ESRCH) {
             eg_sys1(SYS_close, eg_rt.pid_fd); /* this kernel cannot */
             eg_rt.pid_fd = -1;
         }

@@ -14,8 +14,8 @@ void eg_cap_spawn(long flags, long tls)
         return;
     eg_cap_enter();
     /* The kernel writes into the thread's control block (clear_child_tid, rseq, robust list) at moments when no fault can be
-     * served: it must never be away. */
-    if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + 2 * EG_PAGE_BYTES))
+     * served: it must never be away. When it begins on a stack that is not captured, what follows the stack is somebody else's. */
+    if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + EG_PAGE_BYTES))
         eg_cap_release(page, page + 2 * EG_PAGE_BYTES);
     /* A child process will need memory of the same budget: be there to give way. */
     if (!(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate())

@@ -617,9 +617,9 @@ int eg_pager_activate(void)
     if (rt->move && eg_uffd_register((uint64_t)rt->ring, (uint64_t)rt->ring + (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES))
         rt->move = 0;
     if (rt->pagemap_fd < 0)
-        rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+        rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (rt->mem_fd < 0)
-        rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/self/mem", O_RDWR | O_CLOEXEC, 0));
+        rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/mem", O_RDWR | O_CLOEXEC, 0));
     if (rt->pid_fd < 0 && !rt->old_kernel)
         rt->pid_fd = eg_fd_high((int)eg_sys2(SYS_pidfd_open, eg_sys0(SYS_getpid), 0));
     rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : rt->wake_fd < 0 ? eg_account_listen() : 0;

@@ -50,15 +50,27 @@ static const char *hex_read(const char *p, uint64_t *ret)
     return p;
 }
 
-/* Finds the kernel's pieces of [start, end). Returns: 0, or -EFAULT when natively it would not be one mapping either. */
-static int maps_read(uint64_t start, uint64_t end)
+/* Behind a line's addresses: " rw-p 7fd0c1e00000 00:00 0". Is it anonymous memory, and which permissions has it? */
+static int line_anonymous(const char *p, uint64_t *ret_perms)
+{
+    uint64_t perms, tail, offset;
+    memcpy(&perms, p, sizeof perms);
+    *ret_perms = perms & 0xffffffffffull;
+    memcpy(&tail, hex_read(p + 6, &offset), sizeof tail);
+    return !memcmp(&tail, " 00:00 0", sizeof tail);
+}
+
+/* Finds the kernel's pieces of [start, end). same: they have the same permissions.
+ * Returns: 0; -EFAULT: natively it would not be one mapping either; -ENOMEM: the kernel does not say. */
+static int maps_read(uint64_t start, uint64_t end, int same)
 {
     static char buf[8192 + 1];
-    uint64_t at = start, perms = 0, lo, hi;
-    long n, have = 0;
-    long fd = eg_sys4(SYS_openat, -100, "/proc/self/maps", 02000000 /* O_RDONLY | O_CLOEXEC */, 0);
+    uint64_t at = start, perms = 0, these, lo, hi;
+    long n = 0, have = 0;
+    /* Not "self": that is the first thread, which may be gone. */
+    long fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/maps", 02000000 /* O_RDONLY | O_CLOEXEC */, 0);
     if (eg_sys_failed(fd))
-        return (int)fd;
+        return -ENOMEM;
     maps.n = 0;
     int rc = -EFAULT;
     while (at < end && (n = eg_sys3(SYS_read, fd, buf + have, 8192 - have)) > 0) {
@@ -72,10 +84,7 @@ static int maps_read(uint64_t start, uint64_t end)
             line = k + 1;
             if (hi <= start)
                 continue;
-            uint64_t these;
-            memcpy(&these, p, sizeof these); /* " rw-p 00", the start of the offset included */
-            these &= 0xffffffffffull;
-            if (lo > at || (at != start && these != perms)) {
+            if (lo > at || !line_anonymous(p, &these) || (same && at != start && these != perms)) {
                 at = 0;
                 goto out;
             }
@@ -92,15 +101,21 @@ static int maps_read(uint64_t start, uint64_t end)
     }
 out:
     eg_sys1(SYS_close, fd);
-    return at >= end ? 0 : rc;
+    return at >= end ? 0 : n < 0 ? -ENOMEM : rc;
 }
 
-/* mremap(2) of [old, old+old_len), all of it captured, whatever pieces it is in. to: 0: stay in place. */
+/* mremap(2) of [old, old+old_len), whatever pieces it is in. to: 0: stay in place.
+ * A move is never tried in one call where there may be pieces: Linux since 6.17 moves those before the first one that is registered, and older
+ * ones unmap the target, or what a smaller size cuts off, and only then say that it is not one mapping. */
 static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
 {
-    long ret = eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
-    if (ret != -EFAULT || maps_read(old, old + old_len))
+    long ret = to && eg_rt.active ? -EFAULT : eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
+    if (ret != -EFAULT)
         return ret;
+    /* Linux since 6.17 moves neighbours that differ in one call, as long as none changes its size. */
+    int rc = maps_read(old, old + old_len, !to || new_len != old_len);
+    if (rc)
+        return rc;
     uint64_t end = old + old_len;
     if (!to && new_len <= old_len) {
         ret = new_len < old_len ? eg_sys2(SYS_munmap, old + new_len, old_len - new_len) : 0;
@@ -407,6 +422,19 @@ undo:
     return ret;
 }
 
+/* What is not captured of one mapping was let go for a thread's control block (eg_cap_spawn): that thread is gone when its memory moves. */
+static void take_gaps(uint64_t start, uint64_t end)
+{
+    struct eg_range part;
+    while (start < end) {
+        if (!eg_ranges_next(&eg_rt.ranges, start, end, &part))
+            part.start = part.end = end;
+        if (start < part.start)
+            eg_cap_add(start, part.start, 0, 0, 0);
+        start = part.end;
+    }
+}
+
 long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, long new_addr)
 {
     uint64_t old = (uint64_t)old_addr, old_len = eg_page_up((uint64_t)old_bytes), new_len = eg_page_up((uint64_t)new_bytes);
@@ -422,7 +450,7 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
     for (uint64_t at = old; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
         covered += part.end - part.start;
     long ret;
-    if (covered != old_len) {
+    if (covered != old_len && (!covered || maps_read(old, end, 1))) {
         /* Not captured, or not one mapping of ours: the kernel decides; what the target replaced is gone. */
         if (covered)
             eg_cap_release(old, end);
@@ -441,8 +469,8 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
         return eg_cap_leave(ret);
     }
     if (!fixed && !dontunmap) {
-        int arm = 0, i = (int)eg_ranges_find(&eg_rt.ranges, end - 1);
-        uint64_t rf = eg_rt.ranges.v[i].flags;
+        int arm = 0;
+        uint64_t rf = eg_ranges_next(&eg_rt.ranges, end - EG_PAGE_BYTES, end, &part) ? part.flags : 0;
         if (!(rf & EG_RANGE_RESERVED) &&
             eg_cap_commit((new_len - old_len) >> EG_PAGE_SHIFT, (rf & EG_RANGE_NORESERVE) != 0, &arm))
             return eg_cap_leave(-ENOMEM);
@@ -456,5 +484,7 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
         if (ret != -ENOMEM || !(flags & MREMAP_MAYMOVE))
             return eg_cap_leave(ret);
     }
+    if (covered != old_len)
+        take_gaps(old, end);
     return eg_cap_leave(cap_move(old, old_len, new_len, flags, (uint64_t)new_addr));
 }

@@ -47,7 +47,7 @@ static int maps_each(int (*fn)(const struct eg_area *area, const char *name, voi
 {
     char buf[4096];
     size_t have = 0;
-    long fd = eg_sys4(SYS_openat, -100, "/proc/self/maps", 02000000, 0), n = 1;
+    long fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/maps", 02000000, 0), n = 1;
     if (eg_sys_failed(fd))
         return 0;
     int stop = 0;
@@ -179,10 +179,10 @@ static void convert(uint64_t start, uint64_t end, int prot)
     long to = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (eg_sys_failed(to))
         return;
-    long pid = eg_sys0(SYS_getpid);
+    long tid = eg_sys0(SYS_gettid);
     while (done < bytes) {
         struct iovec local = {(void *)(to + (long)done), bytes - done}, remote = {(void *)(start + done), bytes - done};
-        long n = eg_sys6(SYS_process_vm_readv, pid, &local, 1, &remote, 1, 0);
+        long n = eg_sys6(SYS_process_vm_readv, tid, &local, 1, &remote, 1, 0);
         if (n <= 0)
             break;
         done += (uint64_t)n;

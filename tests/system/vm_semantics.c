@@ -162,6 +162,12 @@ static void *map(size_t len)
     return at;
 }
 
+static void map_at(void *at, size_t len)
+{
+    if (mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at)
+        out("mmap of %zu failed: %s", len, strerrorname_np(errno));
+}
+
 /* Memory with content, at an odd page, that was evicted as far as pressure can do it. */
 static char *map_evicted(size_t len, uint64_t seed)
 {
@@ -493,6 +499,94 @@ static void mremap_many(void)
     for (int i = 0; i < PIECES; i++) {
         out("piece %d of %zu: %s", i, len[i], content(piece[i], 0, len[i], 50 + (uint64_t)i));
         munmap(piece[i], len[i]);
+    }
+}
+
+static void mremap_pieces(void)
+{
+    /* Whole blocks that the kernel may fill as it likes in front of some that were evicted, to the same offset within a block, with nothing around:
+     * one mapping to the program, several to a kernel that moves those before the first one that it refuses. */
+    char *area = map(24 * MIB), *from = (char *)(((uintptr_t)area + 2 * MIB - 1) & ~(2 * MIB - 1)), *to = from + 10 * MIB;
+    munmap(area, 24 * MIB);
+    for (int round = 0; round < 4; round++) {
+        map_at(from, 6 * MIB);
+        fill(from + 2 * MIB, 4 * MIB, 60);
+        press();
+        fill(from, 2 * MIB, 61);
+        char *at = mremap(from, 6 * MIB, 6 * MIB, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+        out("moved: %s; %s", at == to ? "there" : mapped(at), reads(from));
+        if (at != to)
+            break;
+        out("blocks in front %s, behind %s", content(to, 0, 2 * MIB, 61), content(to + 2 * MIB, 0, 4 * MIB, 60));
+        munmap(to, 6 * MIB);
+    }
+}
+
+/* ---- mremap of memory with a thread's block ------------------------------------------------------------------------- */
+
+static void *nothing(void *arg) { return arg; }
+
+/* A thread that came and went, with this stack. */
+static void short_thread(char *stack, size_t bytes)
+{
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstack(&attributes, stack, bytes);
+    pthread_t thread;
+    int rc = pthread_create(&thread, &attributes, nothing, NULL);
+    pthread_attr_destroy(&attributes);
+    if (rc || pthread_join(thread, NULL))
+        out("no thread: %s", strerrorname_np(rc));
+}
+
+struct resize {
+    char *at, *to;
+    size_t len, new_len;
+    int flags;
+};
+
+static void resize(void *arg)
+{
+    const struct resize *r = arg;
+    char *at = mremap(r->at, r->len, r->new_len, r->flags, r->to);
+    size_t kept = r->new_len < r->len ? r->new_len : r->len;
+    out_after(mapped(at), "%s, %s", at == r->at ? "same place" : at == r->to ? "there" : "moved");
+    if (at == MAP_FAILED)
+        return;
+    press();
+    out("%s, %s", content(at, 0, kept, 62), zeros(at + kept, r->new_len - kept));
+    munmap(at, r->new_len);
+}
+
+/* The kernel writes into a thread's control block, so that page is not captured any more. What lies right above a stack is not the thread's,
+ * and what has a stack in it is still one mapping. In a child, parts that were once apart stay apart (two anon_vmas). */
+static void mremap_stacks(void)
+{
+    const size_t stack = MIB / 4, len = 3 * MIB;
+    for (int how = 0; how < 6; how++) {
+        char *area = map(16 * MIB), *at = area + MIB;
+        munmap(area, 16 * MIB);
+        if (how == 0) {
+            map_at(at, len);
+            if (mmap(at - stack, stack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_FIXED, -1, 0) != at - stack)
+                out("no stack: %s", strerrorname_np(errno));
+        } else {
+            map_at(at, len);
+        }
+        short_thread(how == 0 ? at - stack : at + MIB, stack);
+        fill(at, len, 62);
+        press();
+        struct resize r[] = {
+            {at, NULL, len, 5 * MIB, MREMAP_MAYMOVE},                                         /* above a stack */
+            {at, NULL, len, 5 * MIB, 0},                                                      /* around one */
+            {at, NULL, len - PAGE, 5 * MIB, MREMAP_MAYMOVE},                                  /* against a wall */
+            {at, NULL, len, 2 * MIB, 0},
+            {at, at + 6 * MIB + 5 * PAGE, len, len, MREMAP_MAYMOVE | MREMAP_FIXED},
+            {at, at + 6 * MIB, len, 4 * MIB, MREMAP_MAYMOVE | MREMAP_FIXED},
+        };
+        out("child %d: %d", how, in_child(resize, &r[how]));
+        resize(&r[how]);
+        munmap(area, 16 * MIB);
     }
 }
 
@@ -1554,6 +1648,8 @@ static void allocator(void)
     X(mremap_fixed, "MREMAP_FIXED")                                             \
     X(mremap_dontunmap, "MREMAP_DONTUNMAP")                                     \
     X(mremap_many, "pieces that grow in turns")                                 \
+    X(mremap_pieces, "one mapping that is several to the kernel")               \
+    X(mremap_stacks, "mremap of memory above and around a thread's stack")      \
     X(protect_keeps, "mprotect keeps content")                                  \
     X(protect_exec, "evicted code")                                             \
     X(guard_pages, "PROT_NONE pages in captured memory, MADV_GUARD_INSTALL")    \
