@@ -31,7 +31,9 @@ set(EG_CORE_SOURCES
   threads/view_text.c
   gate/gate.c
   gate/gate.S
-  gate/patch.c)
+  gate/insn.c
+  gate/patch.c
+  gate/patch_all.c)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})
 target_include_directories(eg_core PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(eg_core PRIVATE
