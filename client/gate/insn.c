@@ -56,6 +56,8 @@ static const uint8_t two_byte[256] = {
     /* f0 */ ROW(M),
 };
 
+typedef int32_t __attribute__((may_alias, aligned(1))) any_word32;
+
 struct cursor {
     const uint8_t *p, *start, *end;
 };
@@ -212,7 +214,7 @@ unsigned eg_insn_decode(const uint8_t *p, const uint8_t *end, struct eg_insn *re
         if (n == 1)
             ret->rel = (int8_t)c.p[-1];
         else
-            memcpy(&ret->rel, c.p - 4, 4);
+            ret->rel = *(const any_word32 *)(c.p - 4);
         break;
     default: break;
     }

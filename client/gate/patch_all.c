@@ -57,6 +57,7 @@ struct work {
 struct window {
     const uint8_t *from, *to;
     uint64_t alive[WORDS]; /* an instruction begins here, in a stream that goes on to the end */
+    int over_data;         /* no stream does: these may be data */
 };
 
 static struct {
@@ -64,11 +65,12 @@ static struct {
 } areas[MAX_AREAS];
 static uint32_t n_areas;
 
-static uint32_t load32(const uint8_t *p)
+typedef uint32_t __attribute__((may_alias, aligned(1))) any_word32;
+typedef uint64_t __attribute__((may_alias, aligned(1))) any_word64;
+
+static inline uint32_t load32(const uint8_t *p)
 {
-    uint32_t v;
-    memcpy(&v, p, 4);
-    return v;
+    return *(const any_word32 *)p;
 }
 
 /* --- instructions around a place -------------------------------------------------------------------------------------- */
@@ -134,7 +136,8 @@ static void window_fill(struct window *w, const struct work *work, const uint8_t
     w->to = work->end - at > AHEAD ? at + AHEAD : work->end;
     window_decode(w, work, at, 0);
     const uint8_t *near = at - w->from > CLOSE ? at - CLOSE : w->from;
-    if (next_alive(w, near) > at)
+    w->over_data = next_alive(w, near) > at;
+    if (w->over_data)
         window_decode(w, work, at, 1);
 }
 
@@ -245,6 +248,8 @@ static int find_number(struct site *s, const struct window *w, const struct work
     }
     if (!setter || s->at - setter > NEAR || is_target(s, setter, s->at + 1))
         s->nr = -1;
+    if (w->over_data && setter && *setter != 0x89 && *setter != 0x8b) /* data look like anything */
+        return s->nr >= 0 && s->nr < (int32_t)NUMBERS;
     return setter != NULL;
 }
 
@@ -380,7 +385,7 @@ static void pick(const struct work *work, struct site *s)
     if (!(find_number(s, &w, work) && here) && !direct)
         return;
     s->state = SITE_LEFT;
-    if (here && is_one_stream(&w, work, back, s->at + 2) && !behind_reads_flags(work, s->at) && pick_bytes(s, &w, work, floor, ceiling))
+    if (here && !w.over_data && is_one_stream(&w, work, back, s->at + 2) && !behind_reads_flags(work, s->at) && pick_bytes(s, &w, work, floor, ceiling))
         s->state = SITE_PATCH;
 }
 
@@ -416,7 +421,11 @@ static struct site *site_around(const struct work *w, const uint8_t *to)
 static void jump_found(struct work *w, const uint8_t *to, uint32_t *ret_again)
 {
     struct site *s = site_around(w, to);
-    if (s) {
+    struct window near;
+    if (!s)
+        return;
+    window_fill(&near, w, s->at);
+    if (is_alive(&near, to)) { /* nobody jumps into the middle of an instruction: chance bytes, or behind a table's end */
         target_add(s, to);
         *ret_again += !s->again;
         s->again = 1;
@@ -485,8 +494,6 @@ static void far_at(struct work *w, const uint8_t *p, int absolute, uint32_t *ret
         jump_found(w, to, ret_again);
 }
 
-typedef uint64_t __attribute__((may_alias, aligned(1))) any_word;
-
 /* Bytes that equal: their top bits, and perhaps some above the first of these. */
 static inline uint64_t bytes_equal(uint64_t word, uint64_t byte)
 {
@@ -498,17 +505,18 @@ static inline uint64_t bytes_equal(uint64_t word, uint64_t byte)
 /* Returns: the number of sites that are jumped into. */
 static uint32_t far_jumps(struct work *w)
 {
-    const uint64_t even = 0xfefefefefefefefeull;
+    const uint64_t ones = 0x0101010101010101ull, even = ones * 0xfe, low = ones * 0x0f, reg = ones * 0x38;
     int absolute = (uint64_t)w->end >> 32 == 0;
     uint32_t again = 0;
     coarse_fill(w);
     const uint8_t *p = w->text;
-    for (; p + 8 <= w->end; p += 8) {
-        uint64_t word = *(const any_word *)p;
-        uint64_t hit = bytes_equal(word & even, 0xe8) | bytes_equal(word, 0x0f) | bytes_equal(word, 0x8d);
+    for (; p + 8 <= w->end; p += 7) { /* the eighth byte is only the seventh's next */
+        uint64_t word = *(const any_word64 *)p, next = word >> 8;
+        uint64_t hit = bytes_equal(word & even, 0xe8) | (bytes_equal(word, 0x0f) & bytes_equal(next & ~low, 0x80)) |
+                       (bytes_equal(word, 0x8d) & bytes_equal(next & ~reg, 0x05));
         if (absolute)
-            hit |= bytes_equal(word, 0xff);
-        for (; hit; hit &= hit - 1)
+            hit |= bytes_equal(word, 0xff) & bytes_equal(next, 0x24);
+        for (hit &= ~0ull >> 8; hit; hit &= hit - 1)
             far_at(w, p + __builtin_ctzll(hit) / 8, absolute, &again);
     }
     for (; p < w->end; p++)
