@@ -73,11 +73,17 @@ extern uint8_t eg_gate_all;
 #define EG_GATE_TABLES 4u
 #define EG_GATE_HARMLESS_WORDS 8u
 
+/* A bit for each of the 64 bytes at p where a `syscall`, or a far jump or a jump table's address, may begin (0f 05; e8, e9, 0f 8x, 8d with xx000101,
+ * ff 24); where they do not, it does not matter. Eight more bytes may be read. */
+enum { EG_GATE_LOOK_SYSCALLS, EG_GATE_LOOK_JUMPS };
+typedef uint64_t eg_gate_look_fn(const uint8_t *p, int what);
+
 /* A text to be patched, and the object's read-only data, where its jump tables are. */
 struct eg_gate_text {
     uint8_t *at;
     uint64_t bytes;
     int prot; /* of its pages, and so it will be afterwards */
+    eg_gate_look_fn *look;  /* NULL: the gate's own, which does without vector registers */
     uint8_t no_write;       /* only judge */
     uint8_t unknown_tables; /* where the tables are is not known: they are read with care, wherever they are */
     struct {

@@ -5,8 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The next `syscall` (0f 05) at or after p, instruction or not; NULL: none before end. */
-uint8_t *eg_patch_next_syscall(uint8_t *p, uint8_t *end);
 /* Zeroed memory within a jump's reach of the text; NULL: none. */
 uint8_t *eg_patch_near_memory(uint8_t *text, size_t text_bytes, size_t bytes);
 /* Of EG_GATE_CALLS; -1: not one of them. */

@@ -229,7 +229,7 @@ static int site_patch(uint8_t *site, const uint8_t *trampoline)
 typedef uint64_t __attribute__((may_alias, aligned(1))) any_word;
 
 /* Seven places at a time: every start of a program pays. */
-uint8_t *eg_patch_next_syscall(uint8_t *p, uint8_t *end)
+static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
 {
     const uint64_t ones = 0x0101010101010101ull, tops = ones * 0x80;
     while (p + 8 <= end) {
@@ -255,7 +255,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
     } site[MAX_SITES];
     int n = 0;
     const uint8_t *robust = NULL; /* the last set_robust_list */
-    for (uint8_t *p = text + 5; (p = eg_patch_next_syscall(p, text + bytes)); p++) {
+    for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
         if (is_exit_site(p, text)) {
             if (n == MAX_SITES)
                 return -E2BIG;

@@ -51,6 +51,7 @@ struct work {
     const struct eg_gate_text *object;
     struct site *site;
     uint32_t n;
+    eg_gate_look_fn *look;
     uint8_t *coarse; /* a bit for 64 bytes of the text: some of them must not be jumped to */
 };
 
@@ -71,6 +72,35 @@ typedef uint64_t __attribute__((may_alias, aligned(1))) any_word64;
 static inline uint32_t load32(const uint8_t *p)
 {
     return *(const any_word32 *)p;
+}
+
+/* --- a quick look ------------------------------------------------------------------------------------------------------ */
+
+#define BLOCK 64
+#define LOOK_BEYOND 8
+
+/* Bytes that equal: their top bits, and perhaps some above the first of these. */
+static inline uint64_t bytes_equal(uint64_t word, uint64_t byte)
+{
+    const uint64_t ones = 0x0101010101010101ull;
+    word ^= ones * byte;
+    return (word - ones) & ~word & ones * 0x80;
+}
+
+static uint64_t look_plain(const uint8_t *p, int what)
+{
+    const uint64_t ones = 0x0101010101010101ull, even = ones * 0xfe, high = ones * 0xf0, no_reg = ones * 0xc7;
+    uint64_t found = 0;
+    for (unsigned i = 0; i < BLOCK; i += 8) {
+        uint64_t word = *(const any_word64 *)(p + i), next = *(const any_word64 *)(p + i + 1), hit;
+        if (what == EG_GATE_LOOK_SYSCALLS)
+            hit = bytes_equal(word, 0x0f) & bytes_equal(next, 0x05);
+        else
+            hit = bytes_equal(word & even, 0xe8) | (bytes_equal(word, 0x0f) & bytes_equal(next & high, 0x80)) |
+                  (bytes_equal(word, 0x8d) & bytes_equal(next & no_reg, 0x05)) | (bytes_equal(word, 0xff) & bytes_equal(next, 0x24));
+        found |= (hit >> 7) * 0x0102040810204080ull >> 56 << i;
+    }
+    return found;
 }
 
 /* --- instructions around a place -------------------------------------------------------------------------------------- */
@@ -382,10 +412,11 @@ static void pick(const struct work *work, struct site *s)
     const uint8_t *back = s->at - work->text > CLOSE ? s->at - CLOSE : work->text;
     int here = is_alive(&w, s->at);
     near_targets(s, &w, work);
-    if (!(find_number(s, &w, work) && here) && !direct)
+    int number = find_number(s, &w, work), sure = here && !w.over_data && is_one_stream(&w, work, back, s->at + 2);
+    if (!direct && !(here && (number || sure)))
         return;
     s->state = SITE_LEFT;
-    if (here && !w.over_data && is_one_stream(&w, work, back, s->at + 2) && !behind_reads_flags(work, s->at) && pick_bytes(s, &w, work, floor, ceiling))
+    if (sure && number && !behind_reads_flags(work, s->at) && pick_bytes(s, &w, work, floor, ceiling))
         s->state = SITE_PATCH;
 }
 
@@ -440,38 +471,41 @@ static int is_real_jump(const struct work *work, const uint8_t *p)
     return is_alive(&w, p) || is_alive(&w, p - 1) || is_alive(&w, p - 2);
 }
 
-/* The object's read-only data, or the text itself: some compilers keep their tables there. */
-static int table_read(const struct work *w, const uint8_t *from, void *to, size_t bytes)
+/* The end of what may be read at a table's place: the object's read-only data, or the text itself, where some compilers keep them. */
+static uint64_t table_end(const struct work *w, uint64_t at)
 {
     const struct eg_gate_text *o = w->object;
-    uint64_t at = (uint64_t)from;
-    int inside = at >= (uint64_t)w->text && at + bytes <= (uint64_t)w->end;
+    if (at >= (uint64_t)w->text && at < (uint64_t)w->end)
+        return (uint64_t)w->end;
     for (unsigned i = 0; i < EG_GATE_TABLES; i++)
-        inside |= at >= o->tables[i].start && at + bytes <= o->tables[i].end;
-    if (inside)
-        memcpy(to, from, bytes);
-    return inside || (o->unknown_tables && eg_sys_copy_in(to, (uint64_t)from, bytes) == (long)bytes);
+        if (at >= o->tables[i].start && at < o->tables[i].end)
+            return o->tables[i].end;
+    return 0;
 }
 
 /* A table of places relative to itself, or of addresses. What is none ends at once: its first entry leads elsewhere. */
-static void table_look(struct work *w, const uint8_t *table, int relative, uint32_t *ret_again)
+static void table_look(struct work *w, uint64_t table, int relative, uint32_t *ret_again)
 {
-    for (size_t i = 0; i < TABLE_ENTRIES; i++) {
+    uint64_t bytes = relative ? 4 : 8, end = table_end(w, table);
+    if (!end && !w->object->unknown_tables)
+        return;
+    for (uint64_t at = table; at < table + TABLE_ENTRIES * bytes; at += bytes) {
         uint64_t entry = 0;
-        if (!table_read(w, table + i * (relative ? 4 : 8), &entry, relative ? 4 : 8))
+        if (end ? at + bytes > end : eg_sys_copy_in(&entry, at, bytes) != (long)bytes)
             return;
-        const uint8_t *to = (const uint8_t *)(relative ? (uint64_t)table + (uint64_t)(int64_t)(int32_t)(uint32_t)entry : entry);
+        if (end)
+            entry = relative ? load32((const uint8_t *)at) : *(const any_word64 *)at;
+        const uint8_t *to = (const uint8_t *)(relative ? table + (uint64_t)(int64_t)(int32_t)(uint32_t)entry : entry);
         if (to < w->text || to >= w->end)
             return;
-        jump_found(w, to, ret_again);
+        if (site_around(w, to))
+            jump_found(w, to, ret_again);
     }
 }
 
-static void far_at(struct work *w, const uint8_t *p, int absolute, uint32_t *ret_again)
+static void far_at(struct work *w, const uint8_t *p, uint32_t *ret_again)
 {
     const uint8_t *to;
-    if (w->end - p < 7)
-        return;
     switch (p[0]) {
     case 0xe8:
     case 0xe9: to = p + 5 + (int32_t)load32(p + 1); break;
@@ -482,11 +516,11 @@ static void far_at(struct work *w, const uint8_t *p, int absolute, uint32_t *ret
         break;
     case 0x8d: /* lea table(%rip) */
         if ((p[1] & 0xc7) == 0x05)
-            table_look(w, p + 6 + (int32_t)load32(p + 2), 1, ret_again);
+            table_look(w, (uint64_t)p + 6 + (uint64_t)(int64_t)(int32_t)load32(p + 2), 1, ret_again);
         return;
     case 0xff: /* jmp *table(,%reg,8) */
-        if (absolute && p[1] == 0x24 && (p[2] & 0xc7) == 0xc5)
-            table_look(w, (const uint8_t *)(uint64_t)load32(p + 3), 0, ret_again);
+        if (p[1] == 0x24 && (p[2] & 0xc7) == 0xc5)
+            table_look(w, load32(p + 3), 0, ret_again);
         return;
     default: return;
     }
@@ -494,33 +528,17 @@ static void far_at(struct work *w, const uint8_t *p, int absolute, uint32_t *ret
         jump_found(w, to, ret_again);
 }
 
-/* Bytes that equal: their top bits, and perhaps some above the first of these. */
-static inline uint64_t bytes_equal(uint64_t word, uint64_t byte)
-{
-    const uint64_t ones = 0x0101010101010101ull;
-    word ^= ones * byte;
-    return (word - ones) & ~word & ones * 0x80;
-}
-
 /* Returns: the number of sites that are jumped into. */
 static uint32_t far_jumps(struct work *w)
 {
-    const uint64_t ones = 0x0101010101010101ull, even = ones * 0xfe, low = ones * 0x0f, reg = ones * 0x38;
-    int absolute = (uint64_t)w->end >> 32 == 0;
     uint32_t again = 0;
     coarse_fill(w);
     const uint8_t *p = w->text;
-    for (; p + 8 <= w->end; p += 7) { /* the eighth byte is only the seventh's next */
-        uint64_t word = *(const any_word64 *)p, next = word >> 8;
-        uint64_t hit = bytes_equal(word & even, 0xe8) | (bytes_equal(word, 0x0f) & bytes_equal(next & ~low, 0x80)) |
-                       (bytes_equal(word, 0x8d) & bytes_equal(next & ~reg, 0x05));
-        if (absolute)
-            hit |= bytes_equal(word, 0xff) & bytes_equal(next, 0x24);
-        for (hit &= ~0ull >> 8; hit; hit &= hit - 1)
-            far_at(w, p + __builtin_ctzll(hit) / 8, absolute, &again);
-    }
-    for (; p < w->end; p++)
-        far_at(w, p, absolute, &again);
+    for (; w->end - p >= BLOCK + LOOK_BEYOND; p += BLOCK)
+        for (uint64_t hit = w->look(p, EG_GATE_LOOK_JUMPS); hit; hit &= hit - 1)
+            far_at(w, p + __builtin_ctzll(hit), &again);
+    for (; w->end - p >= LOOK_BEYOND; p++)
+        far_at(w, p, &again);
     return again;
 }
 
@@ -640,9 +658,24 @@ static int patch_sites(struct work *w, uint32_t n_patch, uint8_t *trampoline[])
 
 /* --- texts ------------------------------------------------------------------------------------------------------------------------ */
 
+/* The next `syscall` (0f 05) at or after p, instruction or not; NULL: none. */
+static uint8_t *next_syscall(const struct work *w, uint8_t *p)
+{
+    for (; w->end - p >= BLOCK + LOOK_BEYOND; p += BLOCK)
+        for (uint64_t hit = w->look(p, EG_GATE_LOOK_SYSCALLS); hit; hit &= hit - 1) {
+            uint8_t *at = p + __builtin_ctzll(hit);
+            if (at[0] == 0x0f && at[1] == 0x05)
+                return at;
+        }
+    for (; w->end - p >= 2; p++)
+        if (p[0] == 0x0f && p[1] == 0x05)
+            return p;
+    return NULL;
+}
+
 static void collect(struct work *w, uint8_t *first)
 {
-    for (uint8_t *p = first; p && w->n < MAX_SITES; p = eg_patch_next_syscall(p + 1, w->end))
+    for (uint8_t *p = first; p && w->n < MAX_SITES; p = next_syscall(w, p + 2))
         w->site[w->n++] = (struct site){.at = p};
     for (uint32_t i = 0; i < w->n; i++)
         pick(w, &w->site[i]);
@@ -692,12 +725,12 @@ static void judge(const struct work *w, const uint64_t *harmless, uint32_t *ret_
 
 int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmless, uint32_t *ret_found, struct eg_gate_verdict *v)
 {
-    struct work w = {.text = object->at, .end = object->at + object->bytes, .object = object};
+    struct work w = {.text = object->at, .end = object->at + object->bytes, .object = object, .look = object->look ? object->look : look_plain};
     if (object->bytes > TEXT_MAX) {
         left_add(v, object->at);
         return 0;
     }
-    uint8_t *first = eg_patch_next_syscall(w.text, w.end);
+    uint8_t *first = next_syscall(&w, w.text);
     if (!first)
         return 0;
     size_t sites = MAX_SITES * sizeof *w.site, trampolines = MAX_SITES * sizeof(uint8_t *), bytes = sites + trampolines + object->bytes / 512 + 1;
@@ -719,7 +752,7 @@ int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmles
         if (w.site[i].state == SITE_PATCH)
             w.site[i].state = SITE_LEFT;
     judge(&w, harmless, ret_found, v);
-    if (w.n == MAX_SITES && eg_patch_next_syscall(w.site[w.n - 1].at + 1, w.end))
+    if (w.n == MAX_SITES && next_syscall(&w, w.site[w.n - 1].at + 2))
         left_add(v, w.site[w.n - 1].at + 1);
     eg_sys2(SYS_munmap, scratch, bytes);
     return rc < 0 ? rc : (int)v->n_patched - n_before;
@@ -820,7 +853,8 @@ int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless,
                 left_add(v, (uint8_t *)start);
             break;
         }
-        if (readable <= TEXT_MAX && !eg_patch_next_syscall((uint8_t *)start, (uint8_t *)start + readable))
+        struct work look = {.end = (uint8_t *)start + readable, .look = look_plain};
+        if (readable <= TEXT_MAX && !next_syscall(&look, (uint8_t *)start))
             break;
         int rc = mapping_find(start, &m);
         if (rc)
