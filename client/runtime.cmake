@@ -15,6 +15,7 @@ set(EG_CORE_SOURCES
   pager/fetch.c
   pager/fork.c
   pager/inline.c
+  pager/pins.c
   pager/pager.c
   pager/remap.c
   pager/session.c
@@ -32,11 +33,11 @@ set(EG_CORE_SOURCES
   threads/view_text.c
   gate/gate.c
   gate/gate.S
-  gate/patch.c)
-# The inline fault engine: pins need eg_inline_bring, which is inline.c's, and the walk over a call's buffers needs gate.c's eg_gate_on_stack.
-if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/pager/inline.c)
-  list(APPEND EG_CORE_SOURCES pager/pins.c gate/buffers.c gate/pin.c)
-endif()
+  gate/buffers.c
+  gate/insn.c
+  gate/patch.c
+  gate/patch_all.c
+  gate/pin.c)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})
 target_include_directories(eg_core PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(eg_core PRIVATE

@@ -65,6 +65,51 @@ int eg_gate_init(void);
  * Returns: the number of sites patched, or -errno. */
 int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched);
 
+/* --- every system call (patch_all.c) ----------------------------------------------------------------------------------- */
+
+/* eg_gate_all - set before patching: all system calls of all objects are led to the gate, whatever their number; not with eg_gate_nodes. */
+extern uint8_t eg_gate_all;
+
+#define EG_GATE_TABLES 4u
+#define EG_GATE_HARMLESS_WORDS 8u
+
+/* A bit for each of the 64 bytes at p where a `syscall`, or a far jump or a jump table's address, may begin (0f 05; e8, e9, 0f 8x, 8d with xx000101,
+ * ff 24); where they do not, it does not matter. Eight more bytes may be read. */
+enum { EG_GATE_LOOK_SYSCALLS, EG_GATE_LOOK_JUMPS };
+typedef uint64_t eg_gate_look_fn(const uint8_t *p, int what);
+
+/* A text to be patched, and the object's read-only data, where its jump tables are. */
+struct eg_gate_text {
+    uint8_t *at;
+    uint64_t bytes;
+    int prot; /* of its pages, and so it will be afterwards */
+    eg_gate_look_fn *look;  /* NULL: the gate's own, which does without vector registers */
+    uint8_t no_write;       /* only judge */
+    uint8_t unknown_tables; /* where the tables are is not known: they are read with care, wherever they are */
+    struct {
+        uint64_t start, end;
+    } tables[EG_GATE_TABLES];
+};
+
+/* Added up over texts. Not counted: rt_sigreturn, which must never be led to the gate, and bytes that look like a system call but are none. */
+struct eg_gate_verdict {
+    uint32_t n_sites;
+    uint32_t n_patched;
+    uint32_t n_before; /* were led to a gate already */
+    uint32_t n_left;   /* neither that nor harmless: their calls will not be seen */
+    const uint8_t *first_left;
+};
+
+/* eg_gate_patch_all - patch every system call of a text. Context: start-up, one thread; or nobody runs in the text yet.
+ * harmless: a bit for each of 512 call numbers that may be left (only where the number is constant); NULL: none. ret_found: as eg_gate_patch;
+ * may be NULL. v: added up, in every case. What is no code does no harm. A text of more than 256 MiB is left.
+ * Returns: the number of sites patched, or -errno. */
+int eg_gate_patch_all(const struct eg_gate_text *text, const uint64_t *harmless, uint32_t *ret_found, struct eg_gate_verdict *v);
+/* eg_gate_patch_late - the same for a file's pages that have just become executable; they may go on behind the file's end. Pages shared with others
+ * are not written to: their sites are left.
+ * Context: gate stack, all signals blocked, lock not held; nobody runs in these pages yet. Returns: the number of sites patched, or -errno. */
+int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless, struct eg_gate_verdict *v);
+
 /* gate.S */
 void eg_gate_entry(void);
 long eg_gate_call_on(void *stack_top, long (*fn)(struct eg_gate_frame *), struct eg_gate_frame *frame);

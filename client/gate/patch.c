@@ -2,6 +2,7 @@
  * compiler put something between their mov and syscall, too. */
 #include "client/gate/eg_gate.h"
 #include "proto/eg_sys.h"
+#include "client/gate/eg_patch.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -34,7 +35,7 @@ static const uint8_t exit_number[5] = {0xba, 0x3c, 0x00, 0x00, 0x00};
 #define SIGPROCMASK 14u
 #define START_REACH 160
 
-uint8_t eg_gate_nodes, eg_gate_view, eg_gate_start;
+uint8_t eg_gate_nodes, eg_gate_view, eg_gate_start, eg_gate_all;
 
 static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
 {
@@ -46,7 +47,7 @@ static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
     return 0;
 }
 
-static int number_index(uint32_t nr)
+int eg_patch_number_index(uint32_t nr)
 {
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
         if (calls[i].nr == nr)
@@ -57,7 +58,7 @@ static int number_index(uint32_t nr)
 /* Is it to be patched in this run, wherever it is? */
 static int number_known(uint32_t nr)
 {
-    int i = number_index(nr);
+    int i = eg_patch_number_index(nr);
     switch (i < 0 ? 0 : calls[i].needed) {
     case EG_GATE_FOR_START: return -1;
     case EG_GATE_FOR_VIEW: return eg_gate_view ? i : -1;
@@ -73,7 +74,7 @@ static uint32_t load32(const uint8_t *p)
     return v;
 }
 
-static int is_number(const uint8_t *p, const uint8_t *text)
+int eg_patch_is_number(const uint8_t *p, const uint8_t *text)
 {
     if (p[0] != 0xb8)
         return 0;
@@ -84,7 +85,7 @@ static int is_number(const uint8_t *p, const uint8_t *text)
 /* mov $nr,%eax at p. Returns: index of the call, -1 not one of ours. */
 static int number_at(const uint8_t *p, const uint8_t *text)
 {
-    return is_number(p, text) ? number_known(load32(p + 1)) : -1;
+    return eg_patch_is_number(p, text) ? number_known(load32(p + 1)) : -1;
 }
 
 /* Whole instructions that move, add or compare registers and constants, without touching eax, memory or the place where they stand: they do
@@ -157,42 +158,38 @@ static int is_start_site(const uint8_t *p, const uint8_t *text, const uint8_t *r
     if (!eg_gate_nodes || !robust || p - robust > START_REACH)
         return 0;
     for (size_t n = 0; n <= BETWEEN_MAX; n++)
-        if (is_number(p - 5 - n, text) && load32(p - 4 - n) == SIGPROCMASK && is_plain(p - n, n)) {
+        if (eg_patch_is_number(p - 5 - n, text) && load32(p - 4 - n) == SIGPROCMASK && is_plain(p - n, n)) {
             *ret_between = n;
             return 1;
         }
     return 0;
 }
 
-static uint8_t *put(uint8_t *at, const void *code, size_t n)
+uint8_t *eg_patch_put_red_zone_back(uint8_t *at)
 {
-    memcpy(at, code, n);
-    return at + n;
+    static const uint8_t code[] = {0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00}; /* lea 128(%rsp),%rsp */
+    return eg_patch_put(at, code, sizeof code);
 }
 
-static uint8_t *put_jump(uint8_t *at, const uint8_t *to)
+static uint8_t *put_entry_call(uint8_t *at, void *const *entry)
 {
-    int32_t rel = (int32_t)(to - (at + 5));
-    *at = 0xe9;
-    memcpy(at + 1, &rel, 4);
-    return at + 5;
-}
-
-/* The layout that gate.S counts on: what follows the call is 13 bytes, then the way back for a call made in place. */
-static void trampoline_write(uint8_t *t, const uint8_t *site, size_t between, void *const *entry)
-{
-    static const uint8_t skip_red_zone[] = {0x48, 0x8d, 0x64, 0x24, 0x80};                         /* lea -128(%rsp),%rsp */
-    static const uint8_t back_red_zone[] = {0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00};       /* lea 128(%rsp),%rsp */
-    uint8_t call[6] = {0xff, 0x15};                                                                 /* call *entry(%rip) */
-    uint8_t *at = put(t, site, 5 + between); /* mov $nr,%eax, or syscall(3)'s mov 8(%rsp),%r9 */
-    at = put(at, skip_red_zone, sizeof skip_red_zone);
+    uint8_t call[6] = {0xff, 0x15}; /* call *entry(%rip) */
     int32_t rel = (int32_t)((const uint8_t *)entry - (at + 6));
     memcpy(call + 2, &rel, 4);
-    at = put(at, call, sizeof call);
-    at = put(at, back_red_zone, sizeof back_red_zone);
-    at = put_jump(at, site + between + 7);
-    at = put(at, back_red_zone, sizeof back_red_zone);
-    put_jump(at, site + between + 5);
+    return eg_patch_put(at, call, sizeof call);
+}
+
+uint8_t *eg_patch_put_call(uint8_t *at, void *const *entry)
+{
+    static const uint8_t skip_red_zone[] = {0x48, 0x8d, 0x64, 0x24, 0x80}; /* lea -128(%rsp),%rsp */
+    return eg_patch_put_red_zone_back(put_entry_call(eg_patch_put(at, skip_red_zone, sizeof skip_red_zone), entry));
+}
+
+static void trampoline_write(uint8_t *t, const uint8_t *site, size_t between, void *const *entry)
+{
+    uint8_t *at = eg_patch_put(t, site, 5 + between); /* mov $nr,%eax, or syscall(3)'s mov 8(%rsp),%r9 */
+    at = eg_patch_put_jump(eg_patch_put_call(at, entry), site + between + 7);
+    eg_patch_put_jump(eg_patch_put_red_zone_back(at), site + between + 5);
 }
 
 static void exit_trampoline_write(uint8_t *t, void *const *entry)
@@ -200,17 +197,12 @@ static void exit_trampoline_write(uint8_t *t, void *const *entry)
     static const uint8_t begin[] = {0xb8, 0x3c, 0x00, 0x00, 0x00, 0x31, 0xff, 0x48, 0x8d, 0x64, 0x24, 0x80}; /* mov $60,%eax; xor %edi,%edi; lea -128(%rsp),%rsp */
     static const uint8_t never[13] = {0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0x90};
     static const uint8_t in_place[] = {0x31, 0xff, 0x0f, 0x05, 0x0f, 0x0b}; /* xor %edi,%edi; syscall; ud2 */
-    uint8_t call[6] = {0xff, 0x15};
-    uint8_t *at = put(t, begin, sizeof begin);
-    int32_t rel = (int32_t)((const uint8_t *)entry - (at + 6));
-    memcpy(call + 2, &rel, 4);
-    at = put(at, call, sizeof call);
-    at = put(at, never, sizeof never);
-    put(at, in_place, sizeof in_place);
+    uint8_t *at = put_entry_call(eg_patch_put(t, begin, sizeof begin), entry);
+    at = eg_patch_put(at, never, sizeof never);
+    eg_patch_put(at, in_place, sizeof in_place);
 }
 
-/* Memory within a jump's reach of the text. */
-static uint8_t *near_memory(uint8_t *text, size_t text_bytes, size_t bytes)
+uint8_t *eg_patch_near_memory(uint8_t *text, size_t text_bytes, size_t bytes)
 {
     uint64_t at = ((uint64_t)text - (64ul << 10) - bytes) & ~(PAGE - 1);
     for (; (int64_t)((uint64_t)text + text_bytes - at) < REACH; at -= 64ul << 10) {
@@ -230,13 +222,13 @@ static int site_patch(uint8_t *site, const uint8_t *trampoline)
     long rc = eg_sys3(SYS_mprotect, first, bytes, PROT_READ | PROT_WRITE);
     if (eg_sys_failed(rc))
         return (int)rc;
-    put_jump(site, trampoline);
+    eg_patch_put_jump(site, trampoline);
     return (int)eg_sys3(SYS_mprotect, first, bytes, PROT_READ | PROT_EXEC);
 }
 
 typedef uint64_t __attribute__((may_alias, aligned(1))) any_word;
 
-/* The next `syscall` (0f 05) at or after p; NULL: none before end. Seven places at a time: every start of a program pays. */
+/* Seven places at a time: every start of a program pays. */
 static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
 {
     const uint64_t ones = 0x0101010101010101ull, tops = ones * 0x80;
@@ -273,12 +265,12 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
         }
         size_t between;
         int k = site_at(p, text, &between);
-        if (is_number(p - 5, text) && load32(p - 4) == SET_ROBUST_LIST)
+        if (eg_patch_is_number(p - 5, text) && load32(p - 4) == SET_ROBUST_LIST)
             robust = p;
         if (k == -1 && is_start_site(p, text, robust, &between)) {
             eg_gate_start = 1;
             robust = NULL;
-            k = number_index(SIGPROCMASK);
+            k = eg_patch_number_index(SIGPROCMASK);
         }
         if (k == -1) {
             *ret_patched += p[-5] == 0xe9;
@@ -295,7 +287,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
     if (!n)
         return 0;
     size_t need = (sizeof(void *) + (size_t)n * TRAMPOLINE_BYTES + PAGE - 1) & ~(PAGE - 1);
-    uint8_t *mem = near_memory(text, bytes, need);
+    uint8_t *mem = eg_patch_near_memory(text, bytes, need);
     if (!mem)
         return -ENOMEM;
     void **entry = (void **)mem;

@@ -8,6 +8,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <emmintrin.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
@@ -82,9 +83,85 @@ static int file_is(const char *path, const char *name)
 struct visit {
     uint32_t found[32], patched;
     int error, first;
+    const uint64_t *harmless;
+    struct eg_gate_verdict verdict; /* with eg_gate_all */
 };
 
-/* Patches libc and the loader (and the program, when it carries its own libc). */
+static inline __m128i bytes_equal(__m128i v, int byte)
+{
+    return _mm_cmpeq_epi8(v, _mm_set1_epi8((char)byte));
+}
+
+static inline __m128i bytes_and(__m128i v, int byte)
+{
+    return _mm_and_si128(v, _mm_set1_epi8((char)byte));
+}
+
+/* The start may use vector registers, the gate may not. */
+static uint64_t look_fast(const uint8_t *p, int what)
+{
+    uint64_t found = 0;
+    for (unsigned i = 0; i < 64; i += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(p + i)), next = _mm_loadu_si128((const __m128i *)(p + i + 1)), hit;
+        if (what == EG_GATE_LOOK_SYSCALLS) {
+            hit = _mm_and_si128(bytes_equal(v, 0x0f), bytes_equal(next, 0x05));
+        } else {
+            __m128i near = _mm_or_si128(bytes_equal(bytes_and(v, 0xfe), 0xe8), _mm_and_si128(bytes_equal(v, 0x0f), bytes_equal(bytes_and(next, 0xf0), 0x80)));
+            __m128i table = _mm_or_si128(_mm_and_si128(bytes_equal(v, 0x8d), bytes_equal(bytes_and(next, 0xc7), 0x05)),
+                                         _mm_and_si128(bytes_equal(v, 0xff), bytes_equal(next, 0x24)));
+            hit = _mm_or_si128(near, table);
+        }
+        found |= (uint64_t)(uint32_t)_mm_movemask_epi8(hit) << i;
+    }
+    return found;
+}
+
+static int object_has(const struct dl_phdr_info *info, uint64_t address)
+{
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        uint64_t start = info->dlpi_addr + p->p_vaddr;
+        if (p->p_type == PT_LOAD && address >= start && address < start + p->p_memsz)
+            return 1;
+    }
+    return 0;
+}
+
+/* All calls of an object: not the runtime's own, which nobody must see, nor the vDSO's, which the kernel gives its own answers to. */
+static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int counts)
+{
+    struct eg_gate_text text = {.look = look_fast};
+    uint32_t n = 0;
+    if (object_has(info, getauxval(AT_SYSINFO_EHDR)))
+        return 0;
+    if (object_has(info, (uint64_t)&eg_gate_entry)) {
+        v->verdict.n_left += info->dlpi_name[0] == 0; /* linked in: its calls and the program's cannot be told from each other */
+        return 0;
+    }
+    for (int i = 0; i < info->dlpi_phnum && n < EG_GATE_TABLES; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type == PT_LOAD && p->p_flags & PF_R && !(p->p_flags & (PF_W | PF_X))) {
+            text.tables[n].start = info->dlpi_addr + p->p_vaddr;
+            text.tables[n++].end = info->dlpi_addr + p->p_vaddr + p->p_filesz;
+        }
+    }
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type != PT_LOAD || !(p->p_flags & PF_X))
+            continue;
+        text.at = (uint8_t *)(info->dlpi_addr + p->p_vaddr);
+        text.bytes = p->p_filesz;
+        text.prot = PROT_READ | PROT_EXEC | (p->p_flags & PF_W ? PROT_WRITE : 0);
+        uint32_t before = v->verdict.n_before;
+        int rc = eg_gate_patch_all(&text, v->harmless, counts ? v->found : NULL, &v->verdict);
+        if (rc < 0)
+            v->error = rc;
+        v->patched += v->verdict.n_before - before;
+    }
+    return 0;
+}
+
+/* Patches libc and the loader (and the program, when it carries its own libc); with eg_gate_all every object. */
 static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
 {
     struct visit *v = arg;
@@ -93,7 +170,10 @@ static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
     v->first = 0;
     for (int i = 0; i < info->dlpi_phnum; i++)
         own_libc &= info->dlpi_phdr[i].p_type != PT_INTERP;
-    if (!own_libc && !file_is(info->dlpi_name, "libc.so") && !file_is(info->dlpi_name, "ld-linux"))
+    own_libc |= file_is(info->dlpi_name, "libc.so") || file_is(info->dlpi_name, "ld-linux");
+    if (eg_gate_all)
+        return patch_object_all(info, v, own_libc);
+    if (!own_libc)
         return 0;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
