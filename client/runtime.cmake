@@ -37,7 +37,9 @@ set(EG_CORE_SOURCES
   gate/insn.c
   gate/patch.c
   gate/patch_all.c
-  gate/pin.c)
+  gate/pin.c
+  gate/signals.c
+  gate/signals.S)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})
 target_include_directories(eg_core PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(eg_core PRIVATE

@@ -41,7 +41,4 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result);
  * the pager has become active, before anything leaves. Context: gate stack or the pager's thread, all signals blocked, lock not held. */
 void eg_gate_pin_blocked(void);
 
-/* eg_gate_on_stack - fn(f) on a stack of the gate's, all signals blocked meanwhile. In gate.c. Returns: what fn returned. */
-long eg_gate_on_stack(long (*fn)(struct eg_gate_frame *), struct eg_gate_frame *f);
-
 #endif

@@ -110,8 +110,20 @@ int eg_gate_patch_all(const struct eg_gate_text *text, const uint64_t *harmless,
  * Context: gate stack, all signals blocked, lock not held; nobody runs in these pages yet. Returns: the number of sites patched, or -errno. */
 int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless, struct eg_gate_verdict *v);
 
+/* --- gate.c -------------------------------------------------------------------------------------------------------------- */
+
+/* eg_gate_on_stack - fn(arg) on a stack of the gate's. Context: all signals blocked but those that the runtime itself serves. Returns: what fn does. */
+long eg_gate_on_stack(long (*fn)(void *), void *arg);
+/* eg_gate_alone - the same, for who has the program's mask: the signals are blocked meanwhile. */
+long eg_gate_alone(long (*fn)(void *), void *arg);
+/* eg_gate_inline - after patching with eg_gate_all: v says that every call is seen, so faults may be served inline from now on. frame_bytes:
+ * AT_MINSIGSTKSZ. Context: start-up, one thread, after eg_sys_reserve. Returns: 0, -errno. */
+int eg_gate_inline(size_t frame_bytes);
+/* eg_gate_harmless - EG_GATE_HARMLESS_WORDS for eg_gate_patch_all. */
+const uint64_t *eg_gate_harmless(void);
+
 /* gate.S */
 void eg_gate_entry(void);
-long eg_gate_call_on(void *stack_top, long (*fn)(struct eg_gate_frame *), struct eg_gate_frame *frame);
+long eg_gate_call_on(void *stack_top, long (*fn)(void *), void *arg);
 
 #endif

@@ -1,9 +1,12 @@
-#include "client/gate/eg_gate.h"
-#include "client/pager/eg_pager.h"
+#include "client/gate/eg_buffers.h"
+#include "client/gate/eg_signals.h"
+#include "client/pager/eg_capture.h"
+#include "client/pager/eg_inline.h"
 #include "client/threads/eg_home.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/mman.h>
 
 /* Calls that take the pager's lock run on a stack of the gate's own: the program's stack may be captured memory, and a fault on
  * it under the lock could not be served. */
@@ -14,6 +17,10 @@ static uint8_t *stacks;
 static uint64_t stacks_used;
 
 #define CLONE_FLAG_VM 0x100ul
+#define CLONE_FLAG_SETTLS 0x80000ul
+#define STACK_TOP_BYTES (32ul << 10)
+#define STACK_RAW_BYTES (256ul << 10)
+#define NR_set_robust_list 273
 
 enum {
 #define X(name, number, needed) NR_##name = number,
@@ -48,6 +55,61 @@ static uint32_t stack_take(void)
     }
 }
 
+long eg_gate_on_stack(long (*fn)(void *), void *arg)
+{
+    uint32_t i = stack_take(), pid = eg_rt.pid;
+    long ret = eg_gate_call_on(stacks + (size_t)(i + 1) * STACK_BYTES, fn, arg);
+    if (eg_rt.pid != pid)
+        __atomic_store_n(&stacks_used, 1ull << i, __ATOMIC_RELAXED); /* fork child: the other threads are not here */
+    __atomic_fetch_and(&stacks_used, ~(1ull << i), __ATOMIC_RELEASE);
+    return ret;
+}
+
+/* Inline, the kernel's access to the program's stack fails when that is captured memory which has just left: then once more. */
+static uint64_t signals_off(void)
+{
+    static const uint64_t all[] = {~0ull, EG_SIGNALS_ALL};
+    uint64_t old = 0;
+    long rc;
+    if (eg_gate_all && eg_ranges_seen(&eg_rt.ranges, (uint64_t)&old, (uint64_t)(&old + 1))) {
+        do /* the old mask alone, first: it is lost when the new one is set, but the copy fails */
+            *(volatile uint64_t *)&old = 0;
+        while (eg_sys4(SYS_rt_sigprocmask, SIG_BLOCK, 0, &old, 8) == -EFAULT);
+        eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all[1], 0, 8);
+        return old;
+    }
+    rc = eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all[eg_gate_all != 0], &old, 8);
+    (void)rc;
+    return old;
+}
+
+static void signals_back(uint64_t old)
+{
+    long rc;
+    do {
+        uint64_t copy;
+        *(volatile uint64_t *)&copy = old;
+        rc = eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &copy, 0, 8);
+    } while (rc == -EFAULT);
+}
+
+long eg_gate_alone(long (*fn)(void *), void *arg)
+{
+    uint64_t old = signals_off();
+    long ret = eg_gate_on_stack(fn, arg);
+    signals_back(old);
+    return ret;
+}
+
+/* A new thread has no alternate stack until its first call: a fault on its stack could not be served. */
+static void pin_stack(const struct clone3_args *a)
+{
+    uint64_t top = a->stack + a->stack_size, bytes = a->flags & CLONE_FLAG_SETTLS ? STACK_TOP_BYTES : STACK_RAW_BYTES;
+    struct eg_span_rw span = {top > bytes ? top - bytes : 0, top, 1};
+    if (eg_ranges_seen(&eg_rt.ranges, span.start, span.end))
+        eg_pin_more(a->flags & CLONE_FLAG_SETTLS ? a->tls : top, ~0ull, &span, 1);
+}
+
 static long spawn(long nr, const long arg[6], long *ret_pass)
 {
     struct clone3_args a = {0};
@@ -67,6 +129,8 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
     }
     if (a.flags & CLONE_FLAG_VM) {
         eg_cap_spawn((long)a.flags, (long)a.tls);
+        if (eg_rt.inlined && a.stack)
+            pin_stack(&a);
         *ret_pass = 1; /* the child comes back on another stack: the call has to be made in place */
         return 0;
     }
@@ -148,8 +212,85 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
     }
 }
 
-static long slow(struct eg_gate_frame *f)
+/* --- every call, where faults are served inline --------------------------------------------------------------------------- */
+
+const uint64_t *eg_gate_harmless(void)
 {
+    static uint64_t harmless[EG_GATE_HARMLESS_WORDS];
+    for (uint32_t nr = 0; !harmless[0] && nr < 64 * EG_GATE_HARMLESS_WORDS; nr++)
+        if (!eg_call_has_pointers(nr) && !eg_call_declined(nr) && !eg_signals_wants(nr))
+            harmless[nr / 64] |= 1ull << (nr % 64);
+    return harmless;
+}
+
+int eg_gate_inline(size_t frame_bytes)
+{
+    int rc = eg_signals_init(frame_bytes);
+    if (rc)
+        return rc;
+    eg_rt.inlined = 1;
+    eg_rt.began = eg_gate_pin_blocked;
+    return 0;
+}
+
+/* A library that is loaded later. What it calls past the gate may be refused a buffer that is away: then a thread has to serve the faults. */
+static void late_code(uint64_t start, uint64_t bytes)
+{
+    struct eg_gate_verdict v = {0};
+    if (eg_gate_patch_late(start, bytes, eg_gate_harmless(), &v) >= 0 && !v.n_left)
+        return;
+    eg_cap_enter();
+    if (!eg_rt.active)
+        eg_rt.inlined = 0;
+    else if (eg_rt.inlined)
+        eg_warn_once(EG_WARN_LATE, "a library was loaded whose system calls are not all seen; they may fail with EFAULT; use --fault-engine handler", NULL);
+    eg_cap_leave(0);
+}
+
+static long pins_end(void *arg)
+{
+    eg_pin_end((uint64_t)arg);
+    return 0;
+}
+
+/* Returns: 1 the call is done, *ret_result; 0 go on. */
+static int inline_first(struct eg_gate_frame *f, long *ret_result)
+{
+    uint64_t self;
+    switch (f->nr) {
+    case NR_set_robust_list: eg_signals_thread_begins(); break;
+    case NR_exit:
+        if (eg_rt.inlined && eg_rt.active) {
+            __asm__("mov %%fs:0, %0" : "=r"(self));
+            eg_gate_alone(pins_end, (void *)self);
+        }
+        eg_signals_thread_ends();
+        return 0;
+    default: break;
+    }
+    if (eg_call_declined((uint32_t)f->nr)) {
+        *ret_result = -ENOSYS;
+        return 1;
+    }
+    if (eg_signals_wants(f->nr)) {
+        *ret_result = eg_signals_call(f);
+        if (!f->pass)
+            return 1;
+    }
+    if (eg_rt.active && eg_rt.inlined && eg_gate_pin(f, ret_result)) {
+        f->pass = 0;
+        return 1;
+    }
+    if (f->nr == NR_execve || f->nr == NR_execveat) {
+        *ret_result = eg_signals_exec(f);
+        return 1;
+    }
+    return 0;
+}
+
+static long slow(void *arg)
+{
+    struct eg_gate_frame *f = arg;
     /* The frame is on the program's stack, which may be captured memory: nothing of it is needed under the lock. */
     long a[6];
     uint64_t mask = (uint64_t)f->pass;
@@ -171,7 +312,12 @@ static long slow(struct eg_gate_frame *f)
     if (eg_home.on && f->nr != NR_dup2 && f->nr != NR_dup3 && f->nr != NR_close_range)
         return with_nodes(f, a, mask);
     switch (f->nr) {
-    case NR_mmap:
+    case NR_mmap: {
+        long ret = eg_cap_memory(f->nr, a);
+        if (eg_gate_all && !eg_sys_failed(ret) && a[2] & PROT_EXEC && !(a[3] & MAP_ANONYMOUS))
+            late_code((uint64_t)ret, (uint64_t)a[1]);
+        return ret;
+    }
     case NR_munmap:
     case NR_mremap:
     case NR_mprotect:
@@ -198,13 +344,20 @@ static long slow(struct eg_gate_frame *f)
 
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
+    long first;
+    if (eg_gate_all && inline_first(f, &first))
+        return first;
     switch (f->nr) {
     case NR_exit:
         if (eg_home.on)
             eg_home_exit(f->arg[0]);
         f->pass = 1;
         return 0;
-    case NR_rt_sigprocmask: return thread_begins(f);
+    case NR_rt_sigprocmask:
+        if (eg_home.on)
+            return thread_begins(f);
+        f->pass = 1;
+        return 0;
     case NR_close:
         if (eg_cap_fd_reserved(f->arg[0]))
             return -EBADF;
@@ -260,15 +413,9 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         f->pass = 1;
         return 0;
     }
-    uint64_t all = ~0ull, old;
-    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    uint64_t old = signals_off();
     f->pass = (long)old; /* for slow, until it decides */
-    uint32_t i = stack_take();
-    uint32_t pid = eg_rt.pid;
-    long ret = eg_gate_call_on(stacks + (size_t)(i + 1) * STACK_BYTES, slow, f);
-    if (eg_rt.pid != pid && f->pass == 0 && ret == 0)
-        __atomic_store_n(&stacks_used, 1ull << i, __ATOMIC_RELAXED); /* fork child: the other threads are not here */
-    __atomic_fetch_and(&stacks_used, ~(1ull << i), __ATOMIC_RELEASE);
-    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
+    long ret = eg_gate_on_stack(slow, f);
+    signals_back(old);
     return ret;
 }

@@ -121,9 +121,9 @@ static void pin_buffers(uint64_t owner, uint64_t depth, long nr, const long arg[
 }
 
 /* f->pass: the stack pointer of the call. */
-static long pin_frame(struct eg_gate_frame *f)
+static long pin_frame(void *arg)
 {
-    struct eg_gate_frame own = *f; /* the frame is on the program's stack: nothing of it is needed under the lock */
+    struct eg_gate_frame own = *(struct eg_gate_frame *)arg; /* the frame is on the program's stack: nothing of it is needed under the lock */
     int lasting = eg_call_flags(own.nr) & EG_CALL_LASTING;
     pin_buffers(thread_pointer(), lasting ? DEPTH_LASTING : depth_of((uint64_t)own.pass), own.nr, own.arg, lasting);
     return 0;
@@ -136,7 +136,7 @@ static int pin_call(long nr, const long arg[6], uint64_t sp)
     if (!eg_gate_buffers(&p.b, nr, arg) && !eg_pin_idle(p.owner, sp | DEPTH_MAIN))
         return 0;
     struct eg_gate_frame f = {(long)sp, nr, {arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]}};
-    eg_gate_on_stack(pin_frame, &f);
+    eg_gate_alone(pin_frame, &f);
     return 1;
 }
 
@@ -157,8 +157,9 @@ static uint64_t limit(void)
 enum target { T_FILE, T_STREAM, T_MESSAGES };
 
 /* fstat and getsockopt write where they are told to: here, on a stack that is not captured memory. */
-static long target_of(struct eg_gate_frame *f)
+static long target_of(void *arg)
 {
+    const struct eg_gate_frame *f = arg;
     struct stat st;
     long fd = f->arg[0];
     if (eg_sys2(SYS_fstat, fd, &st))
@@ -208,9 +209,10 @@ static int large_kind(struct large *l)
 
 /* From done on, as much as a piece may be: into the window. The array comes home as what process_madvise reads, the same arguments.
  * piece 0: only the total. Returns: 0; -1 when the array cannot be read, or is not one. */
-static long window_fill(struct eg_gate_frame *f)
+static long window_fill(void *large)
 {
-    struct large *l = (struct large *)f;
+    struct large *l = large;
+    const struct eg_gate_frame *f = &l->f;
     uint64_t at = (uint64_t)f->arg[1], n = (uint64_t)f->arg[2], skip = l->done, total = 0, take = l->piece, left = RW_MAX;
     struct iovec v[CHUNK], window[WINDOW];
     uint32_t k = 0;
@@ -259,7 +261,7 @@ static uint64_t next_piece(struct large *l, long ret_arg[6])
     if (l->offset)
         ret_arg[3] += (long)l->done;
     if (l->iov) {
-        if (eg_gate_on_stack(window_fill, &l->f))
+        if (eg_gate_alone(window_fill, &l->f))
             return 0;
         ret_arg[1] = (long)l->window;
         ret_arg[2] = l->n_window;
@@ -306,7 +308,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
         return 0;
     int lock = f->nr == NR_mlock || f->nr == NR_mlock2;
     if (l.iov) {
-        if ((uint64_t)f->arg[2] > IOVS_MAX || eg_gate_on_stack(window_fill, &l.f))
+        if ((uint64_t)f->arg[2] > IOVS_MAX || eg_gate_alone(window_fill, &l.f))
             return 0;
     } else {
         uint64_t at = (uint64_t)f->arg[l.buf];
@@ -322,7 +324,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
     }
     if (l.total <= LIMIT_MIN || !captured(&l))
         return 0;
-    enum target target = f->nr == NR_getrandom || lock ? T_FILE : (enum target)eg_gate_on_stack(target_of, &l.f);
+    enum target target = f->nr == NR_getrandom || lock ? T_FILE : (enum target)eg_gate_alone(target_of, &l.f);
     int wait_all = f->nr == NR_recvfrom && f->arg[3] & MSG_WAITALL, one = target == T_STREAM && l.write && !wait_all;
     if (f->nr == NR_recvfrom && f->arg[3] & MSG_PEEK)
         one = 1;

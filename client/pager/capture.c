@@ -407,7 +407,10 @@ static long populate(uint64_t start, uint64_t end, long advice)
     for (uint64_t at = start; !ret && at < end; at = stop) {
         stop = end - at > piece ? at + piece : end;
         for (int tries = 0; tries < 10; tries++) { /* others may need the room at once */
+            eg_rt.keep_start = at;
+            eg_rt.keep_end = stop;
             eg_inline_bring(at, stop, advice == ADVICE_POPULATE_WRITE);
+            eg_rt.keep_start = eg_rt.keep_end = 0;
             if ((ret = eg_sys3(SYS_madvise, at, stop - at, advice)) != -EFAULT)
                 break;
         }

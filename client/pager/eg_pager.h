@@ -144,6 +144,8 @@ struct eg_rt {
     uint8_t active;          /* the pager is at work: by its own thread, or by whoever serves */
     uint8_t on_pager;        /* the lock's holder is the pager's thread, or who serves in its place */
     uint8_t served;          /* another part of the runtime reads the faults and makes the pager's turns */
+    void (*began)(void);     /* inline: called once when the pager has become active, without the lock, before anything leaves */
+    uint8_t settling;        /* and is at work: nothing leaves */
     void (*successor)(void); /* the pager's thread goes on there, and never comes back */
     int (*keeps)(uint64_t page); /* must the page stay as it is just now, here or not here? Context: lock held */
     uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
@@ -380,7 +382,7 @@ void eg_pager_kick(void);
 /* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
 /* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */
-enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4 };
+enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_LATE = 8, EG_WARN_ENGINE = 16 };
 /* eg_say_init - remember what descriptor 2 is. Context: start-up. */
 void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);

@@ -16,7 +16,8 @@
 #define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
-#define ADVICE_POPULATE_WRITE 23 /* 5.14 */
+#define ADVICE_POPULATE_READ 22 /* 5.14 */
+#define ADVICE_POPULATE_WRITE 23
 #define PAGEMAP_TRIES 1000
 
 #define PM_PRESENT (1ull << 63)
@@ -494,7 +495,12 @@ int eg_evict_arm(uint64_t index)
         return 0;
     struct eg_range part;
     uint64_t start = eg_block_addr(b), end = start + EG_BLOCK_BYTES;
+    int pinned = eg_rt.inlined && eg_pin_any(start, end);
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        /* A system call is under way that may be the first to touch some of it: what is missing from here on, it would find missing. */
+        if (pinned && !(part.flags & EG_RANGE_RESERVED) &&
+            eg_sys_failed(eg_sys3(SYS_madvise, part.start, part.end - part.start, ADVICE_POPULATE_WRITE)))
+            eg_sys3(SYS_madvise, part.start, part.end - part.start, ADVICE_POPULATE_READ);
         int rc = eg_uffd_register(part.start, part.end);
         if (rc) {
             eg_uffd_unregister(start, part.start);
@@ -583,7 +589,7 @@ static uint64_t evict(uint64_t n, uint64_t rest)
     struct drops drops = {.runs = 0};
     uint64_t freed = 0, spared = 0;
     int can_arm = 1;
-    if (eg_rt.foreign || stuck())
+    if (eg_rt.foreign || eg_rt.settling || stuck())
         return 0;
     while (freed + drops.pages < n) {
         struct eg_queue *q = next_queue(rest, spared);
@@ -684,7 +690,7 @@ void eg_evict_soon(uint64_t start, uint64_t end, int now)
 void eg_evict_room(uint64_t n)
 {
     uint64_t start = 0;
-    while (eg_account_total() + n > eg_rt.budget) {
+    while (eg_account_total() + n > eg_rt.budget && !eg_rt.settling) {
         EG_COUNT(evict_stalls, 1);
         eg_account_sync();
         uint64_t now = eg_sys_now_ns();
@@ -714,6 +720,7 @@ static int clean_block(struct eg_block *b)
         uint32_t n = 0;
         uint64_t addr = eg_block_addr(b) + (uint64_t)i * EG_PAGE_BYTES;
         while (i + n < EG_BLOCK_PAGES && n < WRITE_RUN_PAGES && eg_page_state(b, i + n) == EG_P_DIRTY &&
+               !(eg_rt.inlined && eg_pin_has(page_number(b, i + n))) && /* a call under way must find it writable */
                eg_page_present(addr + (uint64_t)n * EG_PAGE_BYTES))
             n++;
         if (!n) {

@@ -1,5 +1,6 @@
 /* fork.c - new threads and new processes. */
 #include "client/pager/eg_capture.h"
+#include "client/pager/eg_inline.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -48,6 +49,7 @@ void eg_cap_child_start(int was_active, int drop)
         *fds[i] = -1;
     }
     rt->active = rt->served = 0;
+    eg_pin_reset();
     rt->successor = NULL;
     rt->keeps = NULL;
     rt->pool_fd = eg_fd_high(pool);

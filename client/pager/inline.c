@@ -59,10 +59,13 @@ static void wait_outside(uint32_t looks)
     eg_rt.foreign = foreign;
 }
 
+/* Of captured memory. NONE: the kernel alone decides. */
 static enum eg_page_state state_of(uint64_t addr)
 {
-    struct eg_block *b = eg_block_find(addr >> EG_BLOCK_SHIFT);
-    return b && eg_block_armed(b->index) ? eg_page_state(b, (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES) : EG_P_NONE;
+    const struct eg_block *b = eg_block_find(addr >> EG_BLOCK_SHIFT);
+    if (!eg_block_armed(addr >> EG_BLOCK_SHIFT))
+        return EG_P_NONE;
+    return b ? eg_page_state(b, (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES) : EG_P_FRESH; /* armed at birth, not touched yet */
 }
 
 /* The page is away, or on its way. Returns when it is here, or gone. */

@@ -639,6 +639,13 @@ int eg_pager_activate(void)
     if (eg_sys_failed(tid))
         return (int)tid;
     rt->active = 1;
+    if (rt->began) {
+        rt->settling = 1;
+        eg_inline_unlock();
+        rt->began();
+        eg_inline_lock();
+        rt->settling = 0;
+    }
     return 0;
 }
 

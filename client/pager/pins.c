@@ -251,10 +251,12 @@ static void slots_grow(void)
         eg_sys_unmap(old, sizeof *old + n / 2 * sizeof old->slot[0]);
 }
 
-/* A vfork child has a number of its own, in another process, and its parent's thread pointer. */
-static uint32_t own_tid(void)
+/* A vfork child has a number of its own, in another process, and its parent's thread pointer; a thread that is about to begin has none yet. */
+static uint32_t tid_of(uint64_t owner)
 {
-    return eg_sys0(SYS_getpid) == (long)eg_rt.pid ? (uint32_t)eg_sys0(SYS_gettid) : 0;
+    uint64_t self;
+    __asm__("mov %%fs:0, %0" : "=r"(self));
+    return self == owner && eg_sys0(SYS_getpid) == (long)eg_rt.pid ? (uint32_t)eg_sys0(SYS_gettid) : 0;
 }
 
 static struct owner *owner_new(uint64_t owner, uint32_t tid)
@@ -283,7 +285,7 @@ static struct owner *owner_get(uint64_t owner)
     if (owner & EG_PIN_TID)
         return o ? o : owner_new(owner, (uint32_t)owner);
     if (!o) {
-        o = owner_new(owner, own_tid());
+        o = owner_new(owner, tid_of(owner));
         /* What somebody else pinned for the call that this thread was in becomes its own. */
         if (o->tid && (other = owner_find(EG_PIN_TID | o->tid))) {
             memcpy(o->call, other->call, sizeof o->call);
@@ -293,7 +295,7 @@ static struct owner *owner_get(uint64_t owner)
         }
     }
     if (!o->tid)
-        o->tid = own_tid();
+        o->tid = tid_of(owner);
     return o;
 }
 

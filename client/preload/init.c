@@ -23,6 +23,9 @@
 #define EXIT_ENDGAME 125
 #define RESERVE_BYTES (4ul << 30)       /* the tables of 2 TiB of captured memory */
 #define RESERVE_SMALL_BYTES (32ul << 20)
+#ifndef AT_MINSIGSTKSZ
+#define AT_MINSIGSTKSZ 51
+#endif
 
 static __attribute__((noreturn)) void refuse(const char *why)
 {
@@ -154,8 +157,9 @@ static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int coun
         text.prot = PROT_READ | PROT_EXEC | (p->p_flags & PF_W ? PROT_WRITE : 0);
         uint32_t before = v->verdict.n_before;
         int rc = eg_gate_patch_all(&text, v->harmless, counts ? v->found : NULL, &v->verdict);
-        if (rc < 0)
+        if (rc < 0 && counts)
             v->error = rc;
+        v->verdict.n_left += rc < 0;
         v->patched += v->verdict.n_before - before;
     }
     return 0;
@@ -347,7 +351,9 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     verbs_open(); /* before the gate, so that nothing of it is captured */
     if (eg_gate_init())
         refuse("out of memory at start");
-    struct visit v = {.first = 1};
+    /* Threads that are away have their own way of serving faults. */
+    eg_gate_all = !eg_home.on && eg_rt.pool->engine == EG_ENGINE_INLINE;
+    struct visit v = {.first = 1, .harmless = eg_gate_harmless()};
     dl_iterate_phdr(patch_object, &v);
     if (v.error)
         refuse("cannot patch libc's system calls (are writable code pages forbidden here?)");
@@ -367,6 +373,11 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     /* After the trampolines, which need room near the text. */
     if (eg_sys_reserve(RESERVE_BYTES))
         eg_sys_reserve(RESERVE_SMALL_BYTES); /* under `ulimit -v` */
+    if (eg_gate_all && (v.verdict.n_left || eg_gate_inline(getauxval(AT_MINSIGSTKSZ)))) {
+        eg_gate_all = 0;
+        if (eg_rt.pool->engine == EG_ENGINE_INLINE)
+            eg_warn_once(EG_WARN_ENGINE, "this program makes system calls that the gate cannot see: a thread serves its faults", NULL);
+    }
     if (eg_home.on) {
         uint64_t lo, hi;
         eg_sys_reserved(&lo, &hi);

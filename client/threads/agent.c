@@ -1313,7 +1313,7 @@ static int memory_init(void)
 
 static void *stack;
 
-static long agent_run(struct eg_gate_frame *unused)
+static long agent_run(void *unused)
 {
     (void)unused;
     agent_main();

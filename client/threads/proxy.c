@@ -246,7 +246,7 @@ struct ending {
     long status;
 };
 
-static long end_on_own_stack(struct eg_gate_frame *f)
+static long end_on_own_stack(void *f)
 {
     struct ending *e = (struct ending *)f;
     thread_end(e->thread, e->status);
@@ -268,7 +268,7 @@ void eg_home_exit(long status)
     }
     struct ending *own = (struct ending *)(void *)e.thread->xstate;
     *own = e;
-    eg_gate_call_on((uint8_t *)e.thread + EG_THREAD_BYTES, end_on_own_stack, (struct eg_gate_frame *)own);
+    eg_gate_call_on((uint8_t *)e.thread + EG_THREAD_BYTES, end_on_own_stack, own);
     __builtin_unreachable();
 }
 
@@ -533,7 +533,7 @@ struct eg_thread *eg_home_starting(void)
     return NULL;
 }
 
-static long begin_on_own_stack(struct eg_gate_frame *thread)
+static long begin_on_own_stack(void *thread)
 {
     go_out((struct eg_thread *)thread);
 }
@@ -548,7 +548,7 @@ void eg_home_begin(struct eg_thread *t, const struct eg_thread_state *state)
     t->state.xstate_bytes = eg_frame_xsave(t->xstate);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &t->state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &t->state.gs_base);
-    eg_gate_call_on((uint8_t *)t + EG_THREAD_BYTES, begin_on_own_stack, (struct eg_gate_frame *)t);
+    eg_gate_call_on((uint8_t *)t + EG_THREAD_BYTES, begin_on_own_stack, t);
     __builtin_unreachable();
 }
 
