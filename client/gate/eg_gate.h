@@ -65,8 +65,11 @@ int eg_gate_init(void);
  * Returns: the number of sites patched, or -errno. */
 int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched);
 
+/* eg_gate_on_stack - fn(arg) on a stack of the gate's. Context: all signals blocked but those that the runtime itself serves. Returns: what fn does. */
+long eg_gate_on_stack(long (*fn)(void *), void *arg);
+
 /* gate.S */
 void eg_gate_entry(void);
-long eg_gate_call_on(void *stack_top, long (*fn)(struct eg_gate_frame *), struct eg_gate_frame *frame);
+long eg_gate_call_on(void *stack_top, long (*fn)(void *), void *arg);
 
 #endif

@@ -51,7 +51,7 @@ eg_gate_entry:
     .cfi_endproc
     .size eg_gate_entry, . - eg_gate_entry
 
-/* long eg_gate_call_on(void *stack_top, fn, frame) */
+/* long eg_gate_call_on(void *stack_top, fn, arg) */
     .globl eg_gate_call_on
     .hidden eg_gate_call_on
     .type eg_gate_call_on, @function

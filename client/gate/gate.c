@@ -1,4 +1,4 @@
-#include "client/gate/eg_gate.h"
+#include "client/gate/eg_signals.h"
 #include "client/pager/eg_pager.h"
 #include "client/threads/eg_home.h"
 
@@ -46,6 +46,14 @@ static uint32_t stack_take(void)
         if (__atomic_compare_exchange_n(&stacks_used, &used, used | 1ull << i, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
             return i;
     }
+}
+
+long eg_gate_on_stack(long (*fn)(void *), void *arg)
+{
+    uint32_t i = stack_take();
+    long ret = eg_gate_call_on(stacks + (size_t)(i + 1) * STACK_BYTES, fn, arg);
+    __atomic_fetch_and(&stacks_used, ~(1ull << i), __ATOMIC_RELEASE);
+    return ret;
 }
 
 static long spawn(long nr, const long arg[6], long *ret_pass)
@@ -148,8 +156,9 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
     }
 }
 
-static long slow(struct eg_gate_frame *f)
+static long slow(void *arg)
 {
+    struct eg_gate_frame *f = arg;
     /* The frame is on the program's stack, which may be captured memory: nothing of it is needed under the lock. */
     long a[6];
     uint64_t mask = (uint64_t)f->pass;
@@ -260,7 +269,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         f->pass = 1;
         return 0;
     }
-    uint64_t all = ~0ull, old;
+    uint64_t all = eg_rt.inlined ? EG_SIGNALS_ALL : ~0ull, old;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
     f->pass = (long)old; /* for slow, until it decides */
     uint32_t i = stack_take();
