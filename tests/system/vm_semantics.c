@@ -1681,6 +1681,9 @@ static atomic_bool background_stop;
 
 static void *background(void *arg)
 {
+    sigset_t all; /* its process's signals are the first thread's: while that one serves a fault, another that does not block them may get them */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     char *at = map(BACKGROUND_BYTES);
     for (size_t i = 0; i < BACKGROUND_BYTES; i += PAGE)
         *(uint64_t *)(void *)(at + i) = word_of(7, i);

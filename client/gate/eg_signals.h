@@ -1,0 +1,45 @@
+/* eg_signals.h - signals in a run whose faults are served inline (eg_inline.h). Freestanding.
+ *
+ * SIGBUS is the runtime's: it must arrive in every thread, whatever the program blocks, and on a stack that is here. So the kernel has one handler for
+ * every signal that the program catches, on an alternate stack of the runtime's that each thread gets; from there the program's handler is entered
+ * by a frame as the kernel writes it, on the stack where the program wants it, which is brought home first. What the program sets and reads
+ * (actions, alternate stacks, masks) is kept here.
+ *
+ * "SIGBUS is blocked" is kept in the kernel's mask, as SIGSTKFLT, which no kernel sends: so it is saved and restored with the mask wherever the kernel
+ * or libc does that. A SIGBUS that is sent meanwhile waits as a SIGSTKFLT. */
+#ifndef EG_SIGNALS_H
+#define EG_SIGNALS_H
+
+#include "client/gate/eg_gate.h"
+
+/* What the runtime blocks when it wants to be alone: everything but SIGBUS, which a touch of its caller's stack may need. */
+#define EG_SIGNALS_ALL (~(1ull << (7 - 1)))
+
+/* eg_signals_init - the handlers stand, the calling thread has its alternate stack. frame_bytes: AT_MINSIGSTKSZ, 0 when the kernel does not say.
+ * Context: start-up, one thread, after eg_gate_init and eg_sys_reserve, before the first page can leave. Returns: 0, -errno. */
+int eg_signals_init(size_t frame_bytes);
+
+/* eg_signals_thread_begins - the calling thread gets an alternate stack, if it has none (set_robust_list is libc's first call in a thread).
+ * eg_signals_thread_ends - it goes back; the thread touches nothing far any more.
+ * Context: program thread, on its own stack, no lock. */
+void eg_signals_thread_begins(void);
+void eg_signals_thread_ends(void);
+
+/* eg_signals_wants - does this call show or change signal state? rt_sigaction, rt_sigprocmask, rt_sigpending, sigaltstack, and what waits with a mask.
+ * eg_signals_call - one of those. The frame's arguments may be changed for a call made in place; a mask then lies in the runtime's memory.
+ * Context: program thread, on its own stack, signals as the program has them, no lock. Returns: as eg_gate_dispatch. */
+int eg_signals_wants(long nr);
+long eg_signals_call(struct eg_gate_frame *frame);
+
+/* eg_signals_exec - an execve or execveat. The new program inherits an ignored or blocked SIGBUS if this one set it so: then the call is made here, else
+ * it is to be made in place. Context: as eg_signals_call; what the kernel reads is pinned. Returns: as eg_gate_dispatch. */
+long eg_signals_exec(struct eg_gate_frame *frame);
+
+/* signals.S */
+void eg_signals_restorer(void);
+/* eg_signals_peek, eg_signals_poke - eight bytes of the program's memory, at any address. Context: as eg_signals_call. Returns: 0, -EFAULT. */
+long eg_signals_peek(uint64_t from, uint64_t *ret_word);
+long eg_signals_poke(uint64_t to, uint64_t word);
+extern const uint8_t eg_signals_peek_at[], eg_signals_poke_at[], eg_signals_probe_failed[];
+
+#endif
