@@ -374,7 +374,7 @@ int eg_pager_collect(void);
 void eg_pager_poll(void);
 /* eg_pager_quiesce - wait until nothing is under way in [start, end). Context: lock held; inline: it may be given up for moments meanwhile. */
 void eg_pager_quiesce(uint64_t start, uint64_t end);
-/* eg_pager_busy_alone - does a thread read pages of [start, end) without the lock? Then a wait for it gives the lock up. Context: lock held. */
+/* eg_pager_busy_alone - does a thread, this one included, read pages of [start, end) without the lock, or is it about to? Then a wait for it gives the lock up. Context: lock held. */
 int eg_pager_busy_alone(uint64_t start, uint64_t end);
 /* eg_pager_written - wait until no write is under way: the slots are free then. Context: lock held throughout. */
 void eg_pager_written(void);

@@ -252,7 +252,7 @@ static int busy_in(uint64_t first, uint64_t last, int alone)
 
 int eg_pager_busy_alone(uint64_t start, uint64_t end)
 {
-    return eg_rt.unlocked && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 1);
+    return (eg_rt.unlocked || eg_rt.put_off.head) && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 1);
 }
 
 void eg_pager_quiesce(uint64_t start, uint64_t end)
@@ -483,6 +483,7 @@ static __attribute__((noreturn)) void pager_beside(void)
 {
     for (;;) {
         int more = 0;
+        __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
         if (has_work()) {
             pager_lock();
             more = eg_pager_turn(0) && (over() || eg_rt.n_wanted);
