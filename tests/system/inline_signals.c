@@ -114,7 +114,7 @@ static void set_mask(int all, int but)
 }
 
 /* A mapped page of a file that has become shorter. */
-static uint8_t *lost_page(int *ret_fd)
+static volatile uint8_t *lost_page(int *ret_fd)
 {
     int fd = memfd_create("lost", MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, 2 * PAGE))
@@ -206,7 +206,7 @@ static void mend(int s, siginfo_t *info, void *ctx)
 static void own_faults(void)
 {
     int fd;
-    uint8_t *lost = lost_page(&fd);
+    volatile uint8_t *lost = lost_page(&fd);
     on(SIGBUS, leave, 0);
     volatile int right = 1;
     for (volatile int i = 0; i < 5; i++) {
