@@ -70,9 +70,8 @@ int eg_inline_fault(uint64_t addr, int write)
 
 void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n)
 {
-    ck_assert_uint_ne(owner, 0);
-    ck_assert_uint_eq(sp, v->start);
-    ck_assert_uint_eq(n, 1);
+    if (!owner || sp != v->start || n != 1)
+        abort(); /* Check's own functions are not for handlers */
     pins++;
     for (uint64_t at = v->start & ~(PAGE - 1ul); at < v->end; at += PAGE)
         if (ours(at))
@@ -1017,7 +1016,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("gate_signals");
-    TCase *tc = unit_case(suite, "signals", getenv("T")?atoi(getenv("T")):60);
+    TCase *tc = unit_case(suite, "signals", 60);
     tcase_add_test(tc, faults_are_served_whatever_is_blocked);
     tcase_add_test(tc, faults_are_served_in_handlers);
     tcase_add_test(tc, own_sigbus_is_told_from_faults);
