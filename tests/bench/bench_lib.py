@@ -206,8 +206,9 @@ def timed(command, cgroup=None, timeout_s=180, cwd=None):
         process.communicate()
         raise Killed("no end within %d s" % timeout_s)
     except BaseException:  # interrupted: it must not outlive the benchmark
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         raise
     finally:
         if cgroup:
