@@ -323,7 +323,7 @@ static long slow(void *arg)
     case NR_mprotect:
     case NR_madvise:
     case NR_brk:
-    case NR_pkey_mprotect: return eg_cap_memory(f->nr, a);
+    case NR_pkey_mprotect: return eg_rt.hinted ? eg_hints_memory(f->nr, a, (uint64_t)(f + 1)) : eg_cap_memory(f->nr, a);
     case NR_clone:
     case NR_clone3:
     case NR_vfork:

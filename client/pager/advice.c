@@ -50,6 +50,18 @@ static void note(uint64_t start, uint64_t end, uint64_t set, uint64_t clear)
     }
 }
 
+void eg_advice_add(uint64_t start, uint64_t end, uint64_t flags)
+{
+    struct eg_range part;
+    uint64_t n = 0, clear = flags & EG_RANGE_ENTRY_BITS ? EG_RANGE_ENTRY_BITS : 0;
+    for (uint64_t at = start; flags & EG_RANGE_PIN && eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+        if (!(part.flags & EG_RANGE_PIN))
+            n += (part.end - part.start) >> EG_PAGE_SHIFT;
+    if ((uint64_t)eg_rt.pinned + n > eg_rt.budget / 2)
+        flags &= ~(uint64_t)EG_RANGE_PIN;
+    note(start, end, flags, clear);
+}
+
 int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server)
 {
     const uint64_t use = EG_RANGE_SEQUENTIAL | EG_RANGE_RANDOM;
