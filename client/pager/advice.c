@@ -1,4 +1,4 @@
-/* advice.c - hints about memory, from endgame.h, madvise(2) or a hints file: how it is used, what should stay, what should go, on which server it
+/* advice.c - hints about memory, from endgame.h, madvise(2) or a hints file (hints.c): how it is used, what should stay, what should go, on which server it
  * should be. They are kept with the captured ranges (so they go with mremap and fork, and end with the mapping), and change no result. */
 #include "client/pager/eg_capture.h"
 
