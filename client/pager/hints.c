@@ -39,7 +39,6 @@ static struct {
     uint8_t objects_old;
     uint8_t need_site, need_thread;
     uint64_t heap_start, heap_end;
-    uint64_t heap_flags;
     uint64_t count[EG_HINT_RULES]; /* mappings that fulfilled all conditions but `first` and `last` */
 } hints; /* under the lock, but for objects_old */
 
@@ -144,7 +143,7 @@ static const struct object *object_at(uint64_t addr)
 static int behind_call(uint64_t addr, uint64_t start)
 {
     uint8_t code[7];
-    if (addr - start < sizeof code || eg_sys_copy_in(code, addr - sizeof code, sizeof code) != sizeof code)
+    if (addr - start < sizeof code || eg_sys_copy_in(code, addr - sizeof code, sizeof code) != (long)sizeof code)
         return 0;
     if (code[2] == 0xe8)
         return 1; /* call rel32 */
@@ -327,18 +326,14 @@ static void apply(struct made *m, uint64_t old)
 /* The heap is one mapping, which grows and shrinks. */
 static void apply_heap(struct made *m)
 {
-    uint64_t old_end = hints.heap_end;
+    uint64_t old_end = hints.heap_end, old = eg_advice_of(hints.heap_start >> EG_PAGE_SHIFT);
     hints.heap_end = m->end;
     if (m->end <= old_end)
         return;
     m->start = hints.heap_start;
-    if (!hints.heap_flags) {
-        apply(m, 0);
-        hints.heap_flags = eg_advice_of(m->start >> EG_PAGE_SHIFT) & (EG_RANGE_ADVICE | EG_RANGE_ENTRY_BITS);
-        return;
-    }
-    apply(m, hints.heap_flags);
-    eg_advice_add(old_end, m->end, hints.heap_flags);
+    apply(m, old);
+    if (old & EG_RANGE_ADVICE)
+        eg_advice_add(old_end, m->end, old & EG_RANGE_ADVICE);
 }
 
 static void made(struct made *m)
@@ -359,7 +354,7 @@ static __attribute__((noinline)) void made_by_call(struct made *m, uint64_t sp)
     uint64_t words[STACK_WORDS];
     long n = sp && hints.need_site && m->kind == EG_HINT_MMAP ? eg_sys_copy_in(words, sp, sizeof words) : 0;
     m->stack = words;
-    m->n_stack = n > 0 ? (uint32_t)n / sizeof *words : 0;
+    m->n_stack = n > 0 ? (uint32_t)((uint64_t)n / sizeof *words) : 0;
     made(m);
 }
 
