@@ -297,12 +297,12 @@ int cli_hints_parse(FILE *from, const char *name, const struct cli_hints_for *ab
         else if (!error && word && !(error = parse_rule(&r, word, &ret_hints->rules[ret_hints->n_rules])))
             ret_hints->n_rules++;
     }
+    bool empty = r.line == 0;
+    r.line += empty;
     if (!error && ferror(from))
         error = wrong(&r, "cannot be read: %s", strerror(errno));
-    if (!error && r.line == 0) {
-        r.line = 1;
+    else if (!error && empty)
         error = parse_head(&r, NULL);
-    }
     free(line);
     return error;
 }

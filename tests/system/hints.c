@@ -70,11 +70,10 @@ static void scan(const uint64_t *p, size_t pages, uint64_t seed)
         check(p, i, seed);
 }
 
-/* Every page once, in no order: the step has no factor in common with the size. */
+/* Every page once, in no order: a generator whose period is the number of pages, a power of two. */
 static void all_over(const uint64_t *p, size_t pages, uint64_t seed)
 {
-    size_t step = 1000003;
-    for (size_t i = 0, at = 0; i < pages; i++, at = (at + step) % pages)
+    for (size_t i = 0, at = 0; i < pages; i++, at = (at * 1664525 + 1013904223) % pages)
         check(p, at, seed);
 }
 
