@@ -14,6 +14,7 @@ set(EG_CORE_SOURCES
   pager/fds.c
   pager/fetch.c
   pager/fork.c
+  pager/hints.c
   pager/inline.c
   pager/pins.c
   pager/pager.c

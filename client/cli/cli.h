@@ -32,6 +32,11 @@
       "program and everything it left running. With --compute, the program's threads run on compute nodes, in one "    \
       "address space with what stays here, and all memory stays here. Statically linked, set-user-ID and 32-bit "      \
       "programs cannot be run.")                                                                                       \
+    X(profile, "profile", "[OPTION]... [--] PROGRAM [ARG...]", "run a program and write hints that make its next run faster", \
+      "The program runs as with `endgame run`, and what becomes of its memory is counted: which mappings pages were "  \
+      "read back for, in what order, and how often. At its end the rules that follow from that are written, each with " \
+      "the figures that decided it, for `endgame run --hints FILE`. Give the --memory with which the program is to "    \
+      "run later. If the program is given other data then, rules that are about sizes may not fit any more.")          \
     X(doctor, "doctor", "", "say what this machine can do, and the command that gives what is missing",                \
       "Checks what `endgame run` needs and what it would use if it were there. The exit status is 0 if run would "     \
       "work here, 1 if it would not.")                                                                                 \
@@ -43,7 +48,7 @@
     X(help, "help", "[OPTION] [COMMAND]", "show help for a command", "")
 
 /* X(ID, 'letter' or 0, "name", "ARGUMENT" or NULL, "text") */
-#define CLI_OPTIONS_run(X)                                                                                             \
+#define CLI_OPTIONS_START(X)                                                                                           \
     X(RUN_MEMORY, 'm', "memory", "SIZE",                                                                               \
       "budget of local memory for the whole process tree: bytes, or with K, M, G, T (powers of 1024); at least 8M. "   \
       "Default: half of what is available, cgroup limits counted")                                                     \
@@ -64,6 +69,14 @@
       "allows (auto, the default)")                                                                                    \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \
       "at the program's end, write counters of the whole process tree to FILE as one JSON object; - is standard error")
+#define CLI_OPTIONS_RUN(X)                                                                                             \
+    X(RUN_HINTS, 0, "hints", "FILE",                                                                                   \
+      "rules about the program's memory (what stays, what leaves first, how it is read), as `endgame profile` writes " \
+      "them. They change no result")
+#define CLI_OPTIONS_PROFILE(X)                                                                                         \
+    X(PROFILE_OUTPUT, 'o', "output", "FILE", "write the hints to FILE. Default: the program's name and .hints, here")
+#define CLI_OPTIONS_run(X) CLI_OPTIONS_START(X) CLI_OPTIONS_RUN(X)
+#define CLI_OPTIONS_profile(X) CLI_OPTIONS_PROFILE(X) CLI_OPTIONS_START(X)
 #define CLI_OPTIONS_doctor(X)
 #define CLI_OPTIONS_status(X) X(STATUS_JSON, 0, "json", NULL, "print one JSON object instead of tables")
 #define CLI_OPTIONS_ps(X) X(PS_JSON, 0, "json", NULL, "print one JSON object instead of tables")
@@ -82,7 +95,7 @@ enum cli_option_id {
     CLI_OPT_HELP = 0,
     CLI_OPT_VERSION,
 #define CLI_X(id, letter, name, arg, text) CLI_OPT_##id,
-    CLI_OPTIONS_run(CLI_X) CLI_OPTIONS_doctor(CLI_X) CLI_OPTIONS_status(CLI_X) CLI_OPTIONS_ps(CLI_X)
+    CLI_OPTIONS_run(CLI_X) CLI_OPTIONS_PROFILE(CLI_X) CLI_OPTIONS_doctor(CLI_X) CLI_OPTIONS_status(CLI_X) CLI_OPTIONS_ps(CLI_X)
     CLI_OPTIONS_help(CLI_X)
 #undef CLI_X
 };

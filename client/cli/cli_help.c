@@ -76,7 +76,7 @@ void cli_help_print(FILE *to, const struct cli_command *command)
     if (*command->about)
         wrap(to, command->about, 0, 0);
     print_options(to, command);
-    if (strcmp(command->name, "run") == 0) {
+    if (strcmp(command->name, "run") == 0 || strcmp(command->name, "profile") == 0) {
         print_exits(to);
         fputs("\nEnvironment:\n", to);
 #define CLI_X(name, text) entry(to, name, text);

@@ -15,6 +15,7 @@
         0, 0, NULL, NULL, NULL                                     \
     }
 static const struct cli_option run_options[] = {CLI_OPTIONS_run(CLI_X) CLI_OPTIONS_ALL};
+static const struct cli_option profile_options[] = {CLI_OPTIONS_profile(CLI_X) CLI_OPTIONS_ALL};
 static const struct cli_option doctor_options[] = {CLI_OPTIONS_doctor(CLI_X) CLI_OPTIONS_ALL};
 static const struct cli_option status_options[] = {CLI_OPTIONS_status(CLI_X) CLI_OPTIONS_ALL};
 static const struct cli_option ps_options[] = {CLI_OPTIONS_ps(CLI_X) CLI_OPTIONS_ALL};
@@ -87,10 +88,10 @@ int main(int argc, char **argv)
     if (cli_args_next(&args) == CLI_ARG_BAD)
         return CLI_EXIT_USAGE;
     if (args.next >= argc)
-        return cli_usage(&main_command, "no command given (run, doctor, status, ps, help)");
+        return cli_usage(&main_command, "no command given (run, profile, doctor, status, ps, help)");
     const char *name = argv[args.next];
     for (const struct cli_command *command = cli_commands; command->name; command++)
         if (strcmp(command->name, name) == 0)
             return command->run(command, argc - args.next, argv + args.next);
-    return cli_usage(&main_command, "unknown command '%s' (run, doctor, status, ps, help)", name);
+    return cli_usage(&main_command, "unknown command '%s' (run, profile, doctor, status, ps, help)", name);
 }

@@ -1,6 +1,7 @@
 /* cli_pool.c - the private directory and the pool file. */
 #include "cli_pool.h"
 #include "cli.h"
+#include "client/pager/eg_hints.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -171,6 +172,7 @@ void cli_pool_remove(struct cli_pool *pool)
     int dir = open(pool->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir >= 0) {
         unlinkat(dir, "pool", 0);
+        unlinkat(dir, EG_HINTS_FILE, 0);
         unlinkat(dir, CLI_POOL_SOCKET, 0);
         for (int i = 0; i < EG_POOL_NODES; i++) {
             char name[sizeof CLI_POOL_SOCKET];

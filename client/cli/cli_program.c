@@ -160,6 +160,11 @@ static int check_executable(const char *name, const char *path, int depth)
     return status;
 }
 
+int cli_program_find(const char *name, char *ret_path, size_t path_bytes)
+{
+    return find_program(name, ret_path, path_bytes);
+}
+
 int cli_program_check(const char *name)
 {
     char path[PATH_MAX];

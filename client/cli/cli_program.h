@@ -2,6 +2,11 @@
 #ifndef CLI_PROGRAM_H
 #define CLI_PROGRAM_H
 
+#include <stddef.h>
+
+/* cli_program_find - the file that execvp would start. Returns: 0, -errno. */
+int cli_program_find(const char *name, char *ret_path, size_t path_bytes);
+
 /* cli_program_check - find name as execvp would, follow #! lines to the executable, and see that the dynamic linker will
  * load a preloaded library into it.
  * Context: hosted.

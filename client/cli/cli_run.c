@@ -2,9 +2,11 @@
 #include "cli.h"
 #include "cli_child.h"
 #include "cli_compute.h"
+#include "cli_hints.h"
 #include "cli_keeper.h"
 #include "cli_machine.h"
 #include "cli_pool.h"
+#include "cli_profile.h"
 #include "cli_program.h"
 #include "cli_stats.h"
 #include "cli_uffd.h"
@@ -13,6 +15,7 @@
 #include "proto/eg_wire.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -31,6 +34,13 @@ struct run {
     uint64_t budget_bytes;
     enum eg_engine engine;
     const char *stats_path; /* NULL: none wanted */
+    const char *hints_path; /* NULL: none given */
+    struct cli_hints hints;
+    bool profile;
+    const char *output_path; /* of the profile */
+    char default_output[NAME_MAX + 8];
+    int output_fd;
+    bool output_created;
     struct eg_addr servers[EG_POOL_SERVERS];
     int n_servers;
     struct cli_compute compute;
@@ -121,6 +131,16 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
             if (!*args.value)
                 status = cli_usage(command, "--stats needs a file name, or -");
             ret_run->stats_path = args.value;
+            break;
+        case CLI_OPT_RUN_HINTS:
+            if (!*args.value)
+                status = cli_usage(command, "--hints needs a file name");
+            ret_run->hints_path = args.value;
+            break;
+        case CLI_OPT_PROFILE_OUTPUT:
+            if (!*args.value)
+                status = cli_usage(command, "--output needs a file name");
+            ret_run->output_path = args.value;
             break;
         default:
             return CLI_EXIT_USAGE;
@@ -235,6 +255,65 @@ static int check(struct run *run)
     return status;
 }
 
+static int read_hints(struct run *run)
+{
+    char path[PATH_MAX] = "";
+    struct cli_hints_for about = {.program = path, .n_servers = run->n_servers ? run->n_servers : 1};
+    if (cli_program_find(run->program[0], path, sizeof path))
+        path[0] = 0; /* said later, with the reason */
+    return run->hints_path ? cli_hints_read(run->hints_path, &about, &run->hints) : 0;
+}
+
+/* Before the program starts: can the profile be written? What is there already stays until then. */
+static int open_output(struct run *run)
+{
+    if (!run->profile)
+        return 0;
+    if (!run->output_path) {
+        const char *slash = strrchr(run->program[0], '/');
+        snprintf(run->default_output, sizeof run->default_output, "%.*s.hints", NAME_MAX - 6, slash ? slash + 1 : run->program[0]);
+        run->output_path = run->default_output;
+    }
+    run->output_fd = open(run->output_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    run->output_created = run->output_fd >= 0;
+    if (run->output_fd < 0 && errno == EEXIST)
+        run->output_fd = open(run->output_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (run->output_fd < 0)
+        return cli_fail(CLI_EXIT_FAILED, "cannot write hints to %s: %s; say --output FILE", run->output_path, strerror(errno));
+    return 0;
+}
+
+static void drop_output(struct run *run)
+{
+    if (run->output_fd >= 0)
+        close(run->output_fd);
+    if (run->output_fd >= 0 && run->output_created)
+        unlink(run->output_path);
+    run->output_fd = -1;
+}
+
+static void write_output(struct run *run, const struct eg_hints_file *file)
+{
+    char found[PATH_MAX], *path = cli_program_find(run->program[0], found, sizeof found) == 0 ? realpath(found, NULL) : NULL;
+    FILE *to = NULL;
+    long n = ftruncate(run->output_fd, 0) != 0 && errno != EINVAL ? -errno : 0; /* EINVAL: a pipe */
+    if (!n && !(to = fdopen(run->output_fd, "w")))
+        n = -errno;
+    if (!n)
+        n = cli_profile_write(to, file, run->budget_bytes, path, run->program);
+    if (to && fclose(to) != 0 && n >= 0)
+        n = -errno;
+    if (to)
+        run->output_fd = -1;
+    free(path);
+    if (n < 0)
+        cli_warn("the hints could not be written to %s: %s", run->output_path, strerror((int)-n));
+    else if (!n)
+        cli_warn("%s has no rules: nothing in this run asked for any (has the program more memory than --memory?)", run->output_path);
+    else
+        cli_warn("%ld rule%s in %s, for endgame run --hints", n, n == 1 ? "" : "s", run->output_path);
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec now;
@@ -256,6 +335,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
 {
     struct cli_pool pool;
     struct cli_keeper keeper;
+    struct eg_hints_file *hints = NULL;
     struct cli_embedded embedded = {.daemon = {run->memserver, run->compute.daemon},
                                     .n = {run->far && run->n_servers == 0, run->compute.n_embedded}};
     int status = cli_pool_create(run->budget_bytes, run->engine, run->library, &pool);
@@ -266,6 +346,8 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     for (int i = 0; i < run->n_servers; i++)
         cli_pool_add_server(&pool, &run->servers[i]);
     memcpy(pool.map->verbs_library, run->verbs_library, sizeof run->verbs_library);
+    if ((run->hints.n_rules || run->profile) && (status = cli_hints_publish(&run->hints, run->profile, &pool, &hints)) != 0)
+        goto no_keeper;
     status = cli_keeper_start(&pool, &embedded, &keeper);
     if (status)
         goto no_keeper;
@@ -288,6 +370,8 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
         fprintf(stderr, "%.*s", (int)sizeof pool.map->words, pool.map->words);
     if (run->stats_path)
         cli_stats_write(stats, &pool, run->program[0], wait_status, now_ns() - start_ns);
+    if (hints)
+        write_output(run, hints);
     if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGBUS) {
         char said[512];
         cli_keeper_server_said(&keeper, said, sizeof said);
@@ -303,16 +387,22 @@ no_keeper:
     return status;
 }
 
-int cli_run_main(const struct cli_command *command, int argc, char **argv)
+static int run_main(const struct cli_command *command, int argc, char **argv, bool profile)
 {
     static struct run run;
+    run.profile = profile;
+    run.output_fd = -1;
     struct cli_inherit inherit;
     struct cli_stats stats = {.fd = -1, .dir = -1};
     int status = parse(command, argc, argv, &run);
     if (status)
         return status;
     cli_child_prepare(&inherit);
-    status = check(&run);
+    status = read_hints(&run);
+    if (!status)
+        status = check(&run);
+    if (!status)
+        status = open_output(&run);
     if (!status && run.stats_path)
         status = cli_stats_open(run.stats_path, &stats);
     if (!status) {
@@ -320,8 +410,19 @@ int cli_run_main(const struct cli_command *command, int argc, char **argv)
         status = start(&run, &inherit, &stats);
     }
     cli_stats_drop(&stats);
+    drop_output(&run);
     cli_child_done(&inherit);
     if (status > CLI_CHILD_SIGNALLED)
         cli_child_end_like(status - CLI_CHILD_SIGNALLED);
     return status;
+}
+
+int cli_run_main(const struct cli_command *command, int argc, char **argv)
+{
+    return run_main(command, argc, argv, false);
+}
+
+int cli_profile_main(const struct cli_command *command, int argc, char **argv)
+{
+    return run_main(command, argc, argv, true);
 }

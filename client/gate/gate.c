@@ -313,7 +313,7 @@ static long slow(void *arg)
         return with_nodes(f, a, mask);
     switch (f->nr) {
     case NR_mmap: {
-        long ret = eg_cap_memory(f->nr, a);
+        long ret = eg_rt.hinted ? eg_hints_memory(f->nr, a, (uint64_t)(f + 1)) : eg_cap_memory(f->nr, a);
         if (eg_gate_all && !eg_sys_failed(ret) && a[2] & PROT_EXEC && !(a[3] & MAP_ANONYMOUS))
             late_code((uint64_t)ret, (uint64_t)a[1]);
         return ret;
@@ -323,7 +323,7 @@ static long slow(void *arg)
     case NR_mprotect:
     case NR_madvise:
     case NR_brk:
-    case NR_pkey_mprotect: return eg_cap_memory(f->nr, a);
+    case NR_pkey_mprotect: return eg_rt.hinted ? eg_hints_memory(f->nr, a, (uint64_t)(f + 1)) : eg_cap_memory(f->nr, a);
     case NR_clone:
     case NR_clone3:
     case NR_vfork:

@@ -1,4 +1,4 @@
-/* advice.c - hints about memory, from endgame.h, madvise(2) or a hints file: how it is used, what should stay, what should go, on which server it
+/* advice.c - hints about memory, from endgame.h, madvise(2) or a hints file (hints.c): how it is used, what should stay, what should go, on which server it
  * should be. They are kept with the captured ranges (so they go with mremap and fork, and end with the mapping), and change no result. */
 #include "client/pager/eg_capture.h"
 
@@ -48,6 +48,18 @@ static void note(uint64_t start, uint64_t end, uint64_t set, uint64_t clear)
         eg_cap_must(eg_ranges_set(&eg_rt.ranges, part.start, part.end, flags));
         eg_rt.advised |= flags & EG_RANGE_ADVICE;
     }
+}
+
+void eg_advice_add(uint64_t start, uint64_t end, uint64_t flags)
+{
+    struct eg_range part;
+    uint64_t n = 0, clear = flags & EG_RANGE_ENTRY_BITS ? EG_RANGE_ENTRY_BITS : 0;
+    for (uint64_t at = start; flags & EG_RANGE_PIN && eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+        if (!(part.flags & EG_RANGE_PIN))
+            n += (part.end - part.start) >> EG_PAGE_SHIFT;
+    if ((uint64_t)eg_rt.pinned + n > eg_rt.budget / 2)
+        flags &= ~(uint64_t)EG_RANGE_PIN;
+    note(start, end, flags, clear);
 }
 
 int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server)

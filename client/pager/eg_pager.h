@@ -148,6 +148,8 @@ struct eg_rt {
     uint8_t settling;        /* and is at work: nothing leaves */
     void (*successor)(void); /* the pager's thread goes on there, and never comes back */
     int (*keeps)(uint64_t page); /* must the page stay as it is just now, here or not here? Context: lock held */
+    uint8_t hinted;          /* mappings are looked at as they are made (hints.c): there are rules, or this is a profile's run */
+    uint8_t profiled;        /* what becomes of them is counted */
     uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
@@ -322,6 +324,25 @@ int eg_advice_is(long madvise_number, enum eg_advice *ret_advice, uint32_t *ret_
 int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server);
 /* eg_advice_of - EG_RANGE_* of the page. Context: lock held. */
 uint64_t eg_advice_of(uint64_t page);
+
+/* eg_advice_add - a hint for memory that was just mapped. flags: EG_RANGE_*: advice, an entry's number. What cannot be pinned is not. Context: lock held. */
+void eg_advice_add(uint64_t start, uint64_t end, uint64_t flags);
+
+/* --- hints.c: a hints file's rules, and profiles ------------------------------------------------------------------- */
+
+struct eg_hints_file;
+/* eg_hints_init - this run has a hints file, or is a profile's. Context: start-up, eg_rt.heap_end is known. Returns: 0, -ENOMEM. */
+int eg_hints_init(struct eg_hints_file *file);
+/* eg_hints_memory - eg_cap_memory, then the rules for what was mapped. sp: the caller's stack (0: not known). Context: as eg_cap_memory. */
+long eg_hints_memory(long nr, const long arg[6], uint64_t sp);
+/* eg_hints_adopted - the same for memory that was there before the gate. Context: start-up. */
+void eg_hints_adopted(uint64_t start, uint64_t end);
+/* What becomes of a page (number), where eg_rt.profiled. Context: lock held.
+ * A fault, of whatever kind; what the streams make of one that fetches; n pages in a row that are fetched; that leave. */
+void eg_profile_fault(uint64_t page);
+void eg_profile_stream(uint64_t page, int32_t stride, uint32_t ahead, uint32_t hits);
+void eg_profile_fetched(uint64_t page, uint32_t n, int ahead);
+void eg_profile_left(uint64_t page, uint32_t n, int dirty);
 
 /* --- evict.c ------------------------------------------------------------------------------------------------------- */
 

@@ -136,6 +136,7 @@ struct eg_pool {
     uint64_t rows_lost;                  /* processes that found no row (their counters are in no row) */
     struct eg_pool_exec execs[EG_POOL_EXECS];
     uint32_t next_exec;
+    uint32_t hints; /* 1: there is a hints file beside this one (eg_hints.h) */
 };
 #define EG_POOL_ROWS_OFFSET 16384
 #define EG_POOL_FILE_BYTES (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * EG_POOL_ROW_BYTES)

@@ -16,6 +16,10 @@
 #define EG_RANGE_RANDOM 0x80u
 #define EG_RANGE_SERVER(flags) ((flags) >> 8 & 0xffu) /* 0: any; else its number + 1 */
 #define EG_RANGE_SERVER_BITS 0xff00u
+/* In a profile's run: which entry counts what becomes of it (eg_hints.h), from 1; 0: none. */
+#define EG_RANGE_ENTRY_SHIFT 16
+#define EG_RANGE_ENTRY_BITS 0xffff0000u
+#define EG_RANGE_ENTRY(flags) ((flags) >> EG_RANGE_ENTRY_SHIFT & 0xffffu)
 #define EG_RANGE_ADVICE (EG_RANGE_PIN | EG_RANGE_FIRST | EG_RANGE_SEQUENTIAL | EG_RANGE_RANDOM | EG_RANGE_SERVER_BITS)
 
 struct eg_range {

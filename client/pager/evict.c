@@ -356,6 +356,8 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
     if (run)
         write_submit(b, first + n - run, run, slot + n - run);
     EG_COUNT(pages_evicted, freed);
+    if (eg_rt.profiled)
+        eg_profile_left(page_number(b, first), (uint32_t)freed, 1);
     return freed;
 }
 
@@ -367,6 +369,8 @@ static void drop_note(struct eg_block *b, uint32_t first, uint32_t n)
     }
     EG_COUNT(pages_evicted, n);
     EG_COUNT(pages_dropped_clean, n);
+    if (eg_rt.profiled)
+        eg_profile_left(page_number(b, first), n, 0);
 }
 
 static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)

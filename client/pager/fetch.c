@@ -114,6 +114,8 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
     for (uint32_t i = 0; i < n; i++)
         eg_page_set(b, first + i, EG_P_FETCHING);
     EG_COUNT(pages_fetched, n);
+    if (eg_rt.profiled)
+        eg_profile_fetched((uint64_t)b->index * EG_BLOCK_PAGES + first, n, !demand_ns);
     eg_rt.outstanding++;
     if (eg_rt.putting_off && s->link.ops->read) {
         f->alone = 1;
@@ -245,6 +247,8 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
                                 eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
     }
     EG_COUNT(prefetch_hits, hits);
+    if (eg_rt.profiled)
+        eg_profile_stream(page, stride, ahead, hits);
     eg_rt.ahead_used += hits;
     if (!ahead)
         return;

@@ -340,6 +340,8 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
     struct eg_block *b = eg_block_get(addr >> EG_BLOCK_SHIFT);
     uint32_t i = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
     EG_COUNT(faults, 1);
+    if (eg_rt.profiled)
+        eg_profile_fault(addr >> EG_PAGE_SHIFT);
     if (!b)
         eg_die("no memory for the pager's own tables", NULL, 0);
     if (!eg_block_armed(b->index)) {

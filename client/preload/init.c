@@ -2,6 +2,7 @@
 #include "client/preload/endgame.h"
 
 #include "client/gate/eg_gate.h"
+#include "client/pager/eg_hints.h"
 #include "client/pager/eg_pager.h"
 #include "client/pager/eg_verbs_call.h"
 #include "client/threads/eg_home.h"
@@ -201,8 +202,11 @@ static int adopt_object(struct dl_phdr_info *info, size_t bytes, void *arg)
         uint64_t bss = (start + p->p_filesz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
         uint64_t end = (start + p->p_memsz + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
         if (p->p_type == PT_LOAD && p->p_flags & PF_W && p->p_memsz > p->p_filesz && end > bss &&
-            end - bss >= ADOPT_MIN_BYTES && !(own >= start && own < end))
+            end - bss >= ADOPT_MIN_BYTES && !(own >= start && own < end)) {
             eg_cap_adopt(bss, end);
+            if (eg_rt.hinted)
+                eg_hints_adopted(bss, end);
+        }
     }
     return 0;
 }
@@ -315,6 +319,29 @@ static void pool_open(const char *path)
     }
 }
 
+/* The rules of --hints, and a profile's table, in a file beside the pool's. */
+static void hints_open(const char *pool_path)
+{
+    char path[sizeof eg_rt.pool_path + sizeof "/" EG_HINTS_FILE];
+    const char *slash = strrchr(pool_path, '/');
+    if (!eg_rt.pool->hints || !slash || (size_t)(slash - pool_path) >= sizeof eg_rt.pool_path)
+        return;
+    memcpy(path, pool_path, (size_t)(slash - pool_path));
+    strcpy(path + (slash - pool_path), "/" EG_HINTS_FILE);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct eg_hints_file *file = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *file, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd >= 0)
+        close(fd);
+    if (file == MAP_FAILED)
+        return; /* hints are no more than hints */
+    if (file->magic != EG_HINTS_MAGIC || file->version != EG_HINTS_VERSION)
+        refuse("the run's hints file is not of this version; start the program with this version's `endgame run`");
+    if (eg_hints_init(file))
+        refuse("out of memory at start");
+    if (eg_home.on)
+        eg_home_private_add((uint64_t)file, (uint64_t)file + sizeof *file);
+}
+
 /* libc has not been initialised yet (initfirst): its environ is not set, the loader's arguments are. */
 static const char *env_find(char **envp, const char *name)
 {
@@ -384,6 +411,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
         eg_home_private_add(lo, hi);
         eg_home_private_add((uint64_t)eg_rt.pool, (uint64_t)eg_rt.pool + EG_POOL_FILE_BYTES);
     }
+    hints_open(path);
     if (eg_home.on)
         eg_home_convert_all(); /* last: the text is patched, the tables are made */
     if (!eg_home.on || eg_home.far)

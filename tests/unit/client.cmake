@@ -21,6 +21,9 @@ eg_runtime_test(client_view SOURCES client_view.c ${CMAKE_SOURCE_DIR}/client/thr
 eg_runtime_test(client_stream SOURCES client_stream.c ${EG_PAGER}/fetch.c)
 target_compile_options(unit_client_stream PRIVATE -ffunction-sections)
 target_link_options(unit_client_stream PRIVATE -Wl,--gc-sections)
+# The command's: hosted as it is.
+set(EG_CLI ${CMAKE_SOURCE_DIR}/client/cli)
+eg_unit_test(client_hints SOURCES client_hints.c ${EG_CLI}/cli_hints.c ${EG_CLI}/cli_profile.c ${EG_CLI}/cli_symbol.c LIBRARIES eg_proto)
 eg_runtime_test(proto_pb SOURCES proto_pb.c ${EG_PROTO}/eg_pb.c LIBRARIES eg_proto)
 eg_runtime_test(proto_tcp SOURCES proto_tcp.c ${EG_PROTO}/eg_transport_tcp.c ${EG_PROTO}/eg_transport_shm.c)
 eg_runtime_test(proto_frame SOURCES proto_frame.c ${EG_PROTO}/eg_frame.c)
