@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 #define SPIN_NS 60000u    /* about what it takes to be woken */
 #define HOT_NS 2000000u   /* who moved something within that time is looked at, too: answers come on other streams than their questions */
 #define RUN_NS 1000000u   /* then the event loop has a turn */
+#define LOAD_NS 5000000u  /* how often the machine's load is looked at */
 
 struct domain {
     LIST_ENTRY(domain) entry;
@@ -44,6 +46,21 @@ uint64_t eg_sys_now_ns(void)
 }
 
 /* --- turns --------------------------------------------------------------------------------------------------------------- */
+
+/* How long to spin: not at all unless a processor is idle besides the one that we use. */
+static uint64_t spin_ns(struct egr_relay *relay)
+{
+    uint64_t now_ns = eg_sys_now_ns();
+    if (now_ns - relay->load_ns >= LOAD_NS) {
+        char text[64];
+        int running;
+        ssize_t n = pread(relay->load_fd, text, sizeof text - 1, 0);
+        text[n > 0 ? n : 0] = 0;
+        relay->load_ns = now_ns;
+        relay->spin_ns = sscanf(text, "%*s %*s %*s %d", &running) == 1 && running < relay->processors ? SPIN_NS : 0;
+    }
+    return relay->spin_ns;
+}
 
 static bool turn_all(struct egr_relay *relay)
 {
@@ -83,7 +100,7 @@ void egr_relay_run(struct egr_relay *relay)
         do {
             if (turn_all(relay)) relay->spin.begun_ns = 0;
             more = eg_sys_now_ns() - begun_ns < RUN_NS;
-        } while (more && eg_spin_turn(&relay->spin, SPIN_NS));
+        } while (more && eg_spin_turn(&relay->spin, spin_ns(relay)));
         more = arm_all(relay) && more;
     }
     cool_down(relay);
@@ -356,6 +373,9 @@ int egr_relay_init(struct egr_relay *relay, struct event_base *base, const struc
 {
     *relay = (struct egr_relay){ .base = base, .verbs = &eg_verbs_real, .to = *to, .at = { .fd = -1 }, .hand_to = hand_to };
     TAILQ_INIT(&relay->hot);
+    cpu_set_t processors;
+    relay->load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    if (!sched_getaffinity(0, sizeof processors, &processors)) relay->processors = CPU_COUNT(&processors);
     raise_limit(RLIMIT_NOFILE);
     raise_limit(RLIMIT_MEMLOCK);
     if (hand_to < 0) return 0;
@@ -396,4 +416,5 @@ void egr_relay_done(struct egr_relay *relay)
     eg_listener_close(&relay->at);
     if (relay->listener) relay->verbs->destroy_id(relay->listener);
     if (relay->channel) relay->verbs->destroy_event_channel(relay->channel);
+    if (relay->load_fd >= 0) close(relay->load_fd);
 }

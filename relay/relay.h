@@ -63,6 +63,8 @@ struct egr_relay {
     TAILQ_HEAD(egr_hot, egr_bridge) hot; /* those that are looked at while the relay spins */
     uint32_t n_bridges;
     struct eg_spin spin;
+    int load_fd, processors;  /* /proc/loadavg */
+    uint64_t load_ns, spin_ns;
     bool ending;              /* when no bridge is left */
     bool said_memory;
     /* at home */
