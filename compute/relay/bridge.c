@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "relay/relay.h"
+#include "compute/relay/relay.h"
 
 #define OUT_FIRST_BYTES (64u << 10)
 #define READS_PER_TURN 8

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "proto/eg_daemon.h"
-#include "relay/relay.h"
+#include "compute/relay/relay.h"
 
 #define ADDR_KIND_RDMA 3u /* EG_ADDR_RDMA of the client's eg_pool.h */
 #define DAEMON_STDERR 4   /* compute/rdma.c */

@@ -1,5 +1,5 @@
 /* relay.c - connections over RDMA, devices, and when to look at what. */
-#include "relay/relay.h"
+#include "compute/relay/relay.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
