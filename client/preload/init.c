@@ -154,7 +154,7 @@ static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int coun
         text.prot = PROT_READ | PROT_EXEC | (p->p_flags & PF_W ? PROT_WRITE : 0);
         uint32_t before = v->verdict.n_before;
         int rc = eg_gate_patch_all(&text, v->harmless, counts ? v->found : NULL, &v->verdict);
-        if (rc < 0)
+        if (rc < 0 && counts)
             v->error = rc;
         v->patched += v->verdict.n_before - before;
     }
