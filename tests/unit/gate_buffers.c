@@ -76,9 +76,9 @@ void eg_inline_bring(uint64_t start, uint64_t end, int write)
     }
 }
 
-long eg_gate_on_stack(long (*fn)(struct eg_gate_frame *), struct eg_gate_frame *f)
+long eg_gate_alone(long (*fn)(void *), void *arg)
 {
-    return fn(f);
+    return fn(arg);
 }
 
 static void everything(int prot, enum eg_page_state s)
