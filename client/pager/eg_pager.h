@@ -88,6 +88,7 @@ struct eg_server {
 #define EG_N_SLOTS 1024 /* pages on their way out */
 #define EG_N_WRITES 128
 #define EG_N_STREAMS 32
+#define EG_N_RECENT 8
 
 /* A run of pages being read. */
 struct eg_fetch {
@@ -200,6 +201,8 @@ struct eg_rt {
     uint8_t putting_off;             /* inline: reads that need no message are put off until the lock's holder has given it up */
     struct eg_io_queue put_off;
     uint32_t unlocked;               /* threads that make such reads just now */
+    uint64_t recent[EG_N_RECENT];    /* pages served lately: whoever waited for one has to have used it before it leaves */
+    uint32_t n_recent;               /* free-running */
     struct eg_stream stream[EG_N_STREAMS];
     uint64_t clock;
     uint32_t ahead_read, ahead_used; /* lately: is reading ahead worth it for this program? */

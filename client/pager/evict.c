@@ -574,6 +574,14 @@ static int stuck(void)
 
 static uint8_t pins_yield; /* nothing else can leave: the budget comes before pins */
 
+static int is_recent(uint64_t page)
+{
+    for (uint32_t i = 0; i < EG_N_RECENT; i++)
+        if (eg_rt.recent[i] == page)
+            return 1;
+    return 0;
+}
+
 static int kept(uint64_t page)
 {
     return (page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT) || (eg_rt.keeps && eg_rt.keeps(page)) ||
@@ -617,7 +625,7 @@ uint64_t eg_evict(uint64_t n)
         if (!b)
             continue;
         enum eg_page_state s = eg_page_state(b, i);
-        if (kept(page_number(b, i))) {
+        if (kept(page_number(b, i)) || is_recent(page_number(b, i))) {
             eg_queue_push(b, i);
             spared++;
             continue;
@@ -636,7 +644,7 @@ uint64_t eg_evict(uint64_t n)
         uint32_t first = i, run = 1;
         while (run < WRITE_RUN_PAGES && q->head != q->tail && first + run < EG_BLOCK_PAGES) {
             uint64_t next = q->v[q->head & (q->cap - 1)], page = page_number(b, first + run);
-            if (ENTRY_PAGE(next) != page || !entry_block(next, &i) || kept(page) || eg_page_state(b, first + run) != s ||
+            if (ENTRY_PAGE(next) != page || !entry_block(next, &i) || kept(page) || is_recent(page) || eg_page_state(b, first + run) != s ||
                 (q != &eg_rt.first && b->page[first + run] & EG_P_REFS))
                 break;
             queue_pop(q, &i);
