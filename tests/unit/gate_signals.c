@@ -32,6 +32,13 @@
 
 struct eg_rt eg_rt;
 
+/* A sanitizer's own handlers would be taken for the program's. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "use_sigaltstack=0:handle_segv=0:handle_sigbus=0:handle_abort=0";
+}
+
 /* --- far memory ----------------------------------------------------------------------------------------------------------- */
 
 static int uffd = -1;
