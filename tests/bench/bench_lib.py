@@ -1,6 +1,7 @@
 """What the benchmarks share: cgroups, a memory server, paired runs, the machine line."""
 import atexit
 import datetime
+import glob
 import json
 import os
 import platform
@@ -23,11 +24,36 @@ class Killed(Exception):
     """The kernel killed the run for memory."""
 
 
+def is_dead(pid):
+    return pid.isdigit() and not os.path.exists("/proc/" + pid)
+
+
+def clear_up_after_killed():
+    """A benchmark that SIGKILL ended has left its cgroups, its swap and its folder."""
+    # What runs in them first: swapoff would wait for memory that the limit does not give.
+    for left in glob.glob("/sys/fs/cgroup/endgame-bench-*-*") + glob.glob("/sys/fs/cgroup/*/endgame-bench-*-*"):
+        if is_dead(os.path.basename(left).split("-")[2]):
+            Cgroup.remove_at(left)
+    for folder in glob.glob(os.path.join(tempfile.gettempdir(), "endgame-bench.*.*")):
+        if not is_dead(os.path.basename(folder).split(".")[1]):
+            continue
+        mount = os.path.join(folder, "ramfs")
+        if os.path.ismount(mount):
+            loops = subprocess.run(["losetup", "-n", "-O", "NAME", "-j", os.path.join(mount, "swap")], stdout=subprocess.PIPE, text=True).stdout.split()
+            for loop in loops:
+                subprocess.run(["timeout", "120", "swapoff", loop], stderr=subprocess.DEVNULL)
+                subprocess.run(["losetup", "-d", loop])
+            subprocess.run(["umount", mount])
+        if not os.path.ismount(mount):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class Work:
     """A scratch folder and everything that has to be undone, in reverse order, however the benchmark ends."""
 
     def __init__(self):
-        self.dir = tempfile.mkdtemp(prefix="endgame-bench.")
+        clear_up_after_killed()
+        self.dir = tempfile.mkdtemp(prefix="endgame-bench.%d." % os.getpid())
         self.undo = [lambda: shutil.rmtree(self.dir, ignore_errors=True)]
         atexit.register(self.close)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -70,7 +96,7 @@ class Cgroup:
         if not self.path:
             sys.exit("no memory cgroup controller here")
         os.mkdir(self.path)
-        work.later(self.remove)
+        work.later(lambda: self.remove_at(self.path))
 
     def write(self, name, value, optional=False):
         try:
@@ -100,8 +126,13 @@ class Cgroup:
         return ["sh", "-c", 'echo $$ >"$1/cgroup.procs" && shift && exec "$@"', "sh", self.path] + command
 
     def kill_rest(self):
+        self.kill_at(self.path)
+
+    @staticmethod
+    def kill_at(path):
         for _ in range(50):
-            pids = open(os.path.join(self.path, "cgroup.procs")).read().split()
+            with open(os.path.join(path, "cgroup.procs")) as file:
+                pids = file.read().split()
             if not pids:
                 return
             for pid in pids:
@@ -111,11 +142,12 @@ class Cgroup:
                     pass
             time.sleep(0.1)
 
-    def remove(self):
-        self.kill_rest()
+    @staticmethod
+    def remove_at(path):
+        Cgroup.kill_at(path)
         for _ in range(20):
             try:
-                os.rmdir(self.path)
+                os.rmdir(path)
                 return
             except OSError:
                 time.sleep(0.2)
@@ -144,7 +176,8 @@ class Daemon:
     """One of endgame's daemons, ready at self.address; it ends with the benchmark."""
 
     def __init__(self, work, name, *arguments):
-        self.process = subprocess.Popen([os.path.join(BIN, name), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        # It ends with the benchmark even if that is killed.
+        self.process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", os.path.join(BIN, name), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         work.later(self.stop)
         line = self.process.stdout.readline()
         if not line.startswith(name + " ready "):
