@@ -7,13 +7,12 @@
 
 #define SLOTS_MAX 4096
 #define MEMORY_MIN_BYTES (16ull << 20) /* a worker's own, and a few of the program's pages */
-#define ADDR_KIND_RDMA 3u              /* EG_ADDR_RDMA of the client's eg_pool.h */
 
 const char eg_daemon_name[] = "endgame-compute";
 static const struct eg_daemon_sizes sizes = { MEMORY_MIN_BYTES, 64ull << 40, "16M", "64T", "4G" };
 
 static const struct eg_daemon_option options[] = {
-    { 'l', "listen", "ADDR", "serve on ADDR: tcp:HOST:PORT or unix:PATH; port 0: any free one; may be repeated" },
+    { 'l', "listen", "ADDR", "serve on ADDR: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH; port 0: any free one; may be repeated" },
     { 'n', "slots", "N", "threads to run at once, 1 to 4096; more share them; default: the processors" },
     { 'm', "memory", "SIZE",
       "most that one process's worker may use, such as 4G; default: no limit, a quarter of the memory here for the program's pages" },
@@ -65,9 +64,6 @@ int main(int argc, char **argv)
     const char *ended_by;
 
     eg_daemon_parse(argc, argv, &help, on_option, &s, &args);
-    for (unsigned i = 0; i < args.n_listen; i++)
-        if (args.listen[i].kind == ADDR_KIND_RDMA)
-            eg_daemon_usage("--listen %s: rdma: is not supported yet for compute nodes, write tcp:HOST:PORT", args.listen[i].text);
     eg_daemon_init();
     if (egc_node_init(&node, s.slots, s.memory_bytes, why, sizeof why)) eg_daemon_fatal("%s", why);
     if (*why) fprintf(stderr, "endgame-compute: note: %s\n", why);

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#include "compute/rdma.h"
 #include "proto/eg_control_reply.h"
 #include "proto/eg_listen.h"
 
@@ -25,6 +26,8 @@ struct egc_listener {
     LIST_ENTRY(egc_listener) link;
     struct egc_node *node;
     struct eg_listener at;
+    pid_t relay; /* of an rdma: address, whose descriptor is the relay's; else 0 */
+    char text[160];
     struct event *event, *resume;
 };
 
@@ -42,7 +45,7 @@ struct egc_conn {
     LIST_ENTRY(egc_conn) link;
     struct egc_node *node;
     int fd;
-    bool is_unix, local;
+    bool is_tcp, local;
     enum state state;
     struct event *read, *write, *deadline, *retry;
     size_t have, want; /* of in */
@@ -328,7 +331,7 @@ static bool greet(struct egc_conn *conn)
         conn->node->bad_frames++;
         return send_welcome(conn, EG_STATUS_INVALID, "no such kind of stream");
     }
-    if (!conn->is_unix) eg_listener_tune(conn->fd, HOME_DIED_IDLE_S, HOME_DIED_INTERVAL_S, HOME_DIED_PROBES);
+    if (conn->is_tcp) eg_listener_tune(conn->fd, HOME_DIED_IDLE_S, HOME_DIED_INTERVAL_S, HOME_DIED_PROBES);
     return hand_over(conn);
 }
 
@@ -419,7 +422,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 }
 
 /* Owns: fd. */
-static void conn_new(struct egc_node *node, int fd, bool is_unix, bool local)
+static void conn_new(struct egc_node *node, int fd, bool is_tcp, bool local)
 {
     struct egc_conn *conn = calloc(1, sizeof *conn);
     if (!conn) {
@@ -428,7 +431,7 @@ static void conn_new(struct egc_node *node, int fd, bool is_unix, bool local)
     }
     conn->node = node;
     conn->fd = fd;
-    conn->is_unix = is_unix;
+    conn->is_tcp = is_tcp;
     conn->local = local;
     node->n_conns++;
     LIST_INSERT_HEAD(&node->conns, conn, link);
@@ -446,6 +449,23 @@ static void conn_new(struct egc_node *node, int fd, bool is_unix, bool local)
 
 /* --- listeners ----------------------------------------------------------------------------------------------------------- */
 
+static void listener_free(struct egc_listener *listener)
+{
+    if (listener->event) event_free(listener->event);
+    if (listener->resume) event_free(listener->resume);
+    if (listener->relay) egc_rdma_close(listener->at.fd, listener->relay);
+    else eg_listener_close(&listener->at);
+    free(listener);
+}
+
+/* Its connections have ended with it; the other addresses are still served. */
+static void relay_lost(struct egc_listener *listener)
+{
+    fprintf(stderr, "endgame-compute: note: %s is not served any more, its endgame-relay ended: start the node anew\n", listener->text);
+    LIST_REMOVE(listener, link);
+    listener_free(listener);
+}
+
 static void on_accept(evutil_socket_t listen_fd, short what, void *arg)
 {
     struct egc_listener *listener = arg;
@@ -455,8 +475,12 @@ static void on_accept(evutil_socket_t listen_fd, short what, void *arg)
 
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         bool local;
-        int fd = eg_listener_accept(&listener->at, &local);
+        int fd = listener->relay ? egc_rdma_accept(listener->at.fd, &local) : eg_listener_accept(&listener->at, &local);
         if (fd == -EAGAIN) return;
+        if (fd == -EPIPE) {
+            relay_lost(listener);
+            return;
+        }
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
             struct timeval tv = { .tv_usec = ACCEPT_PAUSE_MS * 1000 };
             event_del(listener->event);
@@ -464,7 +488,7 @@ static void on_accept(evutil_socket_t listen_fd, short what, void *arg)
             return;
         }
         if (fd < 0) continue; /* that connection is gone already */
-        if (node->n_conns < EGC_CONNECTIONS_MAX) conn_new(node, fd, listener->at.path.sun_family == AF_UNIX, local);
+        if (node->n_conns < EGC_CONNECTIONS_MAX) conn_new(node, fd, !listener->relay && listener->at.path.sun_family != AF_UNIX, local);
         else close(fd);
     }
 }
@@ -477,12 +501,11 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
     event_add(listener->event, NULL);
 }
 
-static void listener_free(struct egc_listener *listener)
+static int listener_open(struct egc_listener *listener, const struct eg_addr *addr, char *ret_text, size_t text_bytes, char *ret_why,
+                         size_t why_bytes)
 {
-    if (listener->event) event_free(listener->event);
-    if (listener->resume) event_free(listener->resume);
-    eg_listener_close(&listener->at);
-    free(listener);
+    if (addr->kind != EGC_ADDR_RDMA) return eg_listener_open(addr, &listener->at, ret_text, text_bytes, ret_why, why_bytes);
+    return egc_rdma_open(addr, &listener->at.fd, &listener->relay, ret_text, text_bytes, ret_why, why_bytes);
 }
 
 int egc_node_listen(struct egc_node *node, const struct eg_addr *addr, char *ret_text, size_t text_bytes, char *ret_why,
@@ -490,12 +513,13 @@ int egc_node_listen(struct egc_node *node, const struct eg_addr *addr, char *ret
 {
     struct egc_listener *listener = calloc(1, sizeof *listener);
     if (!listener) return eg_listener_explain(addr, ENOMEM, ret_why, why_bytes);
-    int r = eg_listener_open(addr, &listener->at, ret_text, text_bytes, ret_why, why_bytes);
+    int r = listener_open(listener, addr, ret_text, text_bytes, ret_why, why_bytes);
     if (r) {
         free(listener);
         return r;
     }
     listener->node = node;
+    snprintf(listener->text, sizeof listener->text, "%s", ret_text);
     listener->event = event_new(node->base, listener->at.fd, EV_READ | EV_PERSIST, on_accept, listener);
     listener->resume = evtimer_new(node->base, on_resume, listener);
     if (!listener->event || !listener->resume || event_add(listener->event, NULL)) {

@@ -342,14 +342,17 @@ static int stream_turn(void)
 
 /* --- start ------------------------------------------------------------------------------------------------------------------- */
 
-/* Moves the mappings of [from, end) one by one, whatever their sizes: the kernel moves its own only whole. */
+#define SPECIAL_MAX (16 * EG_PAGE_BYTES)
+
+/* Moves the mappings of [from, end) one by one, whatever their sizes: the kernel moves its own only whole. The last one may go on behind end:
+ * on Linux 6.1 a vDSO's mapping is longer than what its program header says. */
 static void special_move(uint64_t from, uint64_t end, uint64_t to)
 {
     while (from < end) {
         uint64_t bytes = EG_PAGE_BYTES;
-        while (from + bytes <= end && eg_sys_failed(eg_sys5(SYS_mremap, from, bytes, bytes, 3 /* MAYMOVE | FIXED */, to)))
+        while (bytes <= SPECIAL_MAX && eg_sys_failed(eg_sys5(SYS_mremap, from, bytes, bytes, 3 /* MAYMOVE | FIXED */, to)))
             bytes += EG_PAGE_BYTES;
-        if (from + bytes > end)
+        if (bytes > SPECIAL_MAX)
             wk_die("cannot move the vDSO, pages left:", (long)((end - from) / EG_PAGE_BYTES));
         from += bytes;
         to += bytes;
@@ -367,15 +370,13 @@ static uint64_t vdso_bytes(uint64_t at)
     return (end + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
 }
 
-#define VVAR_MAX (16 * EG_PAGE_BYTES)
-
 /* Everything that the kernel put here goes, but the vDSO; then one empty mapping on each side of our own. */
 static void address_space_init(void)
 {
     uint64_t bytes = vdso_bytes(vdso_start), vvar = vdso_start;
     /* The kernel's data pages lie right below; how many is its own affair: each page is asked. */
     unsigned char there;
-    while (vdso_start - vvar < VVAR_MAX && eg_sys3(SYS_mincore, vvar - EG_PAGE_BYTES, EG_PAGE_BYTES, &there) == 0)
+    while (vdso_start - vvar < SPECIAL_MAX && eg_sys3(SYS_mincore, vvar - EG_PAGE_BYTES, EG_PAGE_BYTES, &there) == 0)
         vvar -= EG_PAGE_BYTES;
     special_move(vvar, vdso_start, STASH);
     special_move(vdso_start, vdso_start + bytes, STASH + (vdso_start - vvar));

@@ -12,9 +12,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "memserver/control.h"
+#include "proto/eg_listen.h"
 #include "proto/eg_rdma.h"
+#include "proto/eg_rdma_listen.h"
 
-#define BACKLOG 128
 #define AGENTS_MAX 512u /* of one session on one device */
 #define EVENTS_PER_TURN 64
 #define KEEPALIVE_S 10 /* how often each client machine is asked for a sign of life */
@@ -75,8 +76,6 @@ struct egm_rdma {
 };
 
 static const uint8_t no_token[EG_TOKEN_BYTES];
-
-static int last_error(void) { return errno ? errno : EIO; }
 
 static int nonblocking(int fd) { return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
@@ -559,19 +558,23 @@ static void note_memlock(uint64_t capacity_bytes)
             eg_size_format(capacity_bytes, capacity, sizeof capacity));
 }
 
-static int rdma_new(struct egm_server *server)
+static int rdma_new(struct egm_server *server, const struct eg_addr *addr, char *ret_why, size_t why_bytes)
 {
     struct egm_rdma *rdma = calloc(1, sizeof *rdma);
     struct timeval tv = { .tv_sec = KEEPALIVE_S };
     int error = ENOMEM;
-    if (!rdma) return -ENOMEM;
+    if (!rdma) return eg_listener_explain(addr, error, ret_why, why_bytes);
     rdma->server = server;
     rdma->verbs = server->verbs;
-    errno = 0;
-    rdma->channel = rdma->verbs->create_event_channel();
-    rdma->released_fd = rdma->channel ? eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) : -1;
-    if (rdma->released_fd < 0 || nonblocking(rdma->channel->fd)) {
-        error = last_error();
+    rdma->released_fd = -1;
+    int r = eg_rdma_listen_channel(rdma->verbs, addr, &rdma->channel, ret_why, why_bytes);
+    if (r) {
+        egm_rdma_free(rdma);
+        return r;
+    }
+    rdma->released_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (rdma->released_fd < 0) {
+        error = errno;
         goto fail;
     }
     rdma->cm = event_new(server->base, rdma->channel->fd, EV_READ | EV_PERSIST, on_cm, rdma);
@@ -587,7 +590,7 @@ static int rdma_new(struct egm_server *server)
     return 0;
 fail:
     egm_rdma_free(rdma);
-    return -error;
+    return eg_listener_explain(addr, error, ret_why, why_bytes);
 }
 
 void egm_rdma_free(struct egm_rdma *rdma)
@@ -614,61 +617,19 @@ void egm_rdma_stats(const struct egm_rdma *rdma, uint64_t *ret_keys, uint64_t *r
     *ret_messages = rdma->n_messages;
 }
 
-static int explain(const struct eg_addr *addr, bool opened, int error, char *why, size_t why_bytes)
-{
-    const char *rest = strchr(addr->text, ':') + 1;
-    switch (error) {
-    case ENODEV:
-    case ENXIO:
-    case ENOENT: /* no /dev/infiniband/rdma_cm */
-    case EADDRNOTAVAIL:
-        snprintf(why, why_bytes, "%s: no RDMA device %s: see `ibv_devices`, `rdma link`; or listen on tcp:%s",
-                 addr->text, opened ? "has this address" : "is here", rest);
-        break;
-    case EADDRINUSE:
-        snprintf(why, why_bytes, "%s: another server listens there: stop it or choose another address", addr->text);
-        break;
-    case EACCES:
-    case EPERM:
-        snprintf(why, why_bytes,
-                 "%s: not permitted: /dev/infiniband/* must be open to this user, and the port be from 1024 on",
-                 addr->text);
-        break;
-    default:
-        snprintf(why, why_bytes, "%s: cannot listen: %s", addr->text, strerror(error));
-    }
-    return -error;
-}
-
-static bool is_any(const struct sockaddr_storage *sa)
-{
-    if (sa->ss_family == AF_INET) return ((const struct sockaddr_in *)sa)->sin_addr.s_addr == INADDR_ANY;
-    return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)sa)->sin6_addr);
-}
-
-static int id_listen(struct egm_rdma *rdma, struct rdma_cm_id *id, struct sockaddr_storage sa)
-{
-    if (rdma->verbs->bind_addr(id, (struct sockaddr *)&sa)) return -last_error();
-    /* A loopback address is taken, for no device: it would serve on those of all devices. */
-    if (!id->verbs && !is_any(&sa)) return -ENODEV;
-    return rdma->verbs->listen(id, BACKLOG) ? -last_error() : 0;
-}
-
 int egm_rdma_listen(struct egm_server *server, const struct eg_addr *addr, char *ret_text, size_t text_bytes,
                     char *ret_why, size_t why_bytes)
 {
-    int r = server->rdma ? 0 : rdma_new(server);
-    if (r) return explain(addr, false, -r, ret_why, why_bytes);
+    int r = server->rdma ? 0 : rdma_new(server, addr, ret_why, why_bytes);
+    if (r) return r;
     struct egm_rdma *rdma = server->rdma;
     struct listener *listener = calloc(1, sizeof *listener);
-    if (!listener) return explain(addr, true, ENOMEM, ret_why, why_bytes);
-    r = rdma->verbs->create_id(rdma->channel, &listener->id, NULL, RDMA_PS_TCP) ? -last_error() : 0;
-    if (!r && (r = id_listen(rdma, listener->id, addr->sa))) rdma->verbs->destroy_id(listener->id);
+    if (!listener) return eg_listener_explain(addr, ENOMEM, ret_why, why_bytes);
+    r = eg_rdma_listen(rdma->verbs, rdma->channel, addr, &listener->id, ret_text, text_bytes, ret_why, why_bytes);
     if (r) {
         free(listener);
-        return explain(addr, true, -r, ret_why, why_bytes);
+        return r;
     }
-    eg_addr_format(addr->kind, &listener->id->route.addr.src_addr, addr->len_bytes, ret_text, text_bytes);
     snprintf(listener->text, sizeof listener->text, "%s", ret_text);
     LIST_INSERT_HEAD(&rdma->listeners, listener, entry);
     fprintf(stderr, "endgame-memserver: note: %s is open to the network without authentication\n", ret_text);

@@ -19,6 +19,7 @@
     X("ENDGAME_LIBRARY", "libendgame.so to load into the program, instead of the one installed beside the command")    \
     X("ENDGAME_MEMSERVER", "endgame-memserver to embed, instead of the one installed beside the command")              \
     X("ENDGAME_COMPUTE", "endgame-compute to embed, instead of the one installed beside the command")                  \
+    X("ENDGAME_RELAY", "endgame-relay for rdma: nodes, instead of the one installed beside the command")               \
     X("XDG_RUNTIME_DIR", "where run keeps its private directory; /dev/shm and /tmp are tried next")                    \
     X("ENDGAME_POOL", "set by run for the program: the file its processes share; not for users")                       \
     X("LD_PRELOAD", "libendgame.so is put in front of what is there already")
@@ -57,8 +58,8 @@
       "line says which) or unix:PATH. May be given up to 16 times: memory is spread over them. Default: an embedded "  \
       "server")                                                                                                        \
     X(RUN_COMPUTE, 'c', "compute", "ADDR",                                                                             \
-      "compute node to run threads on: tcp:HOST:PORT, unix:PATH, or embedded[:N]: one, or N, of its own on this "      \
-      "machine. May be given up to 16 times: threads are spread over them")                                            \
+      "compute node to run threads on: tcp:HOST:PORT, rdma:HOST:PORT, auto:HOST:PORT, unix:PATH, or embedded[:N]: "    \
+      "one, or N, of its own on this machine. May be given up to 16 times: threads are spread over them")              \
     X(RUN_THREADS, 0, "threads", "home|remote|auto",                                                                   \
       "where threads run: all at home, all on compute nodes (remote, the default with --compute), or on compute "      \
       "nodes as soon as more of them run than this machine has processors (auto). With remote and auto the program "   \

@@ -1,7 +1,7 @@
 /* cli_compute.c - compute nodes of a run. */
 #include "cli_compute.h"
 #include "cli_machine.h"
-#include "proto/eg_control_client.h"
+#include "cli_verbs.h"
 #include "proto/eg_cpu.h"
 #include "proto/eg_threads.h"
 
@@ -31,6 +31,15 @@ static int add_embedded(const struct cli_command *command, const char *text, str
     return 0;
 }
 
+static bool is_address(const char *text)
+{
+    static const char *const kinds[] = {"tcp:", "rdma:", "auto:", "unix:"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strncmp(text, kinds[i], strlen(kinds[i])) == 0)
+            return true;
+    return false;
+}
+
 int cli_compute_add(const struct cli_command *command, const char *text, struct cli_compute *compute)
 {
     char why[256];
@@ -39,10 +48,9 @@ int cli_compute_add(const struct cli_command *command, const char *text, struct 
         return add_embedded(command, text, compute);
     if (compute->n_nodes + compute->n_embedded == EG_POOL_NODES)
         return cli_usage(command, "more than %d compute nodes given", EG_POOL_NODES);
-    if (strncmp(text, "rdma:", 5) == 0 || strncmp(text, "auto:", 5) == 0)
-        return cli_usage(command, "--compute %s: %.5s is not supported yet for compute nodes, write tcp:HOST:PORT", text, text);
-    if (strncmp(text, "tcp:", 4) != 0 && strncmp(text, "unix:", 5) != 0)
-        return cli_usage(command, "--compute %s: not an address, write tcp:HOST:PORT, unix:PATH or embedded[:N]", text);
+    if (!is_address(text))
+        return cli_usage(command, "--compute %s: not an address, write tcp:HOST:PORT, rdma:HOST:PORT, auto:HOST:PORT, unix:PATH or embedded[:N]",
+                         text);
     int error = eg_addr_parse(text, 0, &compute->nodes[compute->n_nodes], why, sizeof why);
     if (error == -EINVAL || error == -ENAMETOOLONG)
         return cli_usage(command, "--compute: %s", why);
@@ -123,7 +131,7 @@ static bool same_boot(const char *there)
     return *here && strcmp(here, there) == 0;
 }
 
-static int check_node(const struct eg_addr *addr, uint32_t *ret_slots, uint32_t *ret_flags)
+static int check_node(struct eg_addr *addr, uint32_t *ret_slots, uint32_t *ret_flags)
 {
     char why[512];
     Endgame__Node body = ENDGAME__NODE__INIT;
@@ -131,7 +139,7 @@ static int check_node(const struct eg_addr *addr, uint32_t *ret_slots, uint32_t 
     Endgame__Reply *reply = NULL;
     request.body_case = ENDGAME__REQUEST__BODY_NODE;
     request.node = &body;
-    int error = eg_control_call(addr, &request, NODE_TIMEOUT_MS, &reply, why, sizeof why);
+    int error = cli_verbs_call(addr, &request, NODE_TIMEOUT_MS, &reply, why, sizeof why);
     if (error == -EREMOTEIO)
         return cli_fail(CLI_EXIT_FAILED, "%s is not a compute node (a memory server is named with --memserver); start "
                                          "endgame-compute there, or check the address",
@@ -158,7 +166,37 @@ int cli_compute_check(struct cli_compute *compute)
         return cli_fail(CLI_EXIT_FAILED, "no compute daemon at %s; install endgame whole, or set ENDGAME_COMPUTE", compute->daemon);
     for (int i = 0; i < compute->n_nodes && !status; i++)
         status = check_node(&compute->nodes[i], &compute->slots[i], &compute->flags[i]);
+    for (int i = 0; i < compute->n_nodes && !status; i++)
+        if (compute->nodes[i].kind == EG_ADDR_RDMA && cli_relay_find(compute->relay, sizeof compute->relay) != 0)
+            status = cli_fail(CLI_EXIT_FAILED, "no relay for rdma: at %s; install endgame whole, or set ENDGAME_RELAY", compute->relay);
     return status;
+}
+
+void cli_compute_relays(const struct cli_compute *compute, struct cli_embedded *embedded)
+{
+    for (int i = 0; i < compute->n_nodes; i++) {
+        const struct eg_addr *addr = &compute->nodes[i];
+        if (addr->kind != EG_ADDR_RDMA)
+            continue;
+        int n = embedded->n[CLI_EMBEDDED_RELAY]++;
+        /* By number: where the node was checked. */
+        eg_addr_format(EG_ADDR_RDMA, (const struct sockaddr *)&addr->sa, addr->len_bytes, embedded->relay[n].to, sizeof embedded->relay[n].to);
+        embedded->relay[n].node = i;
+    }
+}
+
+/* As the program reaches it. Returns: 0, or CLI_EXIT_FAILED after one line. */
+static int by_relay(const struct cli_pool *pool, int node, const struct eg_addr *addr, struct eg_addr *ret_addr)
+{
+    char text[sizeof pool->dir + 32], why[256];
+    *ret_addr = *addr;
+    if (addr->kind != EG_ADDR_RDMA)
+        return 0;
+    snprintf(text, sizeof text, "unix:%s/" CLI_POOL_RELAY_SOCKET, pool->dir, node);
+    if (eg_addr_parse(text, 0, ret_addr, why, sizeof why) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "%s", why);
+    memcpy(ret_addr->text, addr->text, sizeof ret_addr->text);
+    return 0;
 }
 
 int cli_compute_publish(struct cli_compute *compute, struct cli_pool *pool)
@@ -175,8 +213,13 @@ int cli_compute_publish(struct cli_compute *compute, struct cli_pool *pool)
         compute->n_nodes++;
     }
     compute->n_embedded = 0;
-    for (int i = 0; i < compute->n_nodes; i++)
-        cli_pool_add_node(pool, &compute->nodes[i], compute->slots[i], compute->flags[i]);
+    for (int i = 0; i < compute->n_nodes; i++) {
+        struct eg_addr addr;
+        int status = by_relay(pool, i, &compute->nodes[i], &addr);
+        if (status)
+            return status;
+        cli_pool_add_node(pool, &addr, compute->slots[i], compute->flags[i]);
+    }
     pool->map->threads_mode = (uint32_t)(compute->n_nodes && !compute->mode_given ? EG_THREADS_REMOTE : compute->mode);
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "cli.h"
+#include "cli_keeper.h"
 #include "cli_pool.h"
 #include "proto/eg_addr.h"
 
@@ -19,6 +20,7 @@ struct cli_compute {
     enum eg_threads_mode mode;
     bool mode_given;
     char daemon[PATH_MAX]; /* endgame-compute */
+    char relay[PATH_MAX];  /* endgame-relay; needed for rdma: only */
 };
 
 /* cli_compute_add, cli_compute_mode - take the value of one --compute or --threads.
@@ -38,7 +40,11 @@ static inline bool cli_compute_wanted(const struct cli_compute *compute)
  * Returns: 0, or CLI_EXIT_FAILED after one line that names the node and what to do. */
 int cli_compute_check(struct cli_compute *compute) __attribute__((warn_unused_result));
 
-/* cli_compute_publish - write the nodes to the pool. The embedded ones must serve (cli_keeper_start).
+/* cli_compute_relays - fill in which relays the run needs. Pre: checked. */
+void cli_compute_relays(const struct cli_compute *compute, struct cli_embedded *embedded);
+
+/* cli_compute_publish - write the nodes to the pool. The embedded ones and the relays must serve (cli_keeper_start). The program reaches
+ * a node over RDMA by its relay's socket, and names it as the user did.
  * Returns: 0, or CLI_EXIT_FAILED after one line that says why. */
 int cli_compute_publish(struct cli_compute *compute, struct cli_pool *pool) __attribute__((warn_unused_result));
 

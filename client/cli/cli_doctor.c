@@ -262,6 +262,9 @@ static void check_installation(struct doctor *doctor)
     error = cli_compute_find(path, sizeof path);
     say(doctor, error ? LACK_SLOWER : HAVE, "endgame-compute", "scripts/build, or install endgame whole", "%s%s", path,
         error ? " is not there" : "");
+    error = cli_relay_find(path, sizeof path);
+    say(doctor, error ? LACK_SLOWER : HAVE, "endgame-relay", "scripts/build, or install endgame whole", "%s%s", path,
+        error ? " is not there; needed for rdma: compute nodes only" : "");
 }
 
 int cli_doctor_main(const struct cli_command *command, int argc, char **argv)

@@ -46,21 +46,39 @@ static void reset_signals(void)
 }
 
 static const struct {
-    const char *what, *option; /* option: that names one which is there already */
-} kinds[CLI_EMBEDDED_KINDS] = {{"memory server", "--memserver"}, {"compute node", "--compute"}};
+    const char *what, *option; /* option: that names one which is there already; NULL: there is none */
+} kinds[CLI_EMBEDDED_KINDS] = {{"memory server", "--memserver"}, {"compute node", "--compute"}, {"relay for rdma:", NULL}};
 
 const char *cli_embedded_what(const struct cli_embedded *embedded)
 {
-    const int *n = embedded->n;
-    return n[CLI_EMBEDDED_MEMORY] && n[CLI_EMBEDDED_COMPUTE] ? "server" : kinds[n[CLI_EMBEDDED_COMPUTE] ? CLI_EMBEDDED_COMPUTE : CLI_EMBEDDED_MEMORY].what;
+    int kind = -1;
+    for (int k = 0; k < CLI_EMBEDDED_KINDS; k++)
+        if (embedded->n[k] && kind >= 0)
+            return "server";
+        else if (embedded->n[k])
+            kind = k;
+    return kinds[kind < 0 ? CLI_EMBEDDED_MEMORY : kind].what;
 }
 
-static void run_server(const char *daemon, enum cli_embedded_kind kind, int i, const struct cli_pool *pool, int ready, int end_with)
+static int count(const struct cli_embedded *embedded)
+{
+    int n = 0;
+    for (int kind = 0; kind < CLI_EMBEDDED_KINDS; kind++)
+        n += embedded->n[kind];
+    return n;
+}
+
+static void run_server(const struct cli_embedded *embedded, enum cli_embedded_kind kind, int i, const struct cli_pool *pool, int ready,
+                       int end_with)
 {
     enum { SERVER_END_WITH = 3 };
+    const char *daemon = embedded->daemon[kind];
+    bool relay = kind == CLI_EMBEDDED_RELAY;
     char address[sizeof pool->socket + 32];
     if (kind == CLI_EMBEDDED_COMPUTE)
         snprintf(address, sizeof address, "unix:%s/" CLI_POOL_COMPUTE_SOCKET, pool->dir, i);
+    else if (relay)
+        snprintf(address, sizeof address, "unix:%s/" CLI_POOL_RELAY_SOCKET, pool->dir, embedded->relay[i].node);
     else
         snprintf(address, sizeof address, "unix:%s", pool->socket);
     reset_signals();
@@ -72,7 +90,7 @@ static void run_server(const char *daemon, enum cli_embedded_kind kind, int i, c
     /* A server must not page to a server: this run may itself be inside another run. */
     unsetenv("LD_PRELOAD");
     unsetenv("ENDGAME_POOL");
-    execl(daemon, daemon, "--listen", address, "--end-with", "3", (char *)NULL);
+    execl(daemon, daemon, "--listen", address, "--end-with", "3", relay ? "--to" : NULL, embedded->relay[relay ? i : 0].to, (char *)NULL);
     dprintf(STDERR_FILENO, "cannot execute %s: %s\n", daemon, strerror(errno));
     _exit(CLI_EXIT_FAILED);
 }
@@ -96,27 +114,35 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static bool start_server(const struct cli_embedded *embedded, enum cli_embedded_kind kind, int i, const struct cli_pool *pool,
+                         struct servers *servers)
+{
+    int ready[2], end_with[2], n = servers->n;
+    if (pipe2(ready, O_CLOEXEC) != 0 || pipe2(end_with, O_CLOEXEC) != 0)
+        return false;
+    pid_t pid = fork();
+    if (pid == 0)
+        run_server(embedded, kind, i, pool, ready[1], end_with[0]);
+    close(ready[1]);
+    close(end_with[0]);
+    if (pid < 0)
+        return false;
+    servers->pid[n] = pid;
+    servers->end_with[n] = end_with[1];
+    servers->ready[n] = ready[0];
+    servers->kind[n] = (char)kind;
+    servers->n++;
+    return true;
+}
+
 static char start_servers(const struct cli_embedded *embedded, const struct cli_pool *pool, struct servers *servers, char *ret_kind)
 {
-    for (int i = 0; i < embedded->n[CLI_EMBEDDED_MEMORY] + embedded->n[CLI_EMBEDDED_COMPUTE]; i++) {
-        int ready[2], end_with[2], memory = embedded->n[CLI_EMBEDDED_MEMORY];
-        enum cli_embedded_kind kind = i < memory ? CLI_EMBEDDED_MEMORY : CLI_EMBEDDED_COMPUTE;
-        *ret_kind = (char)kind;
-        if (pipe2(ready, O_CLOEXEC) != 0 || pipe2(end_with, O_CLOEXEC) != 0)
-            return SAYS_ENDED;
-        pid_t pid = fork();
-        if (pid == 0)
-            run_server(embedded->daemon[kind], kind, kind == CLI_EMBEDDED_MEMORY ? i : i - memory, pool, ready[1], end_with[0]);
-        close(ready[1]);
-        close(end_with[0]);
-        if (pid < 0)
-            return SAYS_ENDED;
-        servers->pid[i] = pid;
-        servers->end_with[i] = end_with[1];
-        servers->ready[i] = ready[0];
-        servers->kind[i] = (char)kind;
-        servers->n++;
-    }
+    for (int kind = 0; kind < CLI_EMBEDDED_KINDS; kind++)
+        for (int i = 0; i < embedded->n[kind]; i++) {
+            *ret_kind = (char)kind;
+            if (!start_server(embedded, (enum cli_embedded_kind)kind, i, pool, servers))
+                return SAYS_ENDED;
+        }
     int64_t deadline_ms = now_ms() + READY_TIMEOUT_MS;
     for (int i = 0; i < servers->n; i++) {
         struct pollfd readable = {.fd = servers->ready[i], .events = POLLIN};
@@ -223,7 +249,10 @@ static int wait_ready(const struct cli_keeper *keeper, int ready)
     int n = poll(&readable, 1, READY_TIMEOUT_MS + GRACE_MS);
     if (n > 0 && read(ready, result, sizeof result) == sizeof result && result[0] == SAYS_READY)
         return 0;
-    int kind = result[1] == CLI_EMBEDDED_COMPUTE;
+    int kind = result[1] >= 0 && result[1] < CLI_EMBEDDED_KINDS ? result[1] : CLI_EMBEDDED_MEMORY;
+    if ((n == 0 || result[0] == SAYS_LATE) && !kinds[kind].option)
+        return cli_fail(CLI_EXIT_FAILED, "the %s was not ready after %d seconds; name the node as tcp:HOST:PORT", kinds[kind].what,
+                        READY_TIMEOUT_MS / 1000);
     if (n == 0 || result[0] == SAYS_LATE)
         return cli_fail(CLI_EXIT_FAILED, "the embedded %s was not ready after %d seconds; start one by hand and name it with %s",
                         kinds[kind].what, READY_TIMEOUT_MS / 1000, kinds[kind].option);
@@ -236,7 +265,7 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
     struct cli_keeper keeper = {.pid = -1, .link = -1, .server_log = -1};
     int link[2] = {-1, -1}, ready[2] = {-1, -1};
     bool made = pipe2(link, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0;
-    int n = embedded->n[CLI_EMBEDDED_MEMORY] + embedded->n[CLI_EMBEDDED_COMPUTE];
+    int n = count(embedded);
     if (made && n > 0)
         made = (keeper.server_log = memfd_create("endgame-log", MFD_CLOEXEC)) >= 0;
     if (made)

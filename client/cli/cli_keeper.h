@@ -12,11 +12,15 @@ struct cli_keeper {
     int server_log; /* what the embedded servers said on standard error; -1: no server */
 };
 
-/* What a run embeds: a memory server, compute nodes, both, or neither. */
-enum cli_embedded_kind { CLI_EMBEDDED_MEMORY, CLI_EMBEDDED_COMPUTE, CLI_EMBEDDED_KINDS };
+/* What a run embeds: a memory server, compute nodes, relays to nodes that are reached over RDMA, or none of these. */
+enum cli_embedded_kind { CLI_EMBEDDED_MEMORY, CLI_EMBEDDED_COMPUTE, CLI_EMBEDDED_RELAY, CLI_EMBEDDED_KINDS };
 struct cli_embedded {
     const char *daemon[CLI_EMBEDDED_KINDS]; /* path of the executable */
-    int n[CLI_EMBEDDED_KINDS];              /* so many: at most 1, at most EG_POOL_NODES */
+    int n[CLI_EMBEDDED_KINDS];              /* so many: at most 1; the others together at most EG_POOL_NODES */
+    struct {
+        char to[128]; /* rdma:HOST:PORT */
+        int node;     /* its socket has this number */
+    } relay[EG_POOL_NODES];
 };
 
 /* cli_embedded_what - what it is called in messages: of all that there are, or of one kind. */

@@ -131,3 +131,9 @@ int cli_compute_find(char *ret_path, size_t path_bytes)
     static const char *const places[] = {"endgame-compute", "../sbin/endgame-compute", NULL};
     return find_beside("ENDGAME_COMPUTE", places, ret_path, path_bytes);
 }
+
+int cli_relay_find(char *ret_path, size_t path_bytes)
+{
+    static const char *const places[] = {"endgame-relay", "../sbin/endgame-relay", NULL};
+    return find_beside("ENDGAME_RELAY", places, ret_path, path_bytes);
+}

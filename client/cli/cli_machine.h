@@ -16,11 +16,12 @@ struct cli_memory {
  * Context: hosted. */
 void cli_memory_read(struct cli_memory *ret_memory);
 
-/* cli_library_find, cli_memserver_find, cli_compute_find - absolute path of libendgame.so, endgame-memserver, endgame-compute: by environment, in the build
+/* cli_library_find, cli_memserver_find, cli_compute_find, cli_relay_find - absolute path of libendgame.so, endgame-memserver, endgame-compute, endgame-relay: by environment, in the build
  * tree or installed, always from where this executable lies.
  * Returns: 0, or -ENOENT, and ret_path is then the place where it was expected. */
 int cli_library_find(char *ret_path, size_t path_bytes) __attribute__((warn_unused_result));
 int cli_memserver_find(char *ret_path, size_t path_bytes) __attribute__((warn_unused_result));
 int cli_compute_find(char *ret_path, size_t path_bytes) __attribute__((warn_unused_result));
+int cli_relay_find(char *ret_path, size_t path_bytes) __attribute__((warn_unused_result));
 
 #endif

@@ -178,6 +178,8 @@ void cli_pool_remove(struct cli_pool *pool)
             char name[sizeof CLI_POOL_SOCKET];
             snprintf(name, sizeof name, CLI_POOL_COMPUTE_SOCKET, i);
             unlinkat(dir, name, 0);
+            snprintf(name, sizeof name, CLI_POOL_RELAY_SOCKET, i);
+            unlinkat(dir, name, 0);
         }
         unlinkat(dir, "libendgame.so", 0);
         close(dir);

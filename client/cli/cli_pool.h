@@ -11,6 +11,7 @@
 
 #define CLI_POOL_SOCKET "memserver.sock"
 #define CLI_POOL_COMPUTE_SOCKET "compute%d.sock" /* of embedded compute node i; no longer than the other */
+#define CLI_POOL_RELAY_SOCKET "relay%d.sock" /* of the relay to node i, which is reached over RDMA; likewise */
 
 struct cli_pool {
     int fd;                   /* of the pool file, close-on-exec; -1: none */

@@ -11,7 +11,6 @@
 #include "cli_stats.h"
 #include "cli_uffd.h"
 #include "cli_verbs.h"
-#include "proto/eg_control_client.h"
 #include "proto/eg_wire.h"
 
 #include <errno.h>
@@ -168,41 +167,20 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
 }
 
 /* Returns: 0, or -errno and ret_why. */
-static int ping(const struct eg_addr *addr, Endgame__Reply **ret_reply, char *ret_why, size_t why_bytes)
+static int ping(struct eg_addr *addr, Endgame__Reply **ret_reply, char *ret_why, size_t why_bytes)
 {
     Endgame__Ping body = ENDGAME__PING__INIT;
     Endgame__Request request = ENDGAME__REQUEST__INIT;
     request.body_case = ENDGAME__REQUEST__BODY_PING;
     request.ping = &body;
-    return eg_control_call(addr, &request, PING_TIMEOUT_MS, ret_reply, ret_why, why_bytes);
-}
-
-/* As ping; auto: becomes rdma: where a server answers there, else tcp:. Says which, and why. */
-static int ping_auto(struct eg_addr *addr, Endgame__Reply **ret_reply, char *ret_why, size_t why_bytes)
-{
-    struct eg_addr rdma = *addr;
-    const char *place = strchr(addr->text, ':') + 1;
-    rdma.kind = EG_ADDR_RDMA;
-    snprintf(rdma.text, sizeof rdma.text, "rdma:%.*s", (int)sizeof rdma.text - 6, place);
-    if (ping(&rdma, ret_reply, ret_why, why_bytes) == 0) {
-        cli_warn("%s: over rdma, device %s", addr->text, cli_verbs_device());
-        *addr = rdma;
-        return 0;
-    }
-    char text[sizeof addr->text];
-    snprintf(text, sizeof text, "tcp:%.*s", (int)sizeof text - 5, place);
-    const char *reason = strncmp(ret_why, rdma.text, strlen(rdma.text)) == 0 ? ret_why + strlen(rdma.text) + 2 : ret_why;
-    cli_warn("%s: over tcp, not rdma: %s", addr->text, reason);
-    addr->kind = EG_ADDR_TCP;
-    memcpy(addr->text, text, sizeof text);
-    return ping(addr, ret_reply, ret_why, why_bytes);
+    return cli_verbs_call(addr, &request, PING_TIMEOUT_MS, ret_reply, ret_why, why_bytes);
 }
 
 static int check_server(struct eg_addr *addr)
 {
     char why[512];
     Endgame__Reply *reply = NULL;
-    if ((addr->kind == EG_ADDR_AUTO ? ping_auto(addr, &reply, why, sizeof why) : ping(addr, &reply, why, sizeof why)) != 0)
+    if (ping(addr, &reply, why, sizeof why) != 0)
         return cli_fail(CLI_EXIT_FAILED, "%s", why);
     int status = 0;
     const Endgame__PingReply *pong = reply->body_case == ENDGAME__REPLY__BODY_PING ? reply->ping : NULL;
@@ -336,8 +314,9 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     struct cli_pool pool;
     struct cli_keeper keeper;
     struct eg_hints_file *hints = NULL;
-    struct cli_embedded embedded = {.daemon = {run->memserver, run->compute.daemon},
+    struct cli_embedded embedded = {.daemon = {run->memserver, run->compute.daemon, run->compute.relay},
                                     .n = {run->far && run->n_servers == 0, run->compute.n_embedded}};
+    cli_compute_relays(&run->compute, &embedded);
     int status = cli_pool_create(run->budget_bytes, run->engine, run->library, &pool);
     if (status)
         return status;

@@ -1,5 +1,7 @@
 #include "cli_verbs.h"
+#include "cli.h"
 #include "cli_machine.h"
+#include "client/pager/eg_pool.h"
 #include "client/verbs/eg_verbs_lib.h"
 #include "proto/eg_control_client.h"
 
@@ -115,4 +117,26 @@ void cli_verbs_prepare(void)
 const char *cli_verbs_device(void)
 {
     return opened.device;
+}
+
+int cli_verbs_call(struct eg_addr *addr, const Endgame__Request *req, int timeout_ms, Endgame__Reply **ret_reply, char *ret_why, size_t why_bytes)
+{
+    if (addr->kind != EG_ADDR_AUTO)
+        return eg_control_call(addr, req, timeout_ms, ret_reply, ret_why, why_bytes);
+    struct eg_addr rdma = *addr;
+    const char *place = strchr(addr->text, ':') + 1;
+    rdma.kind = EG_ADDR_RDMA;
+    snprintf(rdma.text, sizeof rdma.text, "rdma:%.*s", (int)sizeof rdma.text - 6, place);
+    if (eg_control_call(&rdma, req, timeout_ms, ret_reply, ret_why, why_bytes) == 0) {
+        cli_warn("%s: over rdma, device %s", addr->text, cli_verbs_device());
+        *addr = rdma;
+        return 0;
+    }
+    char text[sizeof addr->text];
+    snprintf(text, sizeof text, "tcp:%.*s", (int)sizeof text - 5, place);
+    const char *reason = strncmp(ret_why, rdma.text, strlen(rdma.text)) == 0 ? ret_why + strlen(rdma.text) + 2 : ret_why;
+    cli_warn("%s: over tcp, not rdma: %s", addr->text, reason);
+    addr->kind = EG_ADDR_TCP;
+    memcpy(addr->text, text, sizeof text);
+    return eg_control_call(addr, req, timeout_ms, ret_reply, ret_why, why_bytes);
 }

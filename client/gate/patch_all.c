@@ -21,6 +21,7 @@
 #define ROUNDS 4
 #define TABLE_ENTRIES 4096u
 #define MAX_AREAS 256u
+#define MAX_TABLES 65536u
 
 /* Decoded around a site: decoding starts BACK bytes before it, is one stream by SURE bytes before it, and goes on for AHEAD bytes: a near
  * jump's reach and an instruction more on both sides. */
@@ -46,11 +47,20 @@ struct site {
     uint8_t state, again;
 };
 
+struct table {
+    uint64_t at;
+    const uint8_t *by; /* the opcode of what takes its address */
+    int absolute;
+};
+
 struct work {
     uint8_t *text, *end;
     const struct eg_gate_text *object;
     struct site *site;
     uint32_t n;
+    struct table *table;
+    uint32_t n_tables;
+    int too_many;
     eg_gate_look_fn *look;
     uint8_t *coarse; /* a bit for 64 bytes of the text: some of them must not be jumped to */
 };
@@ -253,11 +263,17 @@ static int sets_number(const uint8_t *p, const struct eg_insn *i, int32_t *ret_n
         if (i->modrm == 0xc0 && !(i->rex & 5))
             *ret_nr = 0;
         return i->opcode == 0x31 ? rm : reg;
-    case 0x89: case 0x01: case 0x81: case 0x83: return rm;
-    case 0x8b: case 0x8d: case 0x63: case 0x03: return reg;
-    case 0x58: return !(i->rex & 1);
-    default: return i->opcode > 0x90 && i->opcode < 0x98; /* xchg */
+    case 0x38: case 0x39: case 0x3a: case 0x3b: case 0x3c: case 0x3d: return 0;
+    case 0x80: case 0x81: case 0x83: return rm && (i->modrm >> 3 & 7) != 7; /* but for cmp */
+    case 0x88: case 0x89: case 0xc0: case 0xc1: case 0xd0: case 0xd1: case 0xd2: case 0xd3: case 0xf6: case 0xf7: case 0xfe: case 0xff: return rm;
+    case 0x63: case 0x69: case 0x6b: case 0x8a: case 0x8b: case 0x8d: return reg;
+    case 0x58: case 0xb0: return !(i->rex & 1);
+    case 0x98: return 1;
+    default: break;
     }
+    if (i->opcode < 0x40)
+        return (i->opcode & 7) >= 4 ? (i->opcode & 7) < 6 : i->opcode & 2 ? reg : rm;
+    return i->opcode > 0x90 && i->opcode < 0x98; /* xchg */
 }
 
 /* The last setting of eax before the syscall. Returns: 0 none. */
@@ -430,12 +446,16 @@ static void coarse_fill(struct work *w)
             w->coarse[i >> 3] |= (uint8_t)(1u << (i & 7));
 }
 
+/* Nearly all jumps go elsewhere. */
+static inline int is_near_site(const struct work *w, const uint8_t *to)
+{
+    uint64_t i = (uint64_t)(to - w->text);
+    return i < (uint64_t)(w->end - w->text) && w->coarse[i >> 9] >> (i >> 6 & 7) & 1;
+}
+
 /* The site that must not be jumped to there; NULL: none. */
 static struct site *site_around(const struct work *w, const uint8_t *to)
 {
-    uint64_t i = (uint64_t)(to - w->text);
-    if (i >= (uint64_t)(w->end - w->text) || !(w->coarse[i >> 9] >> (i >> 6 & 7) & 1))
-        return NULL;
     uint32_t lo = 0, hi = w->n;
     while (lo < hi) {
         uint32_t mid = (lo + hi) / 2;
@@ -451,7 +471,7 @@ static struct site *site_around(const struct work *w, const uint8_t *to)
 
 static void jump_found(struct work *w, const uint8_t *to, uint32_t *ret_again)
 {
-    struct site *s = site_around(w, to);
+    struct site *s = is_near_site(w, to) ? site_around(w, to) : NULL;
     struct window near;
     if (!s)
         return;
@@ -463,12 +483,23 @@ static void jump_found(struct work *w, const uint8_t *to, uint32_t *ret_again)
     }
 }
 
-/* Is the far jump at p an instruction? It may have prefixes. */
-static int is_real_jump(const struct work *work, const uint8_t *p)
+static int is_prefix(uint8_t byte)
+{
+    return (byte & 0xf0) == 0x40 || (byte & 0xfc) == 0x64 || (byte & 0xe7) == 0x26 || byte == 0xf2 || byte == 0xf3;
+}
+
+/* Is the opcode at p one of an instruction? It may have prefixes. */
+static int is_real(const struct work *work, const uint8_t *p)
 {
     struct window w;
     window_fill(&w, work, p);
-    return is_alive(&w, p) || is_alive(&w, p - 1) || is_alive(&w, p - 2);
+    for (int back = 0; back < 4 && p - back >= work->text; back++) {
+        if (back && !is_prefix(p[-back]))
+            return 0;
+        if (is_alive(&w, p - back))
+            return 1;
+    }
+    return 0;
 }
 
 /* The end of what may be read at a table's place: the object's read-only data, or the text itself, where some compilers keep them. */
@@ -483,27 +514,65 @@ static uint64_t table_end(const struct work *w, uint64_t at)
     return 0;
 }
 
-/* A table of places relative to itself, or of addresses. What is none ends at once: its first entry leads elsewhere. */
-static void table_look(struct work *w, uint64_t table, int relative, uint32_t *ret_again)
+/* Returns: 0 no entry there that leads into the text. */
+static int table_entry(const struct work *w, const struct table *t, uint64_t at, uint64_t end, const uint8_t **ret_to)
 {
-    uint64_t bytes = relative ? 4 : 8, end = table_end(w, table);
-    if (!end && !w->object->unknown_tables)
+    uint64_t entry = 0, bytes = t->absolute ? 8 : 4;
+    if (end ? at + bytes > end : eg_sys_copy_in(&entry, at, bytes) != (long)bytes)
+        return 0;
+    if (end)
+        entry = t->absolute ? *(const any_word64 *)at : load32((const uint8_t *)at);
+    *ret_to = (const uint8_t *)(t->absolute ? entry : t->at + (uint64_t)(int64_t)(int32_t)(uint32_t)entry);
+    return *ret_to >= w->text && *ret_to < w->end;
+}
+
+/* A table of places relative to itself, or of addresses; what is none leads elsewhere with its first entry. */
+static void table_add(struct work *w, uint64_t at, const uint8_t *by, int absolute)
+{
+    struct table t = {at, by, absolute};
+    uint64_t end = table_end(w, at);
+    const uint8_t *to;
+    if ((!end && !w->object->unknown_tables) || !table_entry(w, &t, at, end, &to))
         return;
-    for (uint64_t at = table; at < table + TABLE_ENTRIES * bytes; at += bytes) {
-        uint64_t entry = 0;
-        if (end ? at + bytes > end : eg_sys_copy_in(&entry, at, bytes) != (long)bytes)
-            return;
-        if (end)
-            entry = relative ? load32((const uint8_t *)at) : *(const any_word64 *)at;
-        const uint8_t *to = (const uint8_t *)(relative ? table + (uint64_t)(int64_t)(int32_t)(uint32_t)entry : entry);
-        if (to < w->text || to >= w->end)
-            return;
-        if (site_around(w, to))
+    if (w->n_tables < MAX_TABLES)
+        w->table[w->n_tables++] = t;
+    else
+        w->too_many = 1;
+}
+
+static void tables_sort(struct work *w)
+{
+    for (uint32_t gap = w->n_tables / 2; gap; gap /= 2)
+        for (uint32_t i = gap; i < w->n_tables; i++) {
+            struct table t = w->table[i];
+            uint32_t k = i;
+            for (; k >= gap && w->table[k - gap].at > t.at; k -= gap)
+                w->table[k] = w->table[k - gap];
+            w->table[k] = t;
+        }
+}
+
+/* Nothing tells where a table ends: the next one's entries, taken for this one's, lead anywhere. */
+static void tables_look(struct work *w, uint32_t *ret_again)
+{
+    tables_sort(w);
+    for (uint32_t i = 0, next; i < w->n_tables; i = next) {
+        const struct table *t = &w->table[i];
+        uint64_t bytes = t->absolute ? 8 : 4, end = table_end(w, t->at);
+        const uint8_t *to;
+        for (next = i + 1; next < w->n_tables && w->table[next].at == t->at;)
+            next++;
+        for (uint64_t at = t->at; at < t->at + TABLE_ENTRIES * bytes && table_entry(w, t, at, end, &to); at += bytes) {
+            if (!is_near_site(w, to) || !site_around(w, to))
+                continue;
+            if (next < w->n_tables && at >= w->table[next].at && is_real(w, w->table[next].by))
+                break;
             jump_found(w, to, ret_again);
+        }
     }
 }
 
-static void far_at(struct work *w, const uint8_t *p, uint32_t *ret_again)
+static inline void far_at(struct work *w, const uint8_t *p, uint32_t *ret_again)
 {
     const uint8_t *to;
     switch (p[0]) {
@@ -516,15 +585,15 @@ static void far_at(struct work *w, const uint8_t *p, uint32_t *ret_again)
         break;
     case 0x8d: /* lea table(%rip) */
         if ((p[1] & 0xc7) == 0x05)
-            table_look(w, (uint64_t)p + 6 + (uint64_t)(int64_t)(int32_t)load32(p + 2), 1, ret_again);
+            table_add(w, (uint64_t)p + 6 + (uint64_t)(int64_t)(int32_t)load32(p + 2), p, 0);
         return;
     case 0xff: /* jmp *table(,%reg,8) */
         if (p[1] == 0x24 && (p[2] & 0xc7) == 0xc5)
-            table_look(w, load32(p + 3), 0, ret_again);
+            table_add(w, load32(p + 3), p, 1);
         return;
     default: return;
     }
-    if (site_around(w, to) && is_real_jump(w, p))
+    if (is_near_site(w, to) && site_around(w, to) && is_real(w, p))
         jump_found(w, to, ret_again);
 }
 
@@ -533,12 +602,14 @@ static uint32_t far_jumps(struct work *w)
 {
     uint32_t again = 0;
     coarse_fill(w);
+    w->n_tables = 0;
     const uint8_t *p = w->text;
     for (; w->end - p >= BLOCK + LOOK_BEYOND; p += BLOCK)
         for (uint64_t hit = w->look(p, EG_GATE_LOOK_JUMPS); hit; hit &= hit - 1)
             far_at(w, p + __builtin_ctzll(hit), &again);
     for (; w->end - p >= LOOK_BEYOND; p++)
         far_at(w, p, &again);
+    tables_look(w, &again);
     return again;
 }
 
@@ -733,19 +804,21 @@ int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmles
     uint8_t *first = next_syscall(&w, w.text);
     if (!first)
         return 0;
-    size_t sites = MAX_SITES * sizeof *w.site, trampolines = MAX_SITES * sizeof(uint8_t *), bytes = sites + trampolines + object->bytes / 512 + 1;
+    size_t sites = MAX_SITES * sizeof *w.site, trampolines = MAX_SITES * sizeof(uint8_t *), tables = MAX_TABLES * sizeof *w.table;
+    size_t bytes = sites + trampolines + tables + object->bytes / 512 + 1;
     long scratch = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (eg_sys_failed(scratch)) {
         left_add(v, first);
         return -ENOMEM;
     }
     w.site = (struct site *)scratch;
-    w.coarse = (uint8_t *)scratch + sites + trampolines;
+    w.table = (struct table *)(scratch + (long)(sites + trampolines));
+    w.coarse = (uint8_t *)scratch + sites + trampolines + tables;
     collect(&w, first);
     int rc = 0, n_before = (int)v->n_patched;
     uint32_t n = settle(&w);
-    if (n && object->no_write)
-        rc = -EACCES;
+    if (n && (object->no_write || w.too_many))
+        rc = object->no_write ? -EACCES : -E2BIG;
     else if (n)
         rc = patch_sites(&w, n, (uint8_t **)((uint8_t *)scratch + sites));
     for (uint32_t i = 0; rc < 0 && i < w.n; i++)

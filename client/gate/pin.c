@@ -150,7 +150,7 @@ static int pin_call(long nr, const long arg[6], uint64_t sp)
 /* What one call pins at most: an eighth of the budget, less when there are many threads. */
 static uint64_t limit(void)
 {
-    uint64_t threads = eg_pin_owners(), bytes = eg_rt.budget * EG_PAGE_BYTES / (4 * (threads > 2 ? threads : 2));
+    uint64_t threads = eg_pin_owners(), bytes = eg_rt.budget / (4 * (threads > 2 ? threads : 2)) * EG_PAGE_BYTES;
     return bytes < LIMIT_MIN ? LIMIT_MIN : bytes > LIMIT_MAX ? LIMIT_MAX : bytes;
 }
 

@@ -7,6 +7,10 @@
 #include <sys/uio.h>
 #include <ucontext.h>
 
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
+
 #define N_SIGNALS 64
 #define PROXY SIGSTKFLT
 #define PROXIED 0x45474255 /* si_errno of a SIGBUS that waits as a PROXY */
@@ -394,6 +398,39 @@ static uint64_t fpu_bytes(const uint8_t *fpu)
     return !fpu ? 0 : sw[0] == XSTATE_MAGIC ? sw[1] : FXSAVE_BYTES;
 }
 
+/* A call that waits with a mask of its own was interrupted: that mask is in force when the handler begins, and the kernel shows the one before it.
+ * Nothing else says so than the registers of the call, made in place. Returns: the mask, NULL: no such call. */
+static const struct mask *waited(const ucontext_t *uc)
+{
+    const greg_t *g = uc->uc_mcontext.gregs;
+    const uint8_t *rip = (const uint8_t *)g[REG_RIP];
+    const struct {
+        uint64_t at, bytes; /* a pointer to the mask and its size */
+        long nr, other;
+    } call[] = {{(uint64_t)g[REG_RDI], (uint64_t)g[REG_RSI], SYS_rt_sigsuspend, -1},
+                {(uint64_t)g[REG_R10], (uint64_t)g[REG_R8], SYS_ppoll, -1},
+                {(uint64_t)g[REG_R8], (uint64_t)g[REG_R9], SYS_epoll_pwait, SYS_epoll_pwait2},
+                {(uint64_t)g[REG_R9] - offsetof(struct mask, ptr), 8, SYS_pselect6, SYS_io_pgetevents}};
+    long nr = -1;
+    if (g[REG_RAX] != -EINTR)
+        return NULL;
+    if (((uint64_t)rip & (EG_PAGE_BYTES - 1)) >= 7 && rip[-7] == 0xe9) { /* a patched site: its trampoline begins with the number */
+        int32_t rel, number;
+        memcpy(&rel, rip - 6, 4);
+        const uint8_t *trampoline = rip - 2 + rel;
+        memcpy(&number, trampoline + 1, 4);
+        if (trampoline[0] == 0xb8)
+            nr = number;
+    }
+    for (uint32_t i = 0; i < sizeof call / sizeof *call; i++) {
+        uint64_t at = call[i].at - (uint64_t)sig.masks;
+        int known = (at < N_MASKS * sizeof(struct mask) && at % sizeof(struct mask) == 0) || call[i].at == (uint64_t)&sig.no_mask;
+        if (known && call[i].bytes == 8 && (nr < 0 || nr == call[i].nr || nr == call[i].other))
+            return (const struct mask *)call[i].at;
+    }
+    return NULL;
+}
+
 /* Enter the program's handler, as the kernel does it: its frame on the program's stack; the runtime's own frame then leads there.
  * Source: arch/x86/kernel/signal.c, get_sigframe() and x64_setup_rt_frame(). Returns: 0, -EFAULT: no stack for it. */
 static int handler_enter(int s, const struct action *a, const siginfo_t *info, ucontext_t *uc, struct thread *t)
@@ -425,6 +462,9 @@ static int handler_enter(int s, const struct action *a, const siginfo_t *info, u
     if (put(t, to, sp, from, into))
         return -EFAULT;
 
+    const struct mask *waiting = waited(uc);
+    if (waiting)
+        *context_mask(uc) = waiting->mask;
     *context_mask(uc) |= mask_to_kernel(a->mask | (a->flags & SA_NODEFER ? 0 : BIT(s)));
     g[REG_RIP] = (greg_t)a->handler;
     g[REG_RSP] = (greg_t)to;
@@ -478,7 +518,8 @@ static void no_stack(int s, ucontext_t *uc, struct thread *t)
 static void arrived(int s, siginfo_t *info, ucontext_t *uc, struct thread *t)
 {
     int sent = !from_an_instruction(s, info->si_code);
-    if (s == SIGBUS && *context_mask(uc) & BIT(PROXY)) {
+    const struct mask *waiting = s == SIGBUS && sent ? waited(uc) : NULL;
+    if (s == SIGBUS && (waiting ? waiting->mask : *context_mask(uc)) & BIT(PROXY)) {
         if (!sent) {
             end(s, info, uc, 0);
             return;
@@ -747,10 +788,6 @@ static long call_waits_by_pointer(struct eg_gate_frame *f)
     }
     return pass(f);
 }
-
-#ifndef SYS_epoll_pwait2
-#define SYS_epoll_pwait2 441
-#endif
 
 int eg_signals_wants(long nr)
 {

@@ -16,7 +16,7 @@ int eg_advice_is(long number, enum eg_advice *ret_advice, uint32_t *ret_server)
     case MADV_RANDOM: *ret_advice = EG_ADVICE_RANDOM; return 1;
     case MADV_SEQUENTIAL: *ret_advice = EG_ADVICE_SEQUENTIAL; return 1;
     case MADV_WILLNEED: *ret_advice = EG_ADVICE_PREFETCH; return 1;
-    case ADVICE_COLD: *ret_advice = EG_ADVICE_EVICT_FIRST; return 1;
+    case ADVICE_COLD: *ret_advice = EG_ADVICE_COLD; return 1;
     case ADVICE_PAGEOUT: *ret_advice = EG_ADVICE_EVICT; return 1;
     default: break;
     }
@@ -50,16 +50,27 @@ static void note(uint64_t start, uint64_t end, uint64_t set, uint64_t clear)
     }
 }
 
-void eg_advice_add(uint64_t start, uint64_t end, uint64_t flags)
+void eg_advice_child(void)
+{
+    note(0, 1ull << EG_ADDR_BITS, 0, EG_RANGE_PIN); /* as with mlock */
+}
+
+/* Pages of [start, end) that a pin would add to those pinned. */
+static uint64_t pin_adds(uint64_t start, uint64_t end)
 {
     struct eg_range part;
-    uint64_t n = 0, clear = flags & EG_RANGE_ENTRY_BITS ? EG_RANGE_ENTRY_BITS : 0;
-    for (uint64_t at = start; flags & EG_RANGE_PIN && eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
-        if (!(part.flags & EG_RANGE_PIN))
+    uint64_t n = 0;
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+        if (!(part.flags & (EG_RANGE_PIN | EG_RANGE_RESERVED)))
             n += (part.end - part.start) >> EG_PAGE_SHIFT;
-    if ((uint64_t)eg_rt.pinned + n > eg_rt.budget / 2)
+    return n;
+}
+
+void eg_advice_add(uint64_t start, uint64_t end, uint64_t flags)
+{
+    if (flags & EG_RANGE_PIN && (uint64_t)eg_rt.pinned + pin_adds(start, end) > eg_rt.budget / 2)
         flags &= ~(uint64_t)EG_RANGE_PIN;
-    note(start, end, flags, clear);
+    note(start, end, flags, flags & EG_RANGE_ENTRY_BITS ? EG_RANGE_ENTRY_BITS : 0);
 }
 
 int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server)
@@ -72,10 +83,14 @@ int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t serv
     case EG_ADVICE_EVICT_FIRST:
         note(start, end, EG_RANGE_FIRST, EG_RANGE_PIN);
         if (eg_rt.active)
-            eg_evict_soon(start, end, 0);
+            eg_evict_soon(start, end);
+        break;
+    case EG_ADVICE_COLD:
+        if (eg_rt.active)
+            eg_evict_soon(start, end);
         break;
     case EG_ADVICE_PIN:
-        if ((uint64_t)eg_rt.pinned + ((end - start) >> EG_PAGE_SHIFT) > eg_rt.budget / 2)
+        if ((uint64_t)eg_rt.pinned + pin_adds(start, end) > eg_rt.budget / 2)
             return -ENOMEM;
         note(start, end, EG_RANGE_PIN, EG_RANGE_FIRST);
         if (eg_rt.active)
@@ -87,7 +102,7 @@ int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t serv
         break;
     case EG_ADVICE_EVICT:
         if (eg_rt.active)
-            eg_evict_soon(start, end, 1);
+            eg_evict_now(start, end);
         break;
     case EG_ADVICE_PLACE:
         if (server >= eg_rt.n_servers)

@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#define ADVICE_COLD 20
 #define ADVICE_POPULATE_READ 22
 #define ADVICE_POPULATE_WRITE 23
 #define ADVICE_DONTNEED_LOCKED 24
 #define ADVICE_GUARD_INSTALL 102
 #define GRANULE_BLOCKS 64u /* a word of the armed bitmap */
+#define EVICT_SLICE_BYTES (4u << 20)
 
 void eg_cap_enter(void)
 {
@@ -418,11 +420,39 @@ static long populate(uint64_t start, uint64_t end, long advice)
     return ret;
 }
 
+static long cap_advise(uint64_t start, uint64_t end, long advice, enum eg_advice ours, uint32_t server)
+{
+    long ret = 0;
+    int own = advice >= EG_ADVICE_BASE, out = ours == EG_ADVICE_EVICT;
+    eg_cap_enter();
+    /* The kernel's own advice is its own first, mistakes included (-ENOMEM: a hole, what is beside it was advised). What is paged out is the pager's
+     * affair: the kernel then only says what is wrong with it. */
+    if (!own)
+        ret = eg_sys3(SYS_madvise, start, end - start, out && eg_rt.active ? ADVICE_COLD : advice);
+    if (eg_rt.foreign || (ret && ret != -ENOMEM))
+        return eg_cap_leave(ret);
+    struct eg_range part;
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        part.end = !out ? end : end - part.start > EVICT_SLICE_BYTES ? part.start + EVICT_SLICE_BYTES : end;
+        int rc = eg_advise(part.start, part.end, ours, server);
+        if (own && rc)
+            ret = rc;
+        if (part.end < end) { /* others want the lock, too */
+            eg_cap_leave(0);
+            eg_sys0(SYS_sched_yield);
+            eg_cap_enter();
+        }
+    }
+    return eg_cap_leave(ret);
+}
+
 long eg_cap_madvise(long addr, long len, long advice)
 {
     uint64_t start = (uint64_t)addr, end = start + eg_page_up((uint64_t)len);
     enum eg_advice ours;
     uint32_t server;
+    if (advice >= EG_ADVICE_BASE && !len && start % EG_PAGE_BYTES == 0 && eg_advice_is(advice, &ours, &server))
+        return 0;
     if (start % EG_PAGE_BYTES || end <= start)
         return eg_sys3(SYS_madvise, addr, len, advice);
     if ((advice == ADVICE_POPULATE_READ || advice == ADVICE_POPULATE_WRITE) && eg_rt.inlined && eg_rt.active) {
@@ -430,17 +460,7 @@ long eg_cap_madvise(long addr, long len, long advice)
         return eg_cap_leave(populate(start, end, advice));
     }
     if (eg_advice_is(advice, &ours, &server)) {
-        long ret = 0;
-        eg_cap_enter();
-        /* The kernel's own advice is its own first, mistakes included; what is paged out is the pager's affair. */
-        if (advice < EG_ADVICE_BASE && (!eg_rt.active || ours != EG_ADVICE_EVICT))
-            ret = eg_sys3(SYS_madvise, addr, len, advice);
-        if (ret == 0 && eg_ranges_overlap(&eg_rt.ranges, start, end) && !eg_rt.foreign) {
-            ret = eg_advise(start, end, ours, server);
-            if (advice < EG_ADVICE_BASE)
-                ret = 0;
-        }
-        return eg_cap_leave(ret);
+        return cap_advise(start, end, advice, ours, server);
     }
     switch (advice) {
     case MADV_DONTNEED:

@@ -44,11 +44,11 @@ enum eg_page_state {
     EG_P_INFLIGHT = 7  /* taken out of the program's memory, its write to the server is not acknowledged yet */
 };
 #define EG_P_STATE 0x07u
-#define EG_P_WRITTEN 0x08u /* dirty when it last left */
-#define EG_P_TURNED 0x40u  /* when it was last here for reading, it was written then */
+#define EG_P_WRITTEN 0x08u /* dirty when it last left; inline: it came for reading, and was written then */
 #define EG_P_REFS 0x30u /* turns that the page is spared at eviction */
 #define EG_P_REF1 0x10u
-#define EG_P_QUEUED 0x80u /* it has an entry in the eviction queue */
+#define EG_P_FIRST 0x40u  /* that entry is in the queue of what leaves first */
+#define EG_P_QUEUED 0x80u /* it has an entry in an eviction queue */
 
 #define EG_SLAB_NONE 0xffffffffu
 
@@ -63,6 +63,7 @@ struct eg_block {
     uint16_t n_busy;     /* FETCHING, INFLIGHT */
     uint32_t *sums;      /* checksum of each copied page; NULL until the first one */
     uint8_t page[EG_BLOCK_PAGES];
+    uint8_t entry[EG_BLOCK_PAGES]; /* number of its last entry in a queue: older ones are void */
 };
 
 /* One memory server, as this process uses it. */
@@ -87,6 +88,7 @@ struct eg_server {
 #define EG_N_SLOTS 1024 /* pages on their way out */
 #define EG_N_WRITES 128
 #define EG_N_STREAMS 32
+#define EG_N_RECENT 8
 
 /* A run of pages being read. */
 struct eg_fetch {
@@ -127,7 +129,7 @@ struct eg_span {
 #define EG_N_WANTED 16
 
 struct eg_queue {
-    uint64_t *v; /* page numbers; power-of-two ring */
+    uint64_t *v; /* entries (evict.c); power-of-two ring */
     uint64_t cap, head, tail;
 };
 
@@ -199,6 +201,8 @@ struct eg_rt {
     uint8_t putting_off;             /* inline: reads that need no message are put off until the lock's holder has given it up */
     struct eg_io_queue put_off;
     uint32_t unlocked;               /* threads that make such reads just now */
+    uint64_t recent[EG_N_RECENT];    /* pages served lately: whoever waited for one has to have used it before it leaves */
+    uint32_t n_recent;               /* free-running */
     struct eg_stream stream[EG_N_STREAMS];
     uint64_t clock;
     uint32_t ahead_read, ahead_used; /* lately: is reading ahead worth it for this program? */
@@ -315,7 +319,8 @@ int eg_fetch_turn(void);
 #define EG_ADVICE_BASE 0x65670000l
 enum eg_advice {
     EG_ADVICE_NORMAL = 0, EG_ADVICE_RANDOM, EG_ADVICE_SEQUENTIAL, EG_ADVICE_EVICT_FIRST, EG_ADVICE_PIN, EG_ADVICE_PREFETCH, EG_ADVICE_EVICT,
-    EG_ADVICE_PLACE, EG_ADVICE_N
+    EG_ADVICE_PLACE, EG_ADVICE_N,
+    EG_ADVICE_COLD /* madvise's own: as EVICT_FIRST, but only what is here now */
 };
 /* eg_advice_is - is it advice that the pager follows itself? Returns: 1, and which; 0. */
 int eg_advice_is(long madvise_number, enum eg_advice *ret_advice, uint32_t *ret_server);
@@ -324,6 +329,8 @@ int eg_advice_is(long madvise_number, enum eg_advice *ret_advice, uint32_t *ret_
 int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server);
 /* eg_advice_of - EG_RANGE_* of the page. Context: lock held. */
 uint64_t eg_advice_of(uint64_t page);
+/* eg_advice_child - what a child does not inherit. Context: fork child. */
+void eg_advice_child(void);
 
 /* eg_advice_add - a hint for memory that was just mapped. flags: EG_RANGE_*: advice, an entry's number. What cannot be pinned is not. Context: lock held. */
 void eg_advice_add(uint64_t start, uint64_t end, uint64_t flags);
@@ -348,8 +355,10 @@ void eg_profile_left(uint64_t page, uint32_t n, int dirty);
 
 /* eg_evict - free up to n pages. Returns: pages freed or on their way. */
 uint64_t eg_evict(uint64_t n);
-/* eg_evict_soon - what is here of [start, end) leaves before anything else. now: at once. Context: lock held, the pager is active. */
-void eg_evict_soon(uint64_t start, uint64_t end, int now);
+/* eg_evict_soon - what is here of [start, end) leaves before anything else. Context: lock held, the pager is active. */
+void eg_evict_soon(uint64_t start, uint64_t end);
+/* eg_evict_now - it leaves at once, and nothing else does. Context: as above; waits for memory servers. */
+void eg_evict_now(uint64_t start, uint64_t end);
 /* eg_evict_room - before n more pages become resident: wait until the budget has room, as far as that is possible. */
 void eg_evict_room(uint64_t n);
 /* eg_evict_clean_all - arm everything and give the servers a copy of every page, keeping it resident.
@@ -395,7 +404,7 @@ int eg_pager_collect(void);
 void eg_pager_poll(void);
 /* eg_pager_quiesce - wait until nothing is under way in [start, end). Context: lock held; inline: it may be given up for moments meanwhile. */
 void eg_pager_quiesce(uint64_t start, uint64_t end);
-/* eg_pager_busy_alone - does a thread read pages of [start, end) without the lock? Then a wait for it gives the lock up. Context: lock held. */
+/* eg_pager_busy_alone - does a thread, this one included, read pages of [start, end) without the lock, or is it about to? Then a wait for it gives the lock up. Context: lock held. */
 int eg_pager_busy_alone(uint64_t start, uint64_t end);
 /* eg_pager_written - wait until no write is under way: the slots are free then. Context: lock held throughout. */
 void eg_pager_written(void);

@@ -32,7 +32,7 @@ enum eg_threads_mode { EG_THREADS_HOME = 0, EG_THREADS_REMOTE = 1, EG_THREADS_AU
 
 /* One compute node. The counters are written by every process of the run: only atomic access. */
 struct eg_pool_node {
-    uint32_t kind;          /* EG_ADDR_UNIX or EG_ADDR_TCP */
+    uint32_t kind;          /* EG_ADDR_UNIX or EG_ADDR_TCP; over RDMA: unix, its relay's */
     uint32_t sockaddr_len;
     uint8_t sockaddr[128];
     char text[112];

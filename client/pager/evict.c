@@ -11,7 +11,6 @@
 #define OTHERS_LIMIT_NS 200000000u /* before one that cannot goes beyond the budget */
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define STUCK_PAGES 64
-#define SLICE 256
 #define DROP_RUNS 32
 #define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
@@ -28,29 +27,35 @@ static uint64_t page_number(const struct eg_block *b, uint32_t i)
     return (uint64_t)b->index * EG_BLOCK_PAGES + i;
 }
 
-/* --- the queue: pages of armed blocks, oldest first ----------------------------------------------------------------- */
+/* --- the queues: pages of armed blocks, oldest first ---------------------------------------------------------------- */
 
-static int queue_entry_live(uint64_t page)
+/* An entry is a page's number, and above it which of its entries it is. Only the last one counts: a page that changes queues, or leaves past them,
+ * does not have to be looked for. */
+#define ENTRY_PAGE_BITS 40
+#define ENTRY_PAGE(entry) ((entry) & ((1ull << ENTRY_PAGE_BITS) - 1))
+_Static_assert(EG_ADDR_BITS - EG_PAGE_SHIFT <= ENTRY_PAGE_BITS && ENTRY_PAGE_BITS + 8 <= 64, "a page's number and the entry's share a word");
+
+/* Returns: the block; NULL: the entry is void. */
+static struct eg_block *entry_block(uint64_t entry, uint32_t *ret_i)
 {
+    uint64_t page = ENTRY_PAGE(entry);
     struct eg_block *b = eg_block_find(page / EG_BLOCK_PAGES);
-    if (!b || !(b->page[page % EG_BLOCK_PAGES] & EG_P_QUEUED))
-        return 0;
-    enum eg_page_state s = eg_page_state(b, page % EG_BLOCK_PAGES);
-    return s == EG_P_CLEAN || s == EG_P_DIRTY || s == EG_P_FETCHING;
+    *ret_i = (uint32_t)(page % EG_BLOCK_PAGES);
+    return b && b->page[*ret_i] & EG_P_QUEUED && b->entry[*ret_i] == entry >> ENTRY_PAGE_BITS ? b : NULL;
 }
 
 static void queue_compact(struct eg_queue *q)
 {
     uint64_t to = q->head;
     for (uint64_t at = q->head; at != q->tail; at++) {
-        uint64_t page = q->v[at & (q->cap - 1)];
-        if (queue_entry_live(page)) {
-            q->v[to++ & (q->cap - 1)] = page;
-            continue;
-        }
-        struct eg_block *b = eg_block_find(page / EG_BLOCK_PAGES);
-        if (b)
-            b->page[page % EG_BLOCK_PAGES] &= (uint8_t)~EG_P_QUEUED;
+        uint64_t entry = q->v[at & (q->cap - 1)];
+        uint32_t i;
+        struct eg_block *b = entry_block(entry, &i);
+        enum eg_page_state s = b ? eg_page_state(b, i) : EG_P_NONE;
+        if (s == EG_P_CLEAN || s == EG_P_DIRTY || s == EG_P_FETCHING)
+            q->v[to++ & (q->cap - 1)] = entry;
+        else if (b)
+            b->page[i] &= (uint8_t)~(EG_P_QUEUED | EG_P_FIRST);
     }
     q->tail = to;
 }
@@ -79,8 +84,8 @@ static void push_to(struct eg_queue *q, struct eg_block *b, uint32_t i)
         if ((q->tail - q->head) * 4 >= q->cap * 3 && queue_grow(q) && q->tail - q->head == q->cap)
             return; /* never evicted then: memory is short anyway */
     }
-    b->page[i] |= EG_P_QUEUED;
-    q->v[q->tail++ & (q->cap - 1)] = page_number(b, i);
+    b->page[i] = (uint8_t)((b->page[i] & ~EG_P_FIRST) | EG_P_QUEUED | (q == &eg_rt.first ? EG_P_FIRST : 0));
+    q->v[q->tail++ & (q->cap - 1)] = page_number(b, i) | (uint64_t)++b->entry[i] << ENTRY_PAGE_BITS;
 }
 
 void eg_queue_push(struct eg_block *b, uint32_t i)
@@ -90,12 +95,9 @@ void eg_queue_push(struct eg_block *b, uint32_t i)
 
 static struct eg_block *queue_pop(struct eg_queue *q, uint32_t *ret_i)
 {
-    uint64_t page = q->v[q->head++ & (q->cap - 1)];
-    struct eg_block *b = eg_block_find(page / EG_BLOCK_PAGES);
-    *ret_i = (uint32_t)(page % EG_BLOCK_PAGES);
-    if (!b || !(b->page[*ret_i] & EG_P_QUEUED))
-        return NULL;
-    b->page[*ret_i] &= (uint8_t)~EG_P_QUEUED;
+    struct eg_block *b = entry_block(q->v[q->head++ & (q->cap - 1)], ret_i);
+    if (b)
+        b->page[*ret_i] &= (uint8_t)~(EG_P_QUEUED | EG_P_FIRST);
     return b;
 }
 
@@ -336,7 +338,8 @@ static uint64_t write_run(struct eg_block *b, uint32_t first, uint32_t n)
                 run = 0;
             }
             eg_page_set(b, p, EG_P_INFLIGHT);
-            b->page[p] |= EG_P_WRITTEN;
+            if (!eg_rt.inlined)
+                b->page[p] |= EG_P_WRITTEN;
             eg_rt.slot_page[slot + i] = page_number(b, p);
             run++;
             continue;
@@ -365,7 +368,7 @@ static void drop_note(struct eg_block *b, uint32_t first, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         eg_page_set(b, first + i, EG_P_REMOTE);
-        b->page[first + i] &= (uint8_t)~(EG_P_WRITTEN | EG_P_TURNED);
+        b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
     }
     EG_COUNT(pages_evicted, n);
     EG_COUNT(pages_dropped_clean, n);
@@ -569,11 +572,21 @@ static int stuck(void)
     return eg_rt.charged < eg_rt.stuck_charged + STUCK_PAGES && eg_sys_now_ns() < eg_rt.stuck_until_ns;
 }
 
+static uint8_t pins_yield; /* nothing else can leave: the budget comes before pins */
+
+static int is_recent(uint64_t page)
+{
+    for (uint32_t i = 0; i < EG_N_RECENT; i++)
+        if (eg_rt.recent[i] == page)
+            return 1;
+    return 0;
+}
+
 static int kept(uint64_t page)
 {
     return (page >= eg_rt.keep_start >> EG_PAGE_SHIFT && page < eg_rt.keep_end >> EG_PAGE_SHIFT) || (eg_rt.keeps && eg_rt.keeps(page)) ||
            (eg_rt.inlined && eg_pin_has(page)) ||
-           (eg_rt.pinned && (uint64_t)eg_rt.pinned <= eg_rt.budget / 2 && eg_advice_of(page) & EG_RANGE_PIN);
+           (eg_rt.pinned && !pins_yield && eg_advice_of(page) & EG_RANGE_PIN);
 }
 
 static uint64_t queued(const struct eg_queue *q)
@@ -581,14 +594,14 @@ static uint64_t queued(const struct eg_queue *q)
     return q->tail - q->head;
 }
 
-/* From which queue the next page leaves. The last `rest` of those that go first are left alone: they have just come. */
-static struct eg_queue *next_queue(uint64_t rest, uint64_t spared)
+/* From which queue the next page leaves. The last few of those that go first are left alone: they have just come. */
+static struct eg_queue *next_queue(uint64_t spared)
 {
-    int first = queued(&eg_rt.first) > rest && spared < SPARED_MAX / 2;
+    int first = queued(&eg_rt.first) > FIRST_REST && spared < SPARED_MAX / 2;
     return first || !queued(&eg_rt.queue) ? &eg_rt.first : &eg_rt.queue;
 }
 
-static uint64_t evict(uint64_t n, uint64_t rest)
+uint64_t eg_evict(uint64_t n)
 {
     struct drops drops = {.runs = 0};
     uint64_t freed = 0, spared = 0;
@@ -596,7 +609,7 @@ static uint64_t evict(uint64_t n, uint64_t rest)
     if (eg_rt.foreign || eg_rt.settling || stuck())
         return 0;
     while (freed + drops.pages < n) {
-        struct eg_queue *q = next_queue(rest, spared);
+        struct eg_queue *q = next_queue(spared);
         int64_t in_all = (int64_t)(queued(&eg_rt.queue) + queued(&eg_rt.first));
         if (can_arm && in_all * 4 < eg_rt.charged) {
             int64_t before = eg_rt.charged;
@@ -612,7 +625,7 @@ static uint64_t evict(uint64_t n, uint64_t rest)
         if (!b)
             continue;
         enum eg_page_state s = eg_page_state(b, i);
-        if (kept(page_number(b, i))) {
+        if (kept(page_number(b, i)) || is_recent(page_number(b, i))) {
             eg_queue_push(b, i);
             spared++;
             continue;
@@ -630,9 +643,9 @@ static uint64_t evict(uint64_t n, uint64_t rest)
             continue;
         uint32_t first = i, run = 1;
         while (run < WRITE_RUN_PAGES && q->head != q->tail && first + run < EG_BLOCK_PAGES) {
-            uint64_t next = q->v[q->head & (q->cap - 1)];
-            if (next != page_number(b, first + run) || kept(next) || eg_page_state(b, first + run) != s ||
-                (b->page[first + run] & (EG_P_QUEUED | EG_P_REFS)) != EG_P_QUEUED)
+            uint64_t next = q->v[q->head & (q->cap - 1)], page = page_number(b, first + run);
+            if (ENTRY_PAGE(next) != page || !entry_block(next, &i) || kept(page) || is_recent(page) || eg_page_state(b, first + run) != s ||
+                (q != &eg_rt.first && b->page[first + run] & EG_P_REFS))
                 break;
             queue_pop(q, &i);
             run++;
@@ -661,34 +674,55 @@ static uint64_t evict(uint64_t n, uint64_t rest)
     return freed;
 }
 
-uint64_t eg_evict(uint64_t n)
+/* The accessible parts of [start, end), block by block, armed. Returns: 0 when there is none any more. */
+static int armed_part(uint64_t start, uint64_t end, struct eg_range *ret_part)
 {
-    return evict(n, FIRST_REST);
+    while (eg_ranges_next(&eg_rt.ranges, start, end, ret_part)) {
+        uint64_t index = ret_part->start >> EG_BLOCK_SHIFT, stop = (index + 1) << EG_BLOCK_SHIFT;
+        if (!(ret_part->flags & EG_RANGE_RESERVED)) {
+            ret_part->end = ret_part->end < stop ? ret_part->end : stop;
+            return eg_evict_arm(index) == 0;
+        }
+        start = ret_part->end;
+    }
+    return 0;
 }
 
-void eg_evict_soon(uint64_t start, uint64_t end, int now)
+void eg_evict_soon(uint64_t start, uint64_t end)
 {
-    uint64_t n = 0;
     struct eg_range part;
-    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
-        if (part.flags & EG_RANGE_RESERVED)
-            continue;
-        for (uint64_t k = part.start >> EG_BLOCK_SHIFT; k <= (part.end - 1) >> EG_BLOCK_SHIFT; k++)
-            if (eg_evict_arm(k))
-                return;
-        for (uint64_t p = part.start >> EG_PAGE_SHIFT; p < part.end >> EG_PAGE_SHIFT; p++) {
-            struct eg_block *b = eg_block_find(p / EG_BLOCK_PAGES);
-            uint32_t i = (uint32_t)(p % EG_BLOCK_PAGES);
-            enum eg_page_state s = b ? eg_page_state(b, i) : EG_P_NONE;
-            if (s != EG_P_CLEAN && s != EG_P_DIRTY)
+    for (uint64_t at = start; armed_part(at, end, &part); at = part.end) {
+        struct eg_block *b = eg_block_find(part.start >> EG_BLOCK_SHIFT);
+        for (uint64_t p = part.start; p < part.end; p += EG_PAGE_BYTES) {
+            uint32_t i = (uint32_t)(p >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
+            enum eg_page_state s = eg_page_state(b, i);
+            if ((s != EG_P_CLEAN && s != EG_P_DIRTY) || b->page[i] & EG_P_FIRST)
                 continue;
-            b->page[i] &= (uint8_t)~(EG_P_REFS | EG_P_QUEUED); /* an entry that it has in the other queue counts for nothing then */
+            b->page[i] &= (uint8_t)~EG_P_QUEUED;
             push_to(&eg_rt.first, b, i);
-            n++;
         }
     }
-    for (uint64_t got; now && n && (got = evict(n < SLICE ? n : SLICE, 0)); n -= got < n ? got : n)
-        ;
+}
+
+void eg_evict_now(uint64_t start, uint64_t end)
+{
+    struct eg_range part;
+    for (uint64_t at = start; armed_part(at, end, &part); at = part.end) {
+        struct eg_block *b = eg_block_find(part.start >> EG_BLOCK_SHIFT);
+        uint32_t i = (uint32_t)(part.start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
+        uint32_t stop = i + (uint32_t)((part.end - part.start) >> EG_PAGE_SHIFT), n;
+        for (; i < stop; i += n ? n : 1) {
+            enum eg_page_state s = eg_page_state(b, i);
+            int here = s == EG_P_CLEAN || s == EG_P_DIRTY;
+            for (n = 0; here && n < WRITE_RUN_PAGES && i + n < stop && eg_page_state(b, i + n) == s && !kept(page_number(b, i + n)); n++)
+                b->page[i + n] &= (uint8_t)~(EG_P_QUEUED | EG_P_FIRST | EG_P_REFS);
+            if (n && s == EG_P_CLEAN)
+                drop_run(b, i, n);
+            else if (n)
+                write_run(b, i, n);
+        }
+    }
+    eg_account_sync();
 }
 
 void eg_evict_room(uint64_t n)
@@ -709,10 +743,16 @@ void eg_evict_room(uint64_t n)
             continue;
         /* Nothing of this process can leave. Others were asked, and may only be slow. */
         eg_account_bury();
-        if (!asked || now - start > OTHERS_LIMIT_NS)
-            break; /* the program goes on beyond the budget */
+        if (!asked || now - start > OTHERS_LIMIT_NS) {
+            if (!eg_rt.pinned || pins_yield)
+                break; /* the program goes on beyond the budget */
+            pins_yield = 1;
+            eg_rt.stuck_until_ns = 0;
+            continue;
+        }
         eg_sys0(SYS_sched_yield);
     }
+    pins_yield = 0;
 }
 
 /* --- fork: every page gets a copy on the servers ------------------------------------------------------------------------- */

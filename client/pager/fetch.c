@@ -74,7 +74,7 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
  * left is taken for such. Inline they cost about the same: one that was seen to turn from read to written. */
 static int will_write(const struct eg_block *b, uint32_t i)
 {
-    return (b->page[i] & (eg_rt.inlined ? EG_P_TURNED : EG_P_WRITTEN)) != 0;
+    return (b->page[i] & EG_P_WRITTEN) != 0;
 }
 
 /* --- reads ------------------------------------------------------------------------------------------------------------ */
@@ -225,6 +225,7 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     int32_t stride;
     uint32_t hits;
     uint64_t max = eg_rt.budget / 32 < WINDOW_MAX ? eg_rt.budget / 32 : WINDOW_MAX;
+    eg_rt.clock++;
     /* Now and then the guess is put to the test, so that a page that is only read from now on becomes clean. */
     if (will_write(b, i) && eg_rt.clock % 8)
         write = 1;
@@ -240,10 +241,12 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
         ahead = (uint32_t)max;
         stride = 1;
         hits = 0;
-        if (page > 3 * max) /* what lies behind is done with */
-            eg_evict_soon((page - 3 * max) << EG_PAGE_SHIFT, (page - max) << EG_PAGE_SHIFT, 0);
+        /* What lies behind is done with. */
+        uint64_t begin = eg_rt.ranges.v[eg_ranges_find(&eg_rt.ranges, page << EG_PAGE_SHIFT)].start >> EG_PAGE_SHIFT;
+        if (page > begin + max)
+            eg_evict_soon((page - begin > 3 * max ? page - 3 * max : begin) << EG_PAGE_SHIFT, (page - max) << EG_PAGE_SHIFT);
     } else {
-        ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, (uint32_t)max,
+        ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, eg_rt.clock, (uint32_t)max,
                                 eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
     }
     EG_COUNT(prefetch_hits, hits);
@@ -312,8 +315,13 @@ int eg_fetch_turn(void)
             memmove(w, w + 1, --eg_rt.n_wanted * sizeof *w);
             continue;
         }
-        if (eg_account_total() + n > eg_rt.budget)
-            eg_evict_room(n);
+        if (eg_account_total() + n > eg_rt.budget) {
+            uint64_t freed = eg_evict(n); /* of this process: for a hint nobody else gives way */
+            if (eg_account_total() + n > eg_rt.budget) {
+                w->start = freed ? w->start : w->end;
+                continue;
+            }
+        }
         uint32_t i = (uint32_t)(w->start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
         if (fetch_submit(b, i, n, will_write(b, i), 0))
             return 1;

@@ -28,6 +28,7 @@ void eg_cap_spawn(long flags, long tls)
 static void child_forget(void)
 {
     struct eg_range part;
+    eg_advice_child();
     for (uint64_t at = 0; eg_ranges_next(&eg_rt.ranges, at, 1ul << EG_ADDR_BITS, &part); at = part.end) {
         if (part.flags & EG_RANGE_DONTFORK)
             eg_cap_remove(part.start, part.end);
@@ -54,6 +55,7 @@ void eg_cap_child_start(int was_active, int drop)
     rt->keeps = NULL;
     rt->pool_fd = eg_fd_high(pool);
     rt->inherited = rt->committed;
+    rt->n_wanted = 0;
     rt->foreign = 0;
     if (rt->fork_mark)
         *rt->fork_mark = 1;

@@ -108,6 +108,7 @@ int eg_inline_fault(uint64_t addr, int write)
         return ours;
     }
     serve(addr, write, tid, now);
+    eg_rt.recent[eg_rt.n_recent++ % EG_N_RECENT] = addr >> EG_PAGE_SHIFT;
     eg_pager_evict_some();
     eg_account_sync();
     eg_inline_unlock();

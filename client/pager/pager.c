@@ -252,7 +252,7 @@ static int busy_in(uint64_t first, uint64_t last, int alone)
 
 int eg_pager_busy_alone(uint64_t start, uint64_t end)
 {
-    return eg_rt.unlocked && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 1);
+    return (eg_rt.unlocked || eg_rt.put_off.head) && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 1);
 }
 
 void eg_pager_quiesce(uint64_t start, uint64_t end)
@@ -364,7 +364,7 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
         if (wp || (eg_rt.inlined && write && eg_page_present(addr))) {
             EG_COUNT(faults_write_protect, 1);
             eg_page_set(b, i, EG_P_DIRTY);
-            b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1 | EG_P_TURNED);
+            b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1 | EG_P_WRITTEN);
             eg_uffd_protect(addr, end, 0);
         } else if (eg_page_present(addr)) {
             eg_uffd_wake(addr, end); /* two threads met at one page */
@@ -485,6 +485,7 @@ static __attribute__((noreturn)) void pager_beside(void)
 {
     for (;;) {
         int more = 0;
+        __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
         if (has_work()) {
             pager_lock();
             more = eg_pager_turn(0) && (over() || eg_rt.n_wanted);
@@ -493,10 +494,20 @@ static __attribute__((noreturn)) void pager_beside(void)
         if (more && idle_polls <= SPIN_POLLS)
             continue;
         struct timespec limit = {.tv_sec = eg_rt.outstanding || more ? 0 : 3600, .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : 0};
-        struct pollfd p = {.fd = eg_rt.wake_fd, .events = POLLIN};
-        eg_sys5(SYS_ppoll, &p, 1, &limit, 0, 8);
-        if (p.revents)
+        struct pollfd p[1 + EG_POOL_SERVERS] = {{.fd = eg_rt.wake_fd, .events = POLLIN}};
+        for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+            p[1 + i] = (struct pollfd){.fd = eg_rt.server[i].control_fd, .events = POLLIN}; /* one that is gone hangs up */
+        if (eg_sys5(SYS_ppoll, p, 1 + eg_rt.n_servers, &limit, 0, 8) <= 0)
+            continue;
+        if (p[0].revents)
             wakes_drain();
+        if (p[0].revents == 0) {
+            pager_lock();
+            eg_session_check();
+            pager_unlock();
+            limit = (struct timespec){.tv_nsec = BESIDE_NAP_NS};
+            eg_sys5(SYS_ppoll, p, 1, &limit, 0, 8);
+        }
     }
 }
 

@@ -251,12 +251,10 @@ static void slots_grow(void)
         eg_sys_unmap(old, sizeof *old + n / 2 * sizeof old->slot[0]);
 }
 
-/* A vfork child has a number of its own, in another process, and its parent's thread pointer; a thread that is about to begin has none yet. */
-static uint32_t tid_of(uint64_t owner)
+/* A vfork child has a number of its own, in another process, and its parent's thread pointer. */
+static uint32_t own_tid(void)
 {
-    uint64_t self;
-    __asm__("mov %%fs:0, %0" : "=r"(self));
-    return self == owner && eg_sys0(SYS_getpid) == (long)eg_rt.pid ? (uint32_t)eg_sys0(SYS_gettid) : 0;
+    return eg_sys0(SYS_getpid) == (long)eg_rt.pid ? (uint32_t)eg_sys0(SYS_gettid) : 0;
 }
 
 static struct owner *owner_new(uint64_t owner, uint32_t tid)
@@ -279,13 +277,14 @@ static struct owner *owner_new(uint64_t owner, uint32_t tid)
     return o;
 }
 
-static struct owner *owner_get(uint64_t owner)
+/* own: the caller is that thread, and not the one that is about to make it. */
+static struct owner *owner_get(uint64_t owner, int own)
 {
     struct owner *o = owner_find(owner), *other;
     if (owner & EG_PIN_TID)
         return o ? o : owner_new(owner, (uint32_t)owner);
     if (!o) {
-        o = owner_new(owner, tid_of(owner));
+        o = owner_new(owner, own ? own_tid() : 0);
         /* What somebody else pinned for the call that this thread was in becomes its own. */
         if (o->tid && (other = owner_find(EG_PIN_TID | o->tid))) {
             memcpy(o->call, other->call, sizeof o->call);
@@ -295,7 +294,7 @@ static struct owner *owner_get(uint64_t owner)
         }
     }
     if (!o->tid)
-        o->tid = tid_of(owner);
+        o->tid = own ? own_tid() : 0;
     return o;
 }
 
@@ -388,7 +387,7 @@ static void pin_all(struct owner *o, struct call *c, const struct eg_span_rw *v,
 void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n)
 {
     eg_lock_take(&eg_rt.lock);
-    struct owner *o = owner_get(owner);
+    struct owner *o = owner_get(owner, 1);
     owner_turn(o);
     while (o->n && o->call[o->n - 1].sp <= sp)
         call_end(&o->call[--o->n]);
@@ -399,7 +398,7 @@ void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32
 void eg_pin_more(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n)
 {
     eg_lock_take(&eg_rt.lock);
-    struct owner *o = owner_get(owner);
+    struct owner *o = owner_get(owner, sp != LASTING);
     owner_turn(o);
     struct call *c = o->n && o->call[o->n - 1].sp == sp ? &o->call[o->n - 1] : call_begin(o, sp);
     pin_all(o, c, v, n);

@@ -216,8 +216,8 @@ static void move_block(uint64_t from, uint64_t to)
         eg_rt.armed[to / 64] = armed ? eg_rt.armed[to / 64] | bit_to : eg_rt.armed[to / 64] & ~bit_to;
     }
     for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++) {
-        b->page[i] &= (uint8_t)~(EG_P_QUEUED | EG_P_REFS);
-        other->page[i] &= (uint8_t)~EG_P_QUEUED;
+        b->page[i] &= (uint8_t)~(EG_P_QUEUED | EG_P_FIRST | EG_P_REFS);
+        other->page[i] &= (uint8_t)~(EG_P_QUEUED | EG_P_FIRST);
         if (armed && (eg_page_state(b, i) == EG_P_CLEAN || eg_page_state(b, i) == EG_P_DIRTY))
             eg_queue_push(b, i);
     }

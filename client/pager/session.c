@@ -283,6 +283,8 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
     if (!rc && slab_bytes != EG_SLAB_BYTES)
         rc = -EPROTO;
     s->control_fd = c.fd;
+    if (eg_rt.inlined && eg_rt.active)
+        eg_pager_kick(); /* its thread watches the connection */
     if (!rc && rdma) {
         if (!s->link.keys && !(s->link.keys = eg_sys_map(s->n_slabs * sizeof *s->link.keys)))
             rc = -ENOMEM;

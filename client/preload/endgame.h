@@ -23,7 +23,7 @@ enum endgame_advice {
     ENDGAME_RANDOM = 1,      /* nothing is read ahead; as MADV_RANDOM */
     ENDGAME_SEQUENTIAL = 2,  /* read ahead at once, what lies behind leaves first; as MADV_SEQUENTIAL */
     ENDGAME_EVICT_FIRST = 3, /* leaves before anything else; as MADV_COLD, but for good */
-    ENDGAME_PIN = 4,         /* stays local: all pinned memory together at most half of the budget */
+    ENDGAME_PIN = 4,         /* stays local, as far as the budget allows: at most half of it; not a fork child's */
     ENDGAME_PREFETCH = 5,    /* comes home soon, in the background; as MADV_WILLNEED */
     ENDGAME_EVICT = 6        /* leaves now; as MADV_PAGEOUT */
 };

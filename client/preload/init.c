@@ -379,7 +379,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (eg_gate_init())
         refuse("out of memory at start");
     /* Threads that are away have their own way of serving faults. */
-    eg_gate_all = !eg_home.on && eg_rt.pool->engine == EG_ENGINE_INLINE;
+    eg_gate_all = !eg_home.on && eg_rt.pool->engine != EG_ENGINE_HANDLER;
     struct visit v = {.first = 1, .harmless = eg_gate_harmless()};
     dl_iterate_phdr(patch_object, &v);
     if (v.error)

@@ -37,6 +37,8 @@ class Work:
         self.undo.append(function)
 
     def close(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not stop the clean-up half way
         while self.undo:
             try:
                 self.undo.pop()()
@@ -184,8 +186,8 @@ def threads_command(nodes, mode, command, stats=None):
     return out + ["--"] + command
 
 
-def far_command(address, budget_bytes, command, stats=None):
-    out = [os.path.join(BIN, "endgame"), "run", "-m", str(budget_bytes), "-s", address]
+def far_command(address, budget_bytes, command, stats=None, engine="auto"):
+    out = [os.path.join(BIN, "endgame"), "run", "-m", str(budget_bytes), "-s", address, "--fault-engine", engine]
     if stats:
         out += ["--stats", stats]
     return out + ["--"] + command
@@ -203,6 +205,11 @@ def timed(command, cgroup=None, timeout_s=180, cwd=None):
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise Killed("no end within %d s" % timeout_s)
+    except BaseException:  # interrupted: it must not outlive the benchmark
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
     finally:
         if cgroup:
             cgroup.kill_rest()

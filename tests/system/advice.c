@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -87,6 +88,11 @@ static void errors(size_t budget)
     CHECK(endgame_advise((char *)memory + 8, PAGE, ENDGAME_RANDOM) == -EINVAL, "an odd address");
     CHECK(endgame_advise(memory, PAGE, (enum endgame_advice)77) == -EINVAL, "no such advice");
     CHECK(endgame_advise(memory, (budget / 2 + 1) * PAGE, ENDGAME_PIN) == -ENOMEM, "more than half of the budget was pinned");
+    for (int twice = 0; twice < 2; twice++)
+        CHECK(endgame_advise(memory, budget * 3 / 8 * PAGE, ENDGAME_PIN) == 0, "pinned memory was pinned: the second time it takes nothing more");
+    CHECK(endgame_advise(memory, pages * PAGE, ENDGAME_NORMAL) == 0, "to take it back");
+    CHECK(endgame_advise(memory, 0, ENDGAME_RANDOM) == 0, "no bytes");
+    CHECK(endgame_advise(memory, SIZE_MAX / 4, ENDGAME_EVICT) == 0, "much more than there is");
     CHECK(endgame_place(memory, 1 << 21, 7) == -EINVAL, "no such server");
     CHECK(madvise(memory, PAGE, 999) == -1 && errno == EINVAL, "no such advice of the kernel's");
 }
@@ -119,6 +125,20 @@ static void effects(size_t budget)
         nap();
     CHECK(here(0, cold) == cold, "%zu of %zu pages came home", here(0, cold), cold);
     check(0, cold);
+    /* It is not among the oldest because of what it was before; and advising again and again costs no memory. */
+    for (int turn = 0; turn < 40; turn++) {
+        advise(0, cold, ENDGAME_EVICT);
+        CHECK(here(0, cold) == 0, "turn %d: %zu of %zu pages did not leave", turn, here(0, cold), cold);
+        check(0, cold);
+        CHECK(here(0, cold) == cold, "turn %d: %zu of %zu pages came home", turn, here(0, cold), cold);
+    }
+    /* What is pinned does not leave, and nothing else in its place. */
+    advise(0, cold, ENDGAME_PIN);
+    size_t others = here(cold, pages - cold);
+    advise(0, cold, ENDGAME_EVICT);
+    CHECK(here(0, cold) == cold, "%zu of %zu pinned pages were evicted", cold - here(0, cold), cold);
+    CHECK(here(cold, pages - cold) == others, "of %zu other pages %zu stayed", others, here(cold, pages - cold));
+    advise(0, cold, ENDGAME_NORMAL);
     /* What leaves first makes room for the others. */
     const size_t keep = budget / 4, first = pages / 2;
     check(0, keep);
@@ -141,6 +161,20 @@ static void effects(size_t budget)
     CHECK(endgame_place(at(0), cold * PAGE, 0) == 0, "the first server");
     fill(0, cold);
     advise(0, cold, ENDGAME_EVICT);
+    check(0, pages);
+    /* A child made while something is on its way home has it all, too, and may pin as much as its parent. */
+    advise(0, hot, ENDGAME_PIN);
+    advise(hot, pages - hot, ENDGAME_PREFETCH);
+    pid_t child = fork();
+    if (child == 0) {
+        check(0, pages);
+        advise(pages - hot, hot, ENDGAME_PIN);
+        check(0, pages);
+        _exit(0);
+    }
+    int status = -1;
+    check(0, pages);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "the child ended with %#x", (unsigned)status);
     check(0, pages);
 }
 

@@ -724,6 +724,16 @@ static void hints(void)
             press();
         out("%s: %s, %s", kinds[i].name, rc, content(at, 0, 3 * MIB, 74));
     }
+    /* Over a hole what is beside it is advised all the same; what is locked is not paged out. */
+    munmap(at + MIB, PAGE);
+    out("lock: %s", result(mlock(at + 2 * MIB, 4 * PAGE)));
+    for (int i = 0; i < 6; i++) {
+        const char *over = result(madvise(at, 2 * MIB, kinds[i].advice)), *odd = result(madvise(at + 8, PAGE, kinds[i].advice));
+        const char *locked = result(madvise(at + 2 * MIB, 2 * PAGE, kinds[i].advice)), *of_nothing = result(madvise(at + MIB, PAGE, kinds[i].advice));
+        out("%s: over a hole %s, of one %s, odd %s, locked %s", kinds[i].name, over, of_nothing, odd, locked);
+        press();
+        out("content %s, %s", content(at, 0, MIB, 74), content(at, MIB + PAGE, 2 * MIB - PAGE, 74));
+    }
     munmap(at, 3 * MIB);
     char *fresh = map(3 * MIB);
     out_after(result(madvise(fresh, 3 * MIB, MADV_POPULATE_READ)), "populate fresh: %s, %s", zeros(fresh, 3 * MIB));
@@ -1681,6 +1691,9 @@ static atomic_bool background_stop;
 
 static void *background(void *arg)
 {
+    sigset_t all; /* its process's signals are the first thread's: while that one serves a fault, another that does not block them may get them */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     char *at = map(BACKGROUND_BYTES);
     for (size_t i = 0; i < BACKGROUND_BYTES; i += PAGE)
         *(uint64_t *)(void *)(at + i) = word_of(7, i);

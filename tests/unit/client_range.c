@@ -4,6 +4,7 @@
 #include "tests/unit/unit_suite.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -86,6 +87,8 @@ static void check_questions(struct random_state *r)
     for (i = a; i < b; i++)
         hits += model[i] != 0;
     ck_assert_int_eq(eg_ranges_overlap(&ranges, addr(a), addr(b)) != 0, hits != 0);
+    if (a < b)
+        ck_assert_int_eq(eg_ranges_seen(&ranges, addr(a), addr(b)), hits != 0);
 
     /* A walk over the parts sees each captured page of [a, b) once, in order, with its flags. */
     struct eg_range part;
@@ -122,6 +125,37 @@ START_TEST(random_walk_matches_a_page_array)
             most = ranges.n;
     }
     ck_assert_uint_gt(most, 4096 / sizeof *ranges.v); /* else growing was never tried */
+}
+END_TEST
+
+static void *others_come_and_go(void *stop)
+{
+    struct random_state r = {7};
+    while (!__atomic_load_n((int *)stop, __ATOMIC_RELAXED)) {
+        uint32_t first = random_below(&r, PAGES), n = 1 + random_below(&r, 3);
+        uint32_t end = first + n < PAGES ? first + n : PAGES;
+        if (first <= PAGES / 2 && end > PAGES / 2)
+            continue;
+        ck_assert_int_eq(random_below(&r, 2) ? eg_ranges_set(&ranges, addr(first), addr(end), random_below(&r, 4))
+                                             : eg_ranges_clear(&ranges, addr(first), addr(end)), 0);
+    }
+    return NULL;
+}
+
+/* Without the lock, an entry is found whatever happens to the others, the array's growing included. */
+START_TEST(seen_while_others_change)
+{
+    int stop = 0;
+    pthread_t t;
+    uint64_t mine = addr(PAGES / 2), missed = 0;
+    start();
+    set(PAGES / 2, PAGES / 2 + 1, 1);
+    ck_assert_int_eq(pthread_create(&t, NULL, others_come_and_go, &stop), 0);
+    for (int i = 0; i < 3000000; i++)
+        missed += !eg_ranges_seen(&ranges, mine + 5, mine + 6);
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    pthread_join(t, NULL);
+    ck_assert_uint_eq(missed, 0);
 }
 END_TEST
 
@@ -211,6 +245,7 @@ int main(void)
     Suite *suite = suite_create("client_range");
     TCase *tc = unit_case(suite, "range", 120);
     tcase_add_loop_test(tc, random_walk_matches_a_page_array, 0, 3);
+    tcase_add_test(tc, seen_while_others_change);
     tcase_add_test(tc, equal_neighbours_become_one);
     tcase_add_test(tc, empty_interval_changes_nothing);
     tcase_add_test(tc, ends_are_exclusive);
