@@ -35,6 +35,9 @@ long eg_signals_call(struct eg_gate_frame *frame);
  * it is to be made in place. Context: as eg_signals_call; what the kernel reads is pinned. Returns: as eg_gate_dispatch. */
 long eg_signals_exec(struct eg_gate_frame *frame);
 
+/* eg_signals_on_alternate - does sp lie on the alternate stack that the calling thread's program has set? Context: program thread. */
+int eg_signals_on_alternate(uint64_t sp);
+
 /* signals.S */
 void eg_signals_restorer(void);
 /* eg_signals_peek, eg_signals_poke - eight bytes of the program's memory, at any address. Context: as eg_signals_call. Returns: 0, -EFAULT. */

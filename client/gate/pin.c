@@ -1,6 +1,7 @@
 /* pin.c - before a system call: what the kernel will access comes home and stays (pins.c), after a look whether there is anything to pin. And large reads
  * and writes, made in pieces so that what is pinned at a time stays small. */
 #include "client/gate/eg_buffers.h"
+#include "client/gate/eg_signals.h"
 #include "client/pager/eg_inline.h"
 
 #include <errno.h>
@@ -22,8 +23,6 @@ enum {
 
 /* --- pinning ------------------------------------------------------------------------------------------------------------- */
 
-/* Depths are addresses of the stack, but for an alternate one for signals: it may lie anywhere, and what runs on it is deeper than the rest. */
-#define DEPTH_MAIN (1ull << 62)
 #define DEPTH_LASTING (~0ull) /* higher up than any call: ends with the thread */
 
 static uint64_t thread_pointer(void)
@@ -35,13 +34,7 @@ static uint64_t thread_pointer(void)
 
 static uint64_t depth_of(uint64_t sp)
 {
-    struct {
-        uint64_t sp;
-        int32_t flags, pad;
-        uint64_t bytes;
-    } alt = {0};
-    eg_sys2(SYS_sigaltstack, 0, &alt);
-    return alt.flags & 1 ? sp : sp | DEPTH_MAIN; /* SS_ONSTACK */
+    return eg_signals_on_alternate(sp) ? sp : sp | EG_PIN_MAIN;
 }
 
 /* The look beforehand, on the program's stack and without the lock. */
@@ -61,7 +54,7 @@ static int probe_span(struct eg_buffers *b, uint64_t start, uint64_t end, int wr
     const struct probe *p = (const struct probe *)b;
     if (!eg_ranges_seen(&eg_rt.ranges, start, end))
         return 0;
-    return !eg_pin_held(p->owner, p->sp | DEPTH_MAIN, start, end, write) && !eg_pin_held(p->owner, p->sp, start, end, write);
+    return !eg_pin_held(p->owner, p->sp | EG_PIN_MAIN, start, end, write) && !eg_pin_held(p->owner, p->sp, start, end, write);
 }
 
 /* The program's memory, by copy; what is in the page of the stack that this very call stands in can be read as it is. */
@@ -133,7 +126,7 @@ static long pin_frame(void *arg)
 static int pin_call(long nr, const long arg[6], uint64_t sp)
 {
     struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
-    if (!eg_gate_buffers(&p.b, nr, arg) && !eg_pin_idle(p.owner, sp | DEPTH_MAIN))
+    if (!eg_gate_buffers(&p.b, nr, arg) && !eg_pin_idle(p.owner, sp | EG_PIN_MAIN))
         return 0;
     struct eg_gate_frame f = {(long)sp, nr, {arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]}};
     eg_gate_alone(pin_frame, &f);
@@ -354,7 +347,7 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
     }
     if (flags & EG_CALL_LARGE) {
         struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
-        if (!eg_gate_buffers(&p.b, f->nr, f->arg) && !eg_pin_idle(p.owner, sp | DEPTH_MAIN))
+        if (!eg_gate_buffers(&p.b, f->nr, f->arg) && !eg_pin_idle(p.owner, sp | EG_PIN_MAIN))
             return 0;
         if (large(f, sp, ret_result))
             return 1;
@@ -413,7 +406,7 @@ static void pin_blocked(uint64_t tid)
     const char *s = line;
     for (int i = 0; i < 8; i++)
         s = number(s, v + i);
-    pin_buffers(EG_PIN_TID | tid, (v[7] - BELOW) | DEPTH_MAIN, (long)v[0], (const long *)(v + 1), 0);
+    pin_buffers(EG_PIN_TID | tid, (v[7] - BELOW) | EG_PIN_MAIN, (long)v[0], (const long *)(v + 1), 0);
 }
 
 void eg_gate_pin_blocked(void)

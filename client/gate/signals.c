@@ -243,6 +243,14 @@ static struct thread *thread_here(void)
     return thread_of(&alt);
 }
 
+int eg_signals_on_alternate(uint64_t sp)
+{
+    stack_t alt;
+    alt_get(&alt);
+    const struct thread *t = thread_of(&alt);
+    return alt_holds(t ? &t->alt : &alt, sp);
+}
+
 /* Context: lock held. */
 static struct thread *thread_new(void)
 {
@@ -340,14 +348,14 @@ static long fault_serve(void *arg)
 }
 
 struct pin {
-    uint64_t owner;
+    uint64_t owner, depth;
     struct eg_span_rw span;
 };
 
 static long pin_frame(void *arg)
 {
     struct pin p = *(struct pin *)arg;
-    eg_pin_call(p.owner, p.span.start, &p.span, 1);
+    eg_pin_call(p.owner, p.depth, &p.span, 1);
     return 0;
 }
 
@@ -455,9 +463,10 @@ static int handler_enter(int s, const struct action *a, const siginfo_t *info, u
     memcpy(f.context, uc, CONTEXT_BYTES);
     if (fpu)
         memcpy(f.context + offsetof(ucontext_t, uc_mcontext.fpregs), &fpu_to, sizeof fpu_to);
-    struct pin pin = {.span = {to, sp, 1}};
+    struct pin pin = {.depth = alt_holds(alt, to) ? to : to | EG_PIN_MAIN, .span = {to, sp, 1}};
     __asm__("mov %%fs:0, %0" : "=r"(pin.owner));
-    on_safe_stack(t, pin_frame, &pin); /* rt_sigreturn reads it, and cannot wait */
+    if (eg_ranges_seen(&eg_rt.ranges, to, sp))
+        on_safe_stack(t, pin_frame, &pin); /* rt_sigreturn reads it, and cannot wait */
     struct iovec from[2] = {{&f, sizeof f}, {(void *)fpu, fpu_len}}, into[2] = {{(void *)to, sizeof f}, {(void *)fpu_to, fpu_len}};
     if (put(t, to, sp, from, into))
         return -EFAULT;

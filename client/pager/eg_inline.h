@@ -32,7 +32,10 @@ struct eg_span_rw {
     int write;           /* the kernel may write there */
 };
 
-/* eg_pin_call - thread `owner` (its thread pointer) is about to make a system call, its stack pointer is sp; the kernel will access v[0..n).
+/* Depths are addresses of the stack, with this bit but for the program's alternate one for signals: that may lie anywhere, and what runs on it is deeper
+ * than the rest. */
+#define EG_PIN_MAIN (1ull << 62)
+/* eg_pin_call - thread `owner` (its thread pointer) is about to make a system call, sp is its depth; the kernel will access v[0..n).
  * What of it is captured is pinned and brought home. Earlier pins of this owner from the same stack depth or deeper (sp or below) end.
  * Context: gate stack, all signals blocked, lock not held. */
 void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n);

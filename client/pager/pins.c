@@ -1,11 +1,11 @@
-/* pins.c - pages that stay while the kernel may access them: see eg_inline.h. Per thread up to four calls (one, and those that signal handlers make
- * while it lasts), each with the runs of pages that it needs. How often each page is pinned is counted in a table by a hash, so that the usual answer, no,
- * needs one look. */
+/* pins.c - pages that stay while the kernel may access them: see eg_inline.h. Per thread up to eight calls (one, and the frames of signal handlers and
+ * the calls that they make while it lasts), each with the runs of pages that it needs. How often each page is pinned is counted in a table by a hash, so
+ * that the usual answer, no, needs one look. */
 #include "client/pager/eg_inline.h"
 
 #include <errno.h>
 
-#define CALLS 4
+#define CALLS 8
 #define SPANS 6
 #define MORE_SPANS 254
 #define COUNT_BITS 15

@@ -412,6 +412,75 @@ static void alternate(void)
     off(SIGUSR1);
 }
 
+#define OWN_STACK_BYTES (256u << 10)
+static int calling_pipe[2];
+static volatile sig_atomic_t calling_times;
+static volatile pthread_t calling_reader;
+static void calling(int s, siginfo_t *info, void *ctx)
+{
+    char path[64];
+    note(s, info, ctx);
+    wrong_in_handler += readlink("/proc/self/exe", path, sizeof path) <= 0;
+    press();
+    calling_times++;
+}
+
+static void *calling_sender(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < 4; i++) {
+        usleep(100000);
+        pthread_kill(calling_reader, SIGUSR1);
+        while (calling_times <= i)
+            usleep(1000);
+    }
+    return (void *)(write(calling_pipe[1], "done", 4) == 4 ? NULL : arg);
+}
+
+/* A call that waits, with handlers in between that call, too, and after which everything else has left. arg: an alternate stack. */
+static void *calling_thread(void *arg)
+{
+    stack_t s = {.ss_sp = arg, .ss_size = ALT_BYTES};
+    char *to = (char *)memory(2 * PAGE) + PAGE - 2;
+    pthread_t t;
+    sigaltstack(&s, NULL);
+    calling_reader = pthread_self();
+    calling_times = 0;
+    pthread_create(&t, NULL, calling_sender, NULL);
+    ssize_t got = read(calling_pipe[0], to, 4);
+    pthread_join(t, NULL);
+    return (void *)(uintptr_t)(got == 4 && memcmp(to, "done", 4) == 0);
+}
+
+static void calls_in_handlers(void)
+{
+    uint8_t *place = memory(2 * ALT_BYTES + OWN_STACK_BYTES), *low = place, *own = place + ALT_BYTES, *high = own + OWN_STACK_BYTES;
+    pthread_attr_t attr;
+    wrong_in_handler = 0;
+    on(SIGUSR1, calling, SA_ONSTACK | SA_RESTART);
+    for (unsigned at = 0; at < PAGE; at += 512) {
+        stack_t s = {.ss_sp = low + at, .ss_size = ALT_BYTES - PAGE};
+        sigaltstack(&s, NULL);
+        press();
+        raise(SIGUSR1);
+    }
+    check(calling_times == PAGE / 512 && wrong_in_handler == 0, "handlers return from an alternate stack after calls");
+    sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
+    check(pipe(calling_pipe) == 0, "a pipe");
+    pthread_attr_init(&attr);
+    pthread_attr_setstack(&attr, own, OWN_STACK_BYTES);
+    for (int above = 0; above < 3; above++) {
+        pthread_t t;
+        void *right = NULL;
+        if (above == 2)
+            on(SIGUSR1, calling, SA_RESTART);
+        pthread_create(&t, &attr, calling_thread, above ? high : low);
+        pthread_join(t, &right);
+        check(right != NULL, above == 2 ? "a call goes on after a handler on its own stack" : "a call goes on after a handler on an alternate stack");
+    }
+    off(SIGUSR1);
+}
+
 static ucontext_t main_context, routine[2];
 static volatile int routine_right;
 static void routine_main(int which)
@@ -569,7 +638,7 @@ int main(int argc, char **argv)
         void (*fn)(void);
         const char *name;
     } section[] = {{blocked, "blocked"},     {handlers, "handlers"},     {own_faults, "own faults"}, {endings, "endings"}, {sent, "sent"},
-                   {alternate, "alternate stacks"}, {coroutines, "coroutines"}, {threads, "threads"}, {waits, "waits"},     {children, "children"}};
+                   {alternate, "alternate stacks"}, {calls_in_handlers, "calls in handlers"}, {coroutines, "coroutines"}, {threads, "threads"}, {waits, "waits"},     {children, "children"}};
     self = argv[0];
     if (argc == 2 && strcmp(argv[1], "--inherited") == 0)
         return inherited();

@@ -76,6 +76,12 @@ void eg_inline_bring(uint64_t start, uint64_t end, int write)
     }
 }
 
+int eg_signals_on_alternate(uint64_t sp)
+{
+    (void)sp;
+    return 0;
+}
+
 long eg_gate_alone(long (*fn)(void *), void *arg)
 {
     return fn(arg);

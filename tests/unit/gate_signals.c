@@ -77,12 +77,17 @@ int eg_inline_fault(uint64_t addr, int write)
 
 void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n)
 {
-    if (!owner || sp != v->start || n != 1)
+    if (!owner || (sp & ~EG_PIN_MAIN) != v->start || n != 1)
         abort(); /* Check's own functions are not for handlers */
     pins++;
     for (uint64_t at = v->start & ~(PAGE - 1ul); at < v->end; at += PAGE)
         if (ours(at))
             bring(at, v->write);
+}
+
+int eg_ranges_seen(const struct eg_ranges *r, uint64_t start, uint64_t end)
+{
+    return r == &eg_rt.ranges && start < end;
 }
 
 long eg_gate_on_stack(long (*fn)(void *), void *arg)
