@@ -150,12 +150,12 @@ START_TEST(a_call_from_the_same_depth_or_higher_up_ends_the_pins)
 }
 END_TEST
 
-START_TEST(the_oldest_of_five_calls_goes)
+START_TEST(the_oldest_of_nine_calls_goes)
 {
     start();
-    for (uint64_t i = 0; i < 6; i++)
+    for (uint64_t i = 0; i < 10; i++)
         pin(OWNER, 1000 - i, i, 1);
-    for (uint64_t i = 0; i < 6; i++)
+    for (uint64_t i = 0; i < 10; i++)
         ck_assert_int_eq(pinned(i), i >= 2);
 }
 END_TEST
@@ -319,12 +319,12 @@ END_TEST
 /* Many threads, against a list of what each has. */
 START_TEST(random_calls_agree_with_the_model)
 {
-    enum { OWNERS = 400 };
+    enum { OWNERS = 400, CALLS = 8 };
     static struct {
         uint32_t n;
         struct {
             uint64_t sp, first, n;
-        } call[4];
+        } call[CALLS];
     } model[OWNERS];
     static uint16_t count[PAGES];
     struct random_state r = {0x9119 + (uint64_t)_i};
@@ -344,10 +344,10 @@ START_TEST(random_calls_agree_with_the_model)
                 count[model[o].call[model[o].n].first + i]--;
         }
         if (what) {
-            if (model[o].n == 4) {
+            if (model[o].n == CALLS) {
                 for (uint64_t i = 0; i < model[o].call[0].n; i++)
                     count[model[o].call[0].first + i]--;
-                memmove(model[o].call, model[o].call + 1, 3 * sizeof model[o].call[0]);
+                memmove(model[o].call, model[o].call + 1, (CALLS - 1) * sizeof model[o].call[0]);
                 model[o].n--;
             }
             model[o].call[model[o].n].sp = sp;
@@ -375,7 +375,7 @@ int main(void)
     tcase_add_test(tc, a_call_pins_whole_pages_of_what_is_captured);
     tcase_add_test(tc, bad_addresses_pin_nothing);
     tcase_add_test(tc, a_call_from_the_same_depth_or_higher_up_ends_the_pins);
-    tcase_add_test(tc, the_oldest_of_five_calls_goes);
+    tcase_add_test(tc, the_oldest_of_nine_calls_goes);
     tcase_add_test(tc, more_extends_the_same_call);
     tcase_add_test(tc, what_lasts_ends_with_the_thread);
     tcase_add_test(tc, a_call_may_have_any_number_of_runs);
