@@ -38,6 +38,7 @@ set(EG_CORE_SOURCES
   gate/insn.c
   gate/patch.c
   gate/patch_all.c
+  gate/texts.c
   gate/pin.c
   gate/signals.c
   gate/signals.S)

@@ -71,6 +71,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
 extern uint8_t eg_gate_all;
 
 #define EG_GATE_TABLES 4u
+#define EG_GATE_ID_BYTES 20u
 #define EG_GATE_HARMLESS_WORDS 8u
 
 /* A bit for each of the 64 bytes at p where a `syscall`, or a far jump or a jump table's address, may begin (0f 05; e8, e9, 0f 8x, 8d with xx000101,
@@ -85,6 +86,8 @@ struct eg_gate_text {
     int prot; /* of its pages, and so it will be afterwards */
     eg_gate_look_fn *look;  /* NULL: the gate's own, which does without vector registers */
     uint8_t no_write;       /* only judge */
+    uint8_t id[EG_GATE_ID_BYTES]; /* names the content of its file (build-id); zeros: unknown, nothing is remembered of it */
+    uint32_t where;               /* of that file's texts, which */
     uint8_t unknown_tables; /* where the tables are is not known: they are read with care, wherever they are */
     struct {
         uint64_t start, end;

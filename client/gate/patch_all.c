@@ -7,6 +7,7 @@
 #include "proto/eg_sys.h"
 #include "client/gate/eg_insn.h"
 #include "client/gate/eg_patch.h"
+#include "client/gate/eg_texts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -752,12 +753,18 @@ static void collect(struct work *w, uint8_t *first)
         pick(w, &w->site[i]);
 }
 
-/* Takes other bytes for the sites that turn out to be jumped into. Returns: the number of sites to be patched. */
-static uint32_t settle(struct work *w)
+static uint32_t to_patch(const struct work *w)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < w->n; i++)
         n += w->site[i].state == SITE_PATCH;
+    return n;
+}
+
+/* Takes other bytes for the sites that turn out to be jumped into. Returns: the number of sites to be patched. */
+static uint32_t settle(struct work *w)
+{
+    uint32_t n = to_patch(w);
     for (int round = 0; n && far_jumps(w); round++)
         for (uint32_t i = 0; i < w->n; i++) {
             struct site *s = &w->site[i];
@@ -794,6 +801,39 @@ static void judge(const struct work *w, const uint64_t *harmless, uint32_t *ret_
     }
 }
 
+/* Another process of the run has looked at the same text. Returns: 0 when it is not quite the same after all (another gate has been there). */
+static int recall(struct work *w, const struct eg_text_site *known, uint32_t n)
+{
+    for (w->n = 0; w->n < n && n <= MAX_SITES; w->n++) {
+        const struct eg_text_site *k = &known[w->n];
+        uint8_t *at = w->text + k->at;
+        if (k->at + 16ull > (uint64_t)(w->end - w->text) || k->at < k->before || at[0] != 0x0f || at[1] != 0x05 || at[-k->before] == 0xe9)
+            break;
+        w->site[w->n] = (struct site){.at = at, .nr = k->nr, .before = k->before, .after = k->after, .state = k->state};
+    }
+    return w->n == n;
+}
+
+static void remember(const struct work *w)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->n; i++) {
+        if (w->site[i].state == SITE_BEFORE)
+            return;
+        n += w->site[i].state != SITE_NONE;
+    }
+    struct eg_text_site *to = w->n < MAX_SITES && !w->too_many ? eg_texts_room(w->object, n) : NULL;
+    if (!to)
+        return;
+    for (uint32_t i = 0, k = 0; i < w->n; i++) {
+        const struct site *s = &w->site[i];
+        if (s->state != SITE_NONE)
+            to[k++] = (struct eg_text_site){.at = (uint32_t)(s->at - w->text), .nr = (int16_t)(s->nr >= 0 && s->nr < 512 ? s->nr : -1),
+                                            .before = s->before, .after = s->after, .state = s->state};
+    }
+    eg_texts_keep(to);
+}
+
 int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmless, uint32_t *ret_found, struct eg_gate_verdict *v)
 {
     struct work w = {.text = object->at, .end = object->at + object->bytes, .object = object, .look = object->look ? object->look : look_plain};
@@ -801,9 +841,14 @@ int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmles
         left_add(v, object->at);
         return 0;
     }
-    uint8_t *first = next_syscall(&w, w.text);
-    if (!first)
+    const struct eg_text_site *known = NULL;
+    uint32_t n_known;
+    uint8_t *first = w.text;
+    if (eg_texts_find(object, &known, &n_known) ? !n_known : !(first = next_syscall(&w, w.text))) {
+        if (!known)
+            remember(&w);
         return 0;
+    }
     size_t sites = MAX_SITES * sizeof *w.site, trampolines = MAX_SITES * sizeof(uint8_t *), tables = MAX_TABLES * sizeof *w.table;
     size_t bytes = sites + trampolines + tables + object->bytes / 512 + 1;
     long scratch = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -814,9 +859,18 @@ int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmles
     w.site = (struct site *)scratch;
     w.table = (struct table *)(scratch + (long)(sites + trampolines));
     w.coarse = (uint8_t *)scratch + sites + trampolines + tables;
-    collect(&w, first);
     int rc = 0, n_before = (int)v->n_patched;
-    uint32_t n = settle(&w);
+    uint32_t n;
+    if (known && recall(&w, known, n_known)) {
+        n = to_patch(&w);
+    } else {
+        w.n = 0;
+        if (!known || (first = next_syscall(&w, w.text)))
+            collect(&w, first);
+        n = settle(&w);
+        if (!known)
+            remember(&w);
+    }
     if (n && (object->no_write || w.too_many))
         rc = object->no_write ? -EACCES : -E2BIG;
     else if (n)

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #define EG_POOL_MAGIC 0x4c4f4f5045474e45ull
-#define EG_POOL_VERSION 3u
+#define EG_POOL_VERSION 4u
 #define EG_POOL_ROWS 1024
 #define EG_POOL_SERVERS 16
 #define EG_POOL_NODES 16
@@ -136,10 +136,14 @@ struct eg_pool {
     uint64_t rows_lost;                  /* processes that found no row (their counters are in no row) */
     struct eg_pool_exec execs[EG_POOL_EXECS];
     uint32_t next_exec;
+    uint32_t texts_used; /* bytes of the texts' part that are given out: only atomic access */
     uint32_t hints; /* 1: there is a hints file beside this one (eg_hints.h) */
 };
 #define EG_POOL_ROWS_OFFSET 16384
-#define EG_POOL_FILE_BYTES (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * EG_POOL_ROW_BYTES)
+/* What was found out about texts (client/gate/texts.c): every process of the run starts with the same libraries. Entries one behind the other. */
+#define EG_POOL_TEXTS_OFFSET (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * EG_POOL_ROW_BYTES)
+#define EG_POOL_TEXTS_BYTES (256u << 10)
+#define EG_POOL_FILE_BYTES (EG_POOL_TEXTS_OFFSET + EG_POOL_TEXTS_BYTES)
 _Static_assert(sizeof(struct eg_pool) <= EG_POOL_ROWS_OFFSET, "rows begin after the header");
 
 #endif

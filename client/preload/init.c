@@ -131,9 +131,10 @@ static int object_has(const struct dl_phdr_info *info, uint64_t address)
     return 0;
 }
 
-/* Has it a copy of the runtime linked in? */
-static int object_carries(const struct dl_phdr_info *info)
+/* A note of the object's. Returns: what it says, *ret_bytes; NULL: it has none. */
+static const void *object_note(const struct dl_phdr_info *info, const char *owner, uint32_t type, uint32_t *ret_bytes)
 {
+    size_t owner_bytes = strlen(owner) + 1;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
         const char *at = (const char *)(info->dlpi_addr + p->p_vaddr), *end = at + p->p_memsz;
@@ -142,29 +143,34 @@ static int object_carries(const struct dl_phdr_info *info)
             uint64_t name = (n->n_namesz + 3ull) & ~3ull, desc = (n->n_descsz + 3ull) & ~3ull;
             if (name + desc > (uint64_t)(end - at) - sizeof *n)
                 break;
-            if (n->n_namesz == sizeof "endgame" && memcmp(n + 1, "endgame", sizeof "endgame") == 0)
-                return 1;
+            if (n->n_namesz == owner_bytes && n->n_type == type && memcmp(n + 1, owner, owner_bytes) == 0) {
+                *ret_bytes = n->n_descsz;
+                return (const char *)(n + 1) + name;
+            }
             at += sizeof *n + name + desc;
         }
     }
-    return 0;
+    return NULL;
 }
 
 /* All calls of an object: not the runtime's own, which nobody must see, nor the vDSO's, which the kernel gives its own answers to. */
 static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int counts)
 {
     struct eg_gate_text text = {.look = look_fast};
-    uint32_t n = 0;
+    uint32_t n = 0, note_bytes;
     if (object_has(info, getauxval(AT_SYSINFO_EHDR)))
         return 0;
     if (object_has(info, (uint64_t)&eg_gate_entry)) {
         v->verdict.n_left += info->dlpi_name[0] == 0; /* linked in: its calls and the program's cannot be told from each other */
         return 0;
     }
-    if (object_carries(info)) {
+    if (object_note(info, "endgame", 1, &note_bytes)) { /* it has a copy of the runtime linked in */
         v->verdict.n_left++;
         return 0;
     }
+    const void *id = object_note(info, "GNU", NT_GNU_BUILD_ID, &note_bytes);
+    if (id && note_bytes == sizeof text.id)
+        memcpy(text.id, id, sizeof text.id);
     for (int i = 0; i < info->dlpi_phnum && n < EG_GATE_TABLES; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
         if (p->p_type == PT_LOAD && p->p_flags & PF_R && !(p->p_flags & (PF_W | PF_X))) {
@@ -178,6 +184,7 @@ static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int coun
             continue;
         text.at = (uint8_t *)(info->dlpi_addr + p->p_vaddr);
         text.bytes = p->p_filesz;
+        text.where = (uint32_t)p->p_vaddr;
         text.prot = PROT_READ | PROT_EXEC | (p->p_flags & PF_W ? PROT_WRITE : 0);
         uint32_t before = v->verdict.n_before;
         int rc = eg_gate_patch_all(&text, v->harmless, counts ? v->found : NULL, &v->verdict);

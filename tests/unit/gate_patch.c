@@ -1,6 +1,7 @@
 /* The patcher and gate.S on text made by hand: what is patched, what is not, and that a patched site does to the registers, the
  * red zone and the result what the system call did. */
 #include "client/gate/eg_gate.h"
+#include "client/pager/eg_pager.h"
 #include "tests/unit/client_random.h"
 #include "tests/unit/unit_suite.h"
 
@@ -13,6 +14,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+struct eg_rt eg_rt;
 
 /* Of the runtime: 0, this is home. */
 uint32_t eg_where[1024];
@@ -908,11 +911,12 @@ static int objdump_count(const char *path)
     return n;
 }
 
-START_TEST(nothing_of_libc_is_left)
+/* The real libc's text and read-only data, private, with room for trampolines in front. Returns: where; NULL: this process has no libc.so.6. */
+static uint8_t *libc_map(struct eg_gate_text *ret_text)
 {
     char path[512];
     if (!libc_path(path, sizeof path))
-        return;
+        return NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     Elf64_Ehdr eh;
     Elf64_Phdr ph[32];
@@ -928,7 +932,7 @@ START_TEST(nothing_of_libc_is_left)
     ck_assert_ptr_ne(base, MAP_FAILED);
     munmap(base, room); /* for the trampolines */
     base += room;
-    struct eg_gate_text all = {.prot = PROT_READ | PROT_EXEC};
+    *ret_text = (struct eg_gate_text){.prot = PROT_READ | PROT_EXEC};
     unsigned tables = 0;
     for (int i = 0; i < eh.e_phnum; i++) {
         if (ph[i].p_type != PT_LOAD || ph[i].p_flags & PF_W)
@@ -937,13 +941,24 @@ START_TEST(nothing_of_libc_is_left)
         int prot = PROT_READ | (ph[i].p_flags & PF_X ? PROT_EXEC : 0);
         ck_assert_ptr_ne(mmap(base + ph[i].p_vaddr - skip, ph[i].p_filesz + skip, prot, MAP_PRIVATE | MAP_FIXED, fd, (off_t)(ph[i].p_offset - skip)), MAP_FAILED);
         if (ph[i].p_flags & PF_X) {
-            all.at = base + ph[i].p_vaddr;
-            all.bytes = ph[i].p_filesz;
+            ret_text->at = base + ph[i].p_vaddr;
+            ret_text->bytes = ph[i].p_filesz;
         } else if (tables < EG_GATE_TABLES) {
-            all.tables[tables].start = (uint64_t)base + ph[i].p_vaddr;
-            all.tables[tables++].end = (uint64_t)base + ph[i].p_vaddr + ph[i].p_filesz;
+            ret_text->tables[tables].start = (uint64_t)base + ph[i].p_vaddr;
+            ret_text->tables[tables++].end = (uint64_t)base + ph[i].p_vaddr + ph[i].p_filesz;
         }
     }
+    close(fd);
+    return base;
+}
+
+START_TEST(nothing_of_libc_is_left)
+{
+    char path[512];
+    struct eg_gate_text all;
+    uint8_t *base = libc_map(&all);
+    if (!base || !libc_path(path, sizeof path))
+        return;
     struct eg_gate_verdict v = {0};
     memset(found, 0, sizeof found);
     ck_assert_int_gt(eg_gate_patch_all(&all, NULL, found, &v), 200);
@@ -954,8 +969,49 @@ START_TEST(nothing_of_libc_is_left)
     int n = objdump_count(path);
     if (n >= 0)
         ck_assert_int_eq((int)v.n_sites, n);
-    munmap(base, high);
-    close(fd);
+}
+END_TEST
+
+static unsigned looks;
+static uint64_t look_counted(const uint8_t *p, int what)
+{
+    uint64_t all = 0;
+    looks++;
+    for (unsigned i = 0; i < 64; i++)
+        all |= (uint64_t)(what != EG_GATE_LOOK_SYSCALLS || (p[i] == 0x0f && p[i + 1] == 0x05)) << i;
+    return all;
+}
+
+/* The run's other processes take the same sites without looking for them; where another gate has been meanwhile, they look. */
+START_TEST(what_was_found_out_is_remembered)
+{
+    struct eg_gate_text one, other, fresh;
+    struct eg_gate_verdict v = {0}, again = {0}, third = {0};
+    if (!libc_map(&one) || !libc_map(&other) || !libc_map(&fresh))
+        return;
+    eg_rt.pool = calloc(1, EG_POOL_FILE_BYTES);
+    ck_assert_ptr_nonnull(eg_rt.pool);
+    one.id[0] = other.id[0] = 7;
+    one.look = other.look = look_counted;
+    looks = 0;
+    ck_assert_int_gt(eg_gate_patch_all(&one, NULL, NULL, &v), 200);
+    ck_assert_uint_gt(looks, 0);
+    looks = 0;
+    ck_assert_int_gt(eg_gate_patch_all(&other, NULL, NULL, &again), 200);
+    ck_assert_uint_eq(looks, 0);
+    ck_assert_uint_eq(v.n_sites, again.n_sites);
+    ck_assert_uint_eq(v.n_patched, again.n_patched);
+    ck_assert_uint_eq(again.n_left, v.n_left);
+    for (uint64_t i = 0; i < fresh.bytes; i++)
+        if ((one.at[i] == 0xe9) != (other.at[i] == 0xe9) && fresh.at[i] != one.at[i] && fresh.at[i] != other.at[i] && (i < 4 || one.at[i - 4] != 0xe9))
+            ck_assert_msg(memchr(one.at + i - 4, 0xe9, 5) && memchr(other.at + i - 4, 0xe9, 5), "the texts differ at %lx", (unsigned long)i);
+    looks = 0;
+    eg_gate_patch_all(&other, NULL, NULL, &third);
+    ck_assert_uint_gt(looks, 0);
+    ck_assert_uint_eq(third.n_before + third.n_patched + third.n_left, third.n_sites);
+    ck_assert_uint_gt(third.n_before, 200);
+    free(eg_rt.pool);
+    eg_rt.pool = NULL;
 }
 END_TEST
 
@@ -983,5 +1039,6 @@ int main(void)
     tcase_add_loop_test(tc, random_bytes_do_no_harm, 0, 20);
     tcase_add_test(tc, late_mapping_is_patched);
     tcase_add_test(tc, nothing_of_libc_is_left);
+    tcase_add_test(tc, what_was_found_out_is_remembered);
     return unit_run(suite);
 }
