@@ -21,6 +21,10 @@ static uint64_t stacks_used;
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
 #define NR_set_robust_list 273
+#define NR_prctl 157
+#define PR_SET_SECCOMP_OPTION 22u
+#define NR_seccomp 317
+#define SECCOMP_SET_MODE_LAST 1u /* strict, filter */
 
 enum {
 #define X(name, number, needed) NR_##name = number,
@@ -247,6 +251,13 @@ static void late_code(uint64_t start, uint64_t bytes)
     eg_cap_leave(0);
 }
 
+static long sandbox_begins(void *unused)
+{
+    (void)unused;
+    eg_cap_sandbox();
+    return 0;
+}
+
 static long pins_end(void *arg)
 {
     eg_pin_end((uint64_t)arg);
@@ -259,6 +270,14 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
     uint64_t self;
     switch (f->nr) {
     case NR_set_robust_list: eg_signals_thread_begins(); break;
+    case NR_prctl:
+        if ((uint32_t)f->arg[0] == PR_SET_SECCOMP_OPTION && eg_rt.inlined)
+            eg_gate_alone(sandbox_begins, NULL);
+        break;
+    case NR_seccomp:
+        if ((uint32_t)f->arg[0] <= SECCOMP_SET_MODE_LAST && eg_rt.inlined)
+            eg_gate_alone(sandbox_begins, NULL);
+        break;
     case NR_exit:
         if (eg_rt.inlined && eg_rt.active) {
             __asm__("mov %%fs:0, %0" : "=r"(self));

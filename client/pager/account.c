@@ -200,8 +200,9 @@ int eg_account_listen(void)
 
 uint64_t eg_account_ask_others(uint64_t n)
 {
-    uint64_t now = eg_sys_now_ns(), total = 0, asked = 0;
-    uint32_t used = rows_used(), live = 0;
+    /* This process counts, however small: one that has just been forked could not grow else. */
+    uint64_t now = eg_sys_now_ns(), total = eg_rt.charged > 0 ? (uint64_t)eg_rt.charged : 0, asked = 0;
+    uint32_t used = rows_used(), live = 1;
     if (used <= 2)
         return 0;
     if (now - eg_rt.last_reap_ns > REAP_INTERVAL_NS) {
@@ -210,13 +211,13 @@ uint64_t eg_account_ask_others(uint64_t n)
     }
     for (uint32_t i = 0; i < used; i++) {
         uint64_t c = __atomic_load_n(&row_at(i)->charged_pages, __ATOMIC_RELAXED);
-        if (c >= SMALL_PAGES) {
+        if (c >= SMALL_PAGES && row_at(i) != eg_rt.row) {
             live++;
             total += c;
         }
     }
-    uint64_t share = live ? total / live : 0;
-    if (live <= 1 || (uint64_t)eg_rt.charged > share)
+    uint64_t share = total / live;
+    if (live == 1 || eg_rt.charged > (int64_t)share)
         return 0;
     int poke = now - eg_rt.last_poke_ns > POKE_INTERVAL_NS;
     if (poke)

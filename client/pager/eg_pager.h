@@ -412,7 +412,7 @@ void eg_pager_kick(void);
 /* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
 /* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */
-enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_LATE = 8, EG_WARN_ENGINE = 16 };
+enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_LATE = 8, EG_WARN_ENGINE = 16, EG_WARN_SANDBOX = 32 };
 /* eg_say_init - remember what descriptor 2 is. Context: start-up. */
 void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
@@ -429,6 +429,9 @@ long eg_cap_mremap(long old, long old_len, long new_len, long flags, long new_ad
 long eg_cap_mprotect(long addr, long len, long prot);
 long eg_cap_madvise(long addr, long len, long advice);
 long eg_cap_brk(long addr);
+/* eg_cap_sandbox - the calling thread is about to give up system calls (seccomp): it could not serve its own faults then, so a thread of the runtime's does
+ * from now on. Context: gate stack. */
+void eg_cap_sandbox(void);
 /* eg_cap_keep_local - [addr, addr+len) is the kernel's alone from now on: it stays here. */
 void eg_cap_keep_local(uint64_t addr, uint64_t len);
 /* eg_cap_memory - any of the six, or pkey_mprotect, by number. */

@@ -97,6 +97,53 @@ void eg_cap_child_start(int was_active, int drop)
     eg_account_sync();
 }
 
+/* Threads of this process, the pager's included; 0: not known. */
+static uint32_t threads_count(void)
+{
+    char buf[1024];
+    uint32_t n = 0;
+    long got, fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/../", 0200000 | 02000000 /* O_DIRECTORY | O_CLOEXEC */, 0);
+    if (eg_sys_failed(fd))
+        return 0;
+    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
+        for (long at = 0; at < got; at += (uint8_t)buf[at + 16] | (uint8_t)buf[at + 17] << 8) /* struct linux_dirent64 */
+            n += buf[at + 19] >= '0' && buf[at + 19] <= '9';
+    eg_sys1(SYS_close, fd);
+    return n;
+}
+
+void eg_cap_sandbox(void)
+{
+    struct eg_rt *rt = &eg_rt;
+    eg_cap_enter();
+    if (!rt->inlined || rt->foreign) {
+        eg_cap_leave(0);
+        return;
+    }
+    if (rt->active && threads_count() != 2) {
+        eg_warn_once(EG_WARN_SANDBOX, "a thread shuts itself in (seccomp) while others run: if it ends by SIGBUS or SIGSYS, use --fault-engine handler", NULL);
+        eg_cap_leave(0);
+        return;
+    }
+    int was_active = rt->active;
+    rt->inlined = 0;
+    rt->began = NULL;
+    if (was_active) {
+        eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
+        eg_evict_reset();
+        eg_sys1(SYS_close, rt->uffd); /* with it goes the registration of everything */
+        rt->uffd = -1;
+        rt->active = 0;
+        rt->pager_stack = NULL; /* the thread that is on it ends when it looks up */
+        int rc = eg_pager_activate();
+        if (rc)
+            eg_die("cannot let a thread serve the faults of a program that shuts itself in (seccomp)", NULL, 0);
+        eg_cap_rearm(0, 1ul << EG_ADDR_BITS);
+        eg_pager_kick();
+    }
+    eg_cap_leave(0);
+}
+
 long eg_cap_fork(long nr, const long arg[6])
 {
     int drop = 0;

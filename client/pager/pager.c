@@ -485,6 +485,9 @@ static __attribute__((noreturn)) void pager_beside(void)
 {
     for (;;) {
         int more = 0;
+        if (!__atomic_load_n(&eg_rt.inlined, __ATOMIC_RELAXED))
+            for (;;) /* eg_cap_sandbox: another has taken over */
+                eg_sys1(SYS_exit, 0);
         __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
         if (has_work()) {
             pager_lock();

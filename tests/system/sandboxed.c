@@ -1,0 +1,82 @@
+/* sandboxed.c - a program whose child gives up the system calls by which faults are served (seccomp, in the thread alone), once more memory is in use
+ * than stays local, and calls for no more. Every word is checked, before and behind. */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define WORDS 512ul
+
+static uint64_t *at;
+static size_t pages;
+
+static void fill(uint64_t seed)
+{
+    for (size_t i = 0; i < pages; i++)
+        for (size_t w = 0; w < WORDS; w += 64)
+            at[i * WORDS + w] = seed + i * 31 + w;
+}
+
+static int wrong(uint64_t seed)
+{
+    for (size_t i = 0; i < pages; i++)
+        for (size_t w = 0; w < WORDS; w += 64)
+            if (at[i * WORDS + w] != seed + i * 31 + w)
+                return 1;
+    return 0;
+}
+
+static int shut_in(void)
+{
+#define DENY(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES)
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        DENY(SYS_ioctl),
+        DENY(SYS_pread64),
+        DENY(SYS_pwrite64),
+        DENY(SYS_process_vm_readv),
+        DENY(SYS_userfaultfd),
+        DENY(SYS_sendmsg),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+        return 1;
+    return ioctl(0, 0) != -1 || errno != EACCES; /* it is in force */
+}
+
+static int sandboxed(uint64_t seed)
+{
+    if (wrong(seed) || shut_in() || wrong(seed))
+        return 1;
+    fill(seed + 1);
+    return wrong(seed + 1);
+}
+
+int main(int argc, char **argv)
+{
+    pages = (argc > 1 ? strtoul(argv[1], NULL, 0) : 64) << 8;
+    at = mmap(NULL, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return 2;
+    fill(7);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(sandboxed(7));
+    int status = -1;
+    if (waitpid(child, &status, 0) != child || status)
+        return printf("child: status %#x\n", status), 1;
+    if (wrong(7))
+        return printf("parent\n"), 1;
+    printf("right\n");
+    return 0;
+}
