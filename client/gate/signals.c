@@ -474,7 +474,8 @@ static int handler_enter(int s, const struct action *a, const siginfo_t *info, u
     const struct mask *waiting = waited(uc);
     if (waiting)
         *context_mask(uc) = waiting->mask;
-    *context_mask(uc) |= mask_to_kernel(a->mask | (a->flags & SA_NODEFER ? 0 : BIT(s)));
+    uint64_t self = a->flags & SA_NODEFER ? 0 : BIT(s);
+    *context_mask(uc) |= mask_to_kernel(a->mask | self) | (self & BIT(PROXY)); /* in the handler of that one SIGBUS waits, too */
     g[REG_RIP] = (greg_t)a->handler;
     g[REG_RSP] = (greg_t)to;
     g[REG_RDI] = s;

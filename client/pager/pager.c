@@ -483,6 +483,12 @@ static void pager_unlock(void)
 /* Faults are served inline: what is left is what nobody waits for. Threads that fault collect completions, too, so those wake nobody. */
 static __attribute__((noreturn)) void pager_beside(void)
 {
+    /* Once more: threads that had passed the gate when the pager became active, but were not in the kernel yet. */
+    struct timespec soon = {.tv_nsec = BESIDE_NAP_NS};
+    eg_sys5(SYS_ppoll, 0, 0, &soon, 0, 8);
+    void (*began)(void) = __atomic_load_n(&eg_rt.began, __ATOMIC_RELAXED);
+    if (began)
+        began();
     for (;;) {
         int more = 0;
         if (!__atomic_load_n(&eg_rt.inlined, __ATOMIC_RELAXED))
