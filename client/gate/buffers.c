@@ -383,7 +383,7 @@ static int any(struct eg_buffers *b, long nr, const long a[6])
     case NR_ptrace: return with_pointers(b, u[3], EG_PAGE_BYTES);
     case NR_mincore: return span(b, u[2], u[1] < ADDR_END ? (u[1] + EG_PAGE_BYTES - 1) >> EG_PAGE_SHIFT : 0, 1);
     case NR_mlock:
-    case NR_mlock2: return span(b, u[0], u[1] < ADDR_END ? u[1] + EG_PAGE_BYTES : 0, 0);
+    case NR_mlock2: return span(b, u[0], u[1] < ADDR_END ? u[1] + EG_PAGE_BYTES : 0, 1); /* what may be written is written */
     case NR_semctl: {
         uint32_t cmd = (uint32_t)u[2] & ~(uint32_t)IPC_64;
         return span(b, u[3], cmd == SEM_GETALL || cmd == SEM_SETALL ? SEMS_MAX * 2 : 112, 1);
