@@ -385,6 +385,11 @@ static int put(const struct thread *t, uint64_t start, uint64_t end, const struc
     long bytes = (long)(from[0].iov_len + from[1].iov_len);
     if (!touch(t, start))
         return -EFAULT;
+    if (!eg_ranges_seen(&eg_rt.ranges, start, end) && touch(t, end - 8)) { /* the usual stack: without a call that a seccomp filter may refuse */
+        for (int i = 0; i < 2; i++)
+            memcpy(to[i].iov_base, from[i].iov_base, from[i].iov_len);
+        return 0;
+    }
     for (int i = 0; i < TRIES; i++) {
         if (eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), from, 2, to, 2, 0) == bytes)
             return 0;
