@@ -74,7 +74,6 @@ static uint64_t signals_off(void)
 {
     static const uint64_t all[] = {~0ull, EG_SIGNALS_ALL};
     uint64_t old = 0;
-    long rc;
     if (eg_gate_all && eg_ranges_seen(&eg_rt.ranges, (uint64_t)&old, (uint64_t)(&old + 1))) {
         do /* the old mask alone, first: it is lost when the new one is set, but the copy fails */
             *(volatile uint64_t *)&old = 0;
@@ -82,8 +81,7 @@ static uint64_t signals_off(void)
         eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all[1], 0, 8);
         return old;
     }
-    rc = eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all[eg_gate_all != 0], &old, 8);
-    (void)rc;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all[eg_gate_all != 0], &old, 8);
     return old;
 }
 

@@ -495,15 +495,6 @@ long eg_cap_madvise(long addr, long len, long advice)
     return eg_cap_leave(ret);
 }
 
-void eg_cap_keep_local(uint64_t addr, uint64_t len)
-{
-    uint64_t start = addr & ~(uint64_t)(EG_PAGE_BYTES - 1), end = eg_page_up(addr + len);
-    eg_cap_enter();
-    if (end > start && eg_ranges_overlap(&eg_rt.ranges, start, end))
-        eg_cap_release(start, end);
-    eg_cap_leave(0);
-}
-
 /* --- by number ------------------------------------------------------------------------------------------------------------ */
 
 long eg_cap_memory(long nr, const long a[6])

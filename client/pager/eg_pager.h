@@ -432,8 +432,6 @@ long eg_cap_brk(long addr);
 /* eg_cap_sandbox - the calling thread is about to give up system calls (seccomp): it could not serve its own faults then, so a thread of the runtime's does
  * from now on. Context: gate stack. */
 void eg_cap_sandbox(void);
-/* eg_cap_keep_local - [addr, addr+len) is the kernel's alone from now on: it stays here. */
-void eg_cap_keep_local(uint64_t addr, uint64_t len);
 /* eg_cap_memory - any of the six, or pkey_mprotect, by number. */
 long eg_cap_memory(long nr, const long arg[6]);
 long eg_cap_fork(long nr, const long arg[6]);
