@@ -426,6 +426,9 @@ int eg_fd_dup_high(int fd);
 long eg_cap_mmap(long addr, long len, long prot, long flags, long fd, long off);
 long eg_cap_munmap(long addr, long len);
 long eg_cap_mremap(long old, long old_len, long new_len, long flags, long new_addr);
+/* eg_cap_remap_home - mremap without far memory, of what may be registered in parts, for compute nodes. All of it is here and not protected, and nobody
+ * registers it meanwhile; afterwards it is not registered. Context: one at a time. Returns: as mremap(2). */
+long eg_cap_remap_home(const long arg[6]);
 long eg_cap_mprotect(long addr, long len, long prot);
 long eg_cap_madvise(long addr, long len, long advice);
 long eg_cap_brk(long addr);

@@ -149,6 +149,29 @@ static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, 
     return (long)to;
 }
 
+long eg_cap_remap_home(const long a[6])
+{
+    uint64_t old = (uint64_t)a[0], old_len = eg_page_up((uint64_t)a[1]), new_len = eg_page_up((uint64_t)a[2]);
+    if (old % EG_PAGE_BYTES == 0 && old_len && old_len <= (1ull << EG_ADDR_BITS) - old)
+        eg_uffd_unregister(old, old + old_len);
+    long ret = eg_sys5(SYS_mremap, a[0], a[1], a[2], a[3], a[4]);
+    if (ret != -EFAULT || !new_len || a[3] & MREMAP_DONTUNMAP)
+        return ret;
+    /* Parts that were registered have been filled apart from their neighbours: natively it is one mapping. */
+    if (a[3] & MREMAP_FIXED)
+        return remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, (uint64_t)a[4]);
+    ret = remap(old, old_len, new_len, 0, 0);
+    if (ret != -ENOMEM || !(a[3] & MREMAP_MAYMOVE))
+        return ret;
+    long to = eg_sys6(SYS_mmap, 0, new_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (eg_sys_failed(to))
+        return to;
+    ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, (uint64_t)to);
+    if (eg_sys_failed(ret))
+        eg_sys2(SYS_munmap, to, new_len);
+    return ret;
+}
+
 /* Copies pages that only the servers have from one block's slab to another's. Both slabs are there. */
 static void copy_remote(struct eg_block *from, uint32_t i, struct eg_block *to, uint32_t k, uint32_t n)
 {

@@ -305,7 +305,7 @@ long eg_home_memory(long nr, const long arg[6])
         if (!eg_home_untouched(eg_home.freeze_lo, eg_home.freeze_hi))
             freeze();
     }
-    long ret = !eg_home.far ? raw(nr, a) : eg_rt.hinted ? eg_hints_memory(nr, a, 0) : eg_cap_memory(nr, a);
+    long ret = !eg_home.far && frozen && nr == SYS_mremap ? eg_cap_remap_home(a) : !eg_home.far ? raw(nr, a) : eg_rt.hinted ? eg_hints_memory(nr, a, 0) : eg_cap_memory(nr, a);
     if (nr == SYS_brk)
         eg_rt.heap_end = (uint64_t)ret;
     /* A library that is loaded later: its data, too. The loader alone says MAP_DENYWRITE (no effect for 20 years); other private mappings of
