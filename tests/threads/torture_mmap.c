@@ -506,6 +506,43 @@ static void inquiries(void)
     crew_run(threads(3), inquiries_body, NULL);
 }
 
+/* A mapping across a 2 MiB border, of which threads elsewhere have had one side only, moves as one: to a given place, and to grow. */
+enum { SIDE = 16 };
+
+static void one_side_body(struct member *me)
+{
+    unsigned char *border = me->shared;
+    for (size_t i = 0; i < SIDE; i++)
+        border[i * PAGE] = (unsigned char)(i + 1);
+}
+
+static void moved_as_one(void)
+{
+    const size_t block = 2ul << 20, bytes = 2 * SIDE * PAGE;
+    for (int grows = 0; grows < 2; grows++) {
+        unsigned char *area = mmap(NULL, 3 * block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(area != MAP_FAILED, "mmap: %s", strerror(errno));
+        unsigned char *border = (unsigned char *)(((uintptr_t)area + 2 * block) & ~(block - 1)), *at = border - SIDE * PAGE, *moved;
+        for (size_t i = 0; i < SIDE; i++)
+            at[i * PAGE] = (unsigned char)(100 + i);
+        crew_run(1, one_side_body, border);
+        for (size_t i = 0; i < SIDE; i++) /* all of it is home again */
+            CHECK(border[i * PAGE]++ == i + 1, "page %zu before", i);
+        if (grows) {
+            moved = mremap(at, bytes, 4 * block, MREMAP_MAYMOVE);
+        } else {
+            unsigned char *there = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            moved = mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, there);
+        }
+        CHECK(moved != MAP_FAILED, "%s: %s", grows ? "grow" : "move", strerror(errno));
+        for (size_t i = 0; i < SIDE; i++) {
+            CHECK(moved[i * PAGE] == 100 + i, "page %zu", i);
+            CHECK(moved[(SIDE + i) * PAGE] == i + 2, "page %zu of the other side", i);
+        }
+        SYS(munmap(moved, grows ? 4 * block : bytes));
+    }
+}
+
 static const struct sub_test tests[] = {
     {"churn", churn, "every call on mappings of one's own, every byte checked"},
     {"seen_by_all", seen_by_all, "one changes a mapping, all look"},
@@ -518,6 +555,7 @@ static const struct sub_test tests[] = {
     {"made_code", made_code, "functions written at run time"},
     {"read_only", read_only, "constants and code, read"},
     {"inquiries", inquiries, "mincore, and errors"},
+    {"moved_as_one", moved_as_one, "a mapping of which one side was away"},
 };
 
 TORTURE_MAIN(tests)
