@@ -920,10 +920,10 @@ static int maps_hex(struct maps_reader *r, uint64_t *ret)
     return c;
 }
 
-/* The mapping at an address, as /proc/self/maps has it. Returns: 0, -ENOENT, -errno. */
+/* The mapping at an address, as /proc/thread-self/maps has it. Returns: 0, -ENOENT, -errno. */
 static int mapping_find(uint64_t address, struct mapping *ret)
 {
-    struct maps_reader r = {.fd = eg_sys3(SYS_open, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0)};
+    struct maps_reader r = {.fd = eg_sys3(SYS_open, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0)};
     int rc = -ENOENT, c = 0;
     if (eg_sys_failed(r.fd))
         return (int)r.fd;

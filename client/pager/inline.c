@@ -45,7 +45,8 @@ static void wait_outside(uint32_t looks)
             eg_cpu_relax();
     } else {
         uint64_t before = eg_sys_now_ns();
-        if (before < __atomic_load_n(&busy_until_ns, __ATOMIC_RELAXED) && !eg_rt.server[0].link.ops->arm) {
+        const struct eg_transport *ops = eg_rt.server[0].link.ops; /* NULL: never reached; the others are of its kind, or sleep a nap too long */
+        if (before < __atomic_load_n(&busy_until_ns, __ATOMIC_RELAXED) && !(ops && ops->arm)) {
             struct timespec nap = {.tv_nsec = NAP_NS};
             eg_sys5(SYS_ppoll, p, eg_pager_links(p), &nap, 0, 8);
         } else {
