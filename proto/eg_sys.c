@@ -185,3 +185,18 @@ size_t eg_str_put_u64(char *buf, size_t cap, size_t len, uint64_t v)
     while (v /= 10);
     return eg_str_put(buf, cap, len, tmp + n);
 }
+
+const char *eg_str_hex(const char *s, uint64_t *ret_value)
+{
+    uint64_t v = 0;
+    for (;; s++) {
+        if (*s >= '0' && *s <= '9')
+            v = v << 4 | (uint64_t)(*s - '0');
+        else if (*s >= 'a' && *s <= 'f')
+            v = v << 4 | (uint64_t)(*s - 'a' + 10);
+        else
+            break;
+    }
+    *ret_value = v;
+    return s;
+}

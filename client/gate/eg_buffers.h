@@ -37,6 +37,8 @@ int eg_gate_buffers(struct eg_buffers *b, long nr, const long arg[6]);
  * Pre: eg_rt.active and eg_rt.inlined. Context: any program thread, on its own stack, signals as they are; lock not held.
  * Returns: 0 make the call in place; 1 it is done, *ret_result is its result. */
 int eg_gate_pin(struct eg_gate_frame *f, long *ret_result);
+/* eg_gate_unpin - the calling thread ends: its pins go. Context: as eg_gate_pin. */
+void eg_gate_unpin(void);
 /* eg_gate_pin_blocked - threads that are inside a call which began before the pager was active: their buffers come home and stay, too. To be called when
  * the pager has become active, before anything leaves. Context: gate stack or the pager's thread, all signals blocked, lock not held. */
 void eg_gate_pin_blocked(void);

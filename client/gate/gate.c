@@ -256,16 +256,9 @@ static long sandbox_begins(void *unused)
     return 0;
 }
 
-static long pins_end(void *arg)
-{
-    eg_pin_end((uint64_t)arg);
-    return 0;
-}
-
 /* Returns: 1 the call is done, *ret_result; 0 go on. */
 static int inline_first(struct eg_gate_frame *f, long *ret_result)
 {
-    uint64_t self;
     switch (f->nr) {
     case NR_set_robust_list: eg_signals_thread_begins(); break;
     case NR_prctl:
@@ -277,10 +270,8 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
             eg_gate_alone(sandbox_begins, NULL);
         break;
     case NR_exit:
-        if (eg_rt.inlined && eg_rt.active) {
-            __asm__("mov %%fs:0, %0" : "=r"(self));
-            eg_gate_alone(pins_end, (void *)self);
-        }
+        if (eg_rt.inlined && eg_rt.active)
+            eg_gate_unpin();
         eg_signals_thread_ends();
         return 0;
     default: break;

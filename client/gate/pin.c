@@ -122,15 +122,29 @@ static long pin_frame(void *arg)
     return 0;
 }
 
-/* Returns: 1 when the program's memory had to be brought home, or was there thanks to an earlier call. */
-static int pin_call(long nr, const long arg[6], uint64_t sp)
+/* Is there anything to pin, or to let go? */
+static int is_needed(long nr, const long arg[6], uint64_t sp)
 {
     struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
-    if (!eg_gate_buffers(&p.b, nr, arg) && !eg_pin_idle(p.owner, sp | EG_PIN_MAIN))
-        return 0;
+    return eg_gate_buffers(&p.b, nr, arg) || eg_pin_idle(p.owner, sp | EG_PIN_MAIN);
+}
+
+static void pin_call(long nr, const long arg[6], uint64_t sp)
+{
     struct eg_gate_frame f = {(long)sp, nr, {arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]}};
     eg_gate_alone(pin_frame, &f);
-    return 1;
+}
+
+static long pins_end(void *unused)
+{
+    (void)unused;
+    eg_pin_end(thread_pointer());
+    return 0;
+}
+
+void eg_gate_unpin(void)
+{
+    eg_gate_alone(pins_end, NULL);
 }
 
 /* --- large reads and writes ---------------------------------------------------------------------------------------------- */
@@ -275,7 +289,8 @@ static long in_pieces(struct large *l, int one)
         uint64_t n = next_piece(l, a);
         if (!n)
             return l->done ? (long)l->done : -EFAULT;
-        pin_call(l->f.nr, a, (uint64_t)l->f.pass);
+        if (is_needed(l->f.nr, a, (uint64_t)l->f.pass))
+            pin_call(l->f.nr, a, (uint64_t)l->f.pass);
         long ret = eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (eg_sys_failed(ret))
             return l->done && !lock ? (long)l->done : ret;
@@ -345,13 +360,10 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
         *ret_result = -ENOSYS;
         return 1;
     }
-    if (flags & EG_CALL_LARGE) {
-        struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
-        if (!eg_gate_buffers(&p.b, f->nr, f->arg) && !eg_pin_idle(p.owner, sp | EG_PIN_MAIN))
-            return 0;
-        if (large(f, sp, ret_result))
-            return 1;
-    }
+    if (!is_needed(f->nr, f->arg, sp))
+        return 0;
+    if (flags & EG_CALL_LARGE && large(f, sp, ret_result))
+        return 1;
     pin_call(f->nr, f->arg, sp);
     return 0;
 }

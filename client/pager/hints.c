@@ -65,29 +65,14 @@ static int same(const char *one, const char *other, size_t cap)
 
 /* --- call sites ------------------------------------------------------------------------------------------------------- */
 
-static const char *hex(const char *p, uint64_t *ret)
-{
-    uint64_t v = 0;
-    for (;; p++) {
-        if (*p >= '0' && *p <= '9')
-            v = v << 4 | (uint64_t)(*p - '0');
-        else if (*p >= 'a' && *p <= 'f')
-            v = v << 4 | (uint64_t)(*p - 'a' + 10);
-        else
-            break;
-    }
-    *ret = v;
-    return p;
-}
-
 /* "start-end perms offset dev inode path": kept when it is executable, of a file, and not passed over. */
 static void object_note(const char *line)
 {
     struct object o = {0};
-    const char *p = hex(line, &o.start);
-    p = hex(p + 1, &o.end);
+    const char *p = eg_str_hex(line, &o.start);
+    p = eg_str_hex(p + 1, &o.end);
     int executable = p[3] == 'x';
-    p = hex(p + 6, &o.offset);
+    p = eg_str_hex(p + 6, &o.offset);
     while (*p && *p != '/')
         p++;
     if (!executable || *p != '/' || hints.n_objects == OBJECTS)

@@ -34,29 +34,13 @@ static int maps_push(uint64_t start)
     return 0;
 }
 
-/* One line of /proc/self/maps: "start-end perms offset dev inode path". */
-static const char *hex_read(const char *p, uint64_t *ret)
-{
-    uint64_t v = 0;
-    for (;; p++) {
-        if (*p >= '0' && *p <= '9')
-            v = v << 4 | (uint64_t)(*p - '0');
-        else if (*p >= 'a' && *p <= 'f')
-            v = v << 4 | (uint64_t)(*p - 'a' + 10);
-        else
-            break;
-    }
-    *ret = v;
-    return p;
-}
-
-/* Behind a line's addresses: " rw-p 7fd0c1e00000 00:00 0". Is it anonymous memory, and which permissions has it? */
+/* Behind the addresses of a line of /proc/self/maps: " rw-p 7fd0c1e00000 00:00 0". Is it anonymous memory, and which permissions has it? */
 static int line_anonymous(const char *p, uint64_t *ret_perms)
 {
     uint64_t perms, tail, offset;
     memcpy(&perms, p, sizeof perms);
     *ret_perms = perms & 0xffffffffffull;
-    memcpy(&tail, hex_read(p + 6, &offset), sizeof tail);
+    memcpy(&tail, eg_str_hex(p + 6, &offset), sizeof tail);
     return !memcmp(&tail, " 00:00 0", sizeof tail);
 }
 
@@ -79,8 +63,8 @@ static int maps_read(uint64_t start, uint64_t end, int same)
         for (long k = 0; k < stop && at < end; k++) {
             if (buf[k] != '\n')
                 continue;
-            const char *p = hex_read(buf + line, &lo);
-            p = hex_read(p + 1, &hi);
+            const char *p = eg_str_hex(buf + line, &lo);
+            p = eg_str_hex(p + 1, &hi);
             line = k + 1;
             if (hi <= start)
                 continue;

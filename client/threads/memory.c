@@ -27,21 +27,6 @@ struct map_query {
 #define MAP_QUERY 0xc0686611ul /* _IOWR('f', 17, struct procmap_query) */
 _Static_assert(sizeof(struct map_query) == 104, "the kernel's layout");
 
-static const char *hex(const char *p, uint64_t *ret_value)
-{
-    uint64_t v = 0;
-    for (;; p++) {
-        if (*p >= '0' && *p <= '9')
-            v = v * 16 + (uint64_t)(*p - '0');
-        else if (*p >= 'a' && *p <= 'f')
-            v = v * 16 + (uint64_t)(*p - 'a' + 10);
-        else
-            break;
-    }
-    *ret_value = v;
-    return p;
-}
-
 /* Calls fn with each line of /proc/self/maps until it returns 1. */
 static int maps_each(int (*fn)(const struct eg_area *area, const char *name, void *arg), void *arg)
 {
@@ -65,12 +50,12 @@ static int maps_each(int (*fn)(const struct eg_area *area, const char *name, voi
             buf[end] = 0;
             struct eg_area a;
             uint64_t skip;
-            const char *p = hex(buf + at, &a.start);
-            p = hex(p + 1, &a.end);
+            const char *p = eg_str_hex(buf + at, &a.start);
+            p = eg_str_hex(p + 1, &a.end);
             a.readable = p[1] == 'r';
             a.writable = p[2] == 'w';
             a.shared = p[4] == 's';
-            p = hex(p + 6, &skip); /* offset */
+            p = eg_str_hex(p + 6, &skip); /* offset */
             while (*++p != ' ')
                 ; /* device */
             a.file = p[1] != '0' || p[2] != ' ';
