@@ -93,7 +93,7 @@ out:
  * ones unmap the target, or what a smaller size cuts off, and only then say that it is not one mapping. */
 static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
 {
-    long ret = to && eg_rt.active ? -EFAULT : eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
+    long ret = to && eg_rt.uffd >= 0 ? -EFAULT : eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
     if (ret != -EFAULT)
         return ret;
     /* Linux since 6.17 moves neighbours that differ in one call, as long as none changes its size. */
