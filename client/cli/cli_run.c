@@ -151,9 +151,6 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
         ret_run->far = ret_run->budget_bytes || ret_run->n_servers;
         if (!ret_run->far)
             ret_run->budget_bytes = BUDGET_NONE;
-        for (int i = 0; i < ret_run->n_servers; i++)
-            if (ret_run->servers[i].kind == EG_ADDR_RDMA || ret_run->servers[i].kind == EG_ADDR_AUTO)
-                return cli_usage(command, "--compute together with memory servers over rdma is not supported yet: name them as tcp: or unix:");
     } else if (ret_run->compute.mode != EG_THREADS_HOME) {
         return cli_usage(command, "--threads %s needs a compute node: give --compute ADDR, or --compute embedded",
                          ret_run->compute.mode == EG_THREADS_AUTO ? "auto" : "remote");

@@ -261,6 +261,8 @@ static void verbs_open(void)
     const struct eg_verbs_lib *lib = start(&host, 1);
     if (!lib || lib->version != EG_VERBS_LIB_VERSION || eg_verbs_init(lib, getauxval(AT_HWCAP2)))
         refuse("the RDMA library cannot start (out of memory, or of another version): use tcp: instead");
+    for (uint32_t i = 0; eg_home.on && i < lib->n_memory; i++)
+        eg_home_private_add((uint64_t)lib->memory[i].iov_base, (uint64_t)lib->memory[i].iov_base + lib->memory[i].iov_len);
 }
 
 /* The runtime's own writable memory: no node gets it. What is read-only since relocation everybody may read: the loader does when it binds

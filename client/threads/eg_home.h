@@ -134,7 +134,7 @@ struct eg_home {
     uint64_t stay_until_ns, stay_ns; /* auto: threads stay here until then, because it did not pay; for how long the last time */
     uint64_t process;
     uint64_t vdso, vvar, vdso_end;
-    uint64_t private_lo[8], private_hi[8]; /* the runtime's own memory, beside the arena */
+    uint64_t private_lo[48], private_hi[48]; /* the runtime's own memory, beside the arena; the RDMA library's is in many pieces */
     uint32_t n_private;
     struct eg_thread *thread[EG_THREADS];
     uint32_t n_threads;

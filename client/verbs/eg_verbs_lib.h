@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 #include "proto/eg_transport.h"
 
-#define EG_VERBS_LIB_VERSION 1u
+#define EG_VERBS_LIB_VERSION 2u
 #define EG_VERBS_STACK_BYTES (256u << 10)
 #define EG_VERBS_LIB_NAME "libendgame-verbs.so"
 #define EG_VERBS_AREAS 2
@@ -42,6 +42,9 @@ struct eg_verbs_open {
 struct eg_verbs_lib {
     uint32_t version;
     void *tls;
+    /* All that is written to in the namespace, whole pages: must be here whenever something is called. 0: with no thread of its own. */
+    const struct iovec *memory;
+    uint32_t n_memory;
     /* open - Returns: 0; -ENODEV (no device, or none leads there), -ECONNREFUSED, -EHOSTUNREACH, -ETIMEDOUT, -ENOMEM (most
      * often RLIMIT_MEMLOCK), -EPROTONOSUPPORT (version), -ESHUTDOWN (draining), -EPROTO, -errno. */
     long (*open)(struct eg_verbs_open *arg);

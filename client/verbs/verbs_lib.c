@@ -56,6 +56,7 @@ static struct eg_verbs_host host;
 static struct device devices[DEVICES];
 static struct eg_verbs_link *links[LINKS];
 static struct image *image; /* not part of itself */
+static struct iovec memory[IMAGE_SEGMENTS];
 static struct eg_verbs_lib lib;
 
 static int64_t now_ms(void)
@@ -324,8 +325,11 @@ static long link_check(struct eg_verbs_link *link)
 
 /* --- fork ---------------------------------------------------------------------------------------------------------------------- */
 
-static void image_segment(struct image *im, void *addr, size_t bytes)
+/* all_bytes: what may be used of it later, too. */
+static void image_segment(struct image *im, void *addr, size_t bytes, size_t all_bytes)
 {
+    uintptr_t start = (uintptr_t)addr & ~(uintptr_t)4095, stop = ((uintptr_t)addr + all_bytes + 4095) & ~(uintptr_t)4095;
+    memory[im->n] = (struct iovec){(void *)start, stop - start};
     im->segment[im->n].addr = addr;
     im->segment[im->n].bytes = bytes;
     im->segment[im->n++].at = im->bytes;
@@ -356,7 +360,7 @@ static int image_note(struct dl_phdr_info *info, size_t bytes, void *arg)
             continue;
         if (im->n == IMAGE_SEGMENTS)
             return 1;
-        image_segment(im, (void *)start, end - start);
+        image_segment(im, (void *)start, end - start, end - start);
     }
     return 0;
 }
@@ -371,12 +375,14 @@ static int image_take(void *tls, size_t tls_bytes)
     image = im; /* before the copy: the copy must know of it */
     if (dl_iterate_phdr(image_note, im) || im->n + 2 > IMAGE_SEGMENTS)
         return -ENOSPC;
-    image_segment(im, tls, tls_bytes);
-    size_t used;
-    void *heap = eg_verbs_malloc_used(&used);
+    image_segment(im, tls, tls_bytes, tls_bytes);
+    size_t used, all;
+    void *heap = eg_verbs_malloc_used(&used, &all);
     if (!heap)
         return -ENOSPC;
-    image_segment(im, heap, used);
+    image_segment(im, heap, used, all);
+    lib.memory = memory;
+    lib.n_memory = im->n;
     im->copy = mmap(NULL, im->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (im->copy == MAP_FAILED)
         return -ENOMEM;

@@ -32,9 +32,10 @@ static void *free_list[CLASSES];
 static uint32_t n_chunks;
 static void *(*more)(size_t bytes) = map_early;
 
-void *eg_verbs_malloc_used(size_t *ret_bytes)
+void *eg_verbs_malloc_used(size_t *ret_bytes, size_t *ret_all_bytes)
 {
     *ret_bytes = (size_t)(at - chunk);
+    *ret_all_bytes = (size_t)(end - chunk);
     return n_chunks == 1 ? chunk : NULL;
 }
 

@@ -14,7 +14,7 @@
 #
 # Environment: EG_BIN (folder of endgame, endgame-compute), EG_NODES ("embedded:2 tcp": endgame's own, two daemons on the loopback
 # device; "rdma" where EG_RDMA_ADDR is an address of an RDMA device), EG_COMPUTE="ADDR ..." (these nodes instead, on whatever machines they are),
-# EG_FAR=SIZE (far memory, too: that much stays local), EG_RUN_TIMEOUT=SECONDS (a run's time limit, instead of 60), EG_NATIVE=1 (develop a
+# EG_FAR=SIZE (far memory, too: that much stays local), EG_FAR_SERVER=ADDR (there, instead of an embedded server), EG_RUN_TIMEOUT=SECONDS (a run's time limit, instead of 60), EG_NATIVE=1 (develop a
 # test: remote is native, nothing is checked of it), EG_THREADS=auto (that instead of --threads remote), EG_KEEP=1 (keep the work folder), EG_SEED.
 # Exit status of a test: 0 passed, 1 failed, 77 skipped (the reason is printed).
 THREADS_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -135,6 +135,7 @@ remote_command() { # fills the array REMOTE
     REMOTE=("$@")
     [ "$EG_NATIVE" = 1 ] ||
         REMOTE=("${RUN_ON[@]}" env XDG_RUNTIME_DIR="$WORK/run" "$EG_BIN/endgame" run "${NODES[@]}" --threads "${EG_THREADS:-remote}" ${EG_FAR:+-m "$EG_FAR"}
+            ${EG_FAR_SERVER:+-s "$EG_FAR_SERVER"}
             --stats "$WORK/stats.json" -- "$@")
 }
 remote() { # with input from $INPUT
