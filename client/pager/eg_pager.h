@@ -330,8 +330,9 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
                          int eager, int32_t *ret_stride, uint32_t *ret_hits);
 
 /* eg_stream_joined - a fault on a page that is still on its way: when it is in the last window of a sequence, the sequence is extended, so that the next
- * pages come while these are used. Returns: pages to read beyond *ret_from; 0. */
-uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint64_t *ret_from, int32_t *ret_stride);
+ * pages come while these are used. Returns: pages to read beyond *ret_from (*ret_stride, *ret_hits as above); 0. */
+uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window, uint64_t *ret_from,
+                          int32_t *ret_stride, uint32_t *ret_hits);
 
 /* eg_fetch_want - bring [start, end) home soon; nobody waits for it. Context: lock held. */
 void eg_fetch_want(uint64_t start, uint64_t end);

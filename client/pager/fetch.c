@@ -87,7 +87,8 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
     return s->ahead;
 }
 
-uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint64_t *ret_from, int32_t *ret_stride)
+uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window, uint64_t *ret_from,
+                          int32_t *ret_stride, uint32_t *ret_hits)
 {
     for (uint32_t i = 0; i < n; i++) {
         struct eg_stream *s = &v[i];
@@ -95,10 +96,13 @@ uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32
         if (!s->used || s->tid != tid || (s->stride != 1 && s->stride != -1) || !s->ahead || !left || left > s->window)
             continue;
         uint64_t last = s->stride == 1 ? s->expect - 1 : s->expect + 1; /* of what was asked for */
+        uint64_t passed = s->stride == 1 ? page - s->last : s->last - page;
+        s->window = s->window * 2 < max_window ? s->window * 2 : max_window;
         uint32_t more = to_border(last, s->stride, s->window < EG_BLOCK_PAGES ? s->window : EG_BLOCK_PAGES);
+        *ret_hits = passed < s->ahead ? (uint32_t)passed : s->ahead;
         s->used = clock;
         s->last = page;
-        s->ahead += more;
+        s->ahead += more - *ret_hits;
         s->expect = last + (uint64_t)((int64_t)s->stride * (more + 1));
         *ret_from = last;
         *ret_stride = s->stride;
@@ -351,11 +355,13 @@ void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid)
     const struct eg_transport *ops = eg_rt.server[b->server].link.ops;
     uint64_t page = (uint64_t)b->index * EG_BLOCK_PAGES + i, from;
     int32_t stride;
+    uint32_t hits = 0;
     if (!ops || ops->read || (eg_rt.advised && eg_advice_of(page) & EG_RANGE_RANDOM))
         return;
-    uint32_t ahead = eg_stream_joined(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, &from, &stride);
+    uint32_t ahead = eg_stream_joined(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, window_max(b), &from, &stride, &hits);
+    EG_COUNT(prefetch_hits, hits);
     if (ahead)
-        go_ahead(from, stride, ahead, ahead, 0, write || will_write(b, i));
+        go_ahead(from, stride, ahead, ahead, hits, write || will_write(b, i));
 }
 
 void eg_fetch_want(uint64_t start, uint64_t end)
