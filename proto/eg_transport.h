@@ -51,6 +51,8 @@ struct eg_transport {
     /* read - the same as an EG_IO_READ, done at once, by any thread and without the pager's lock. NULL: the transport has messages.
      * Returns: 0, -errno. */
     int (*read)(const struct eg_link *link, uint64_t offset, void *buf, uint32_t len_bytes);
+    /* map - [offset, offset + len_bytes) of the arena appears at `at`, for reading, instead of what is mapped there. NULL: cannot. Returns: 0, -errno. */
+    int (*map)(const struct eg_link *link, uint64_t offset, uint32_t len_bytes, void *at);
     uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */
 };
 

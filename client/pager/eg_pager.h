@@ -101,6 +101,7 @@ struct eg_fetch {
     uint16_t first, n;
     uint8_t write; /* install writable, as dirty */
     uint8_t demand; /* the first page is being waited for */
+    uint8_t summed; /* compared with its checksums already */
     uint8_t alone;  /* a thread makes it without the lock: no poll completes it */
     uint8_t busy;
     uint64_t start_ns;
@@ -114,6 +115,7 @@ struct eg_whole {
     struct eg_block *block;
     uint8_t *buf;        /* a huge page */
     uint8_t busy, alone, write; /* as in eg_fetch */
+    uint8_t mapped;      /* the server's copy is at its window */
     uint8_t huge;        /* it was moved into its place in one step */
     uint8_t left;        /* pieces that have not come yet; they come in order */
     uint64_t start_ns;   /* somebody waits since; 0: nobody */
@@ -479,5 +481,7 @@ void eg_cap_fd_move_away(long fd);
 
 /* eg_page_sum - checksum of a page; *ret_zero (may be NULL): all zeros. */
 uint32_t eg_page_sum(const void *page, int *ret_zero);
+/* eg_page_sum_copy - the same of a page that is copied; what is summed is what is at `to`, also when `from` changes meanwhile. */
+uint32_t eg_page_sum_copy(void *to, const void *from);
 
 #endif

@@ -169,18 +169,21 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
     return 0;
 }
 
+static __attribute__((noreturn)) void damaged(const struct eg_block *b)
+{
+    eg_session_check(); /* a server that is gone may have wiped shared memory: then this says so */
+    eg_die("a page came back damaged from memory server ", eg_rt.server[b->server].config->text, 0);
+}
+
 /* The pages into the program's memory. Nobody else touches them while they are FETCHING, so the lock may be given up meanwhile. */
 static void fetch_install(struct eg_fetch *f)
 {
     const struct eg_block *b = f->block;
     if (f->io.result)
         eg_session_lost(&eg_rt.server[b->server], f->io.result);
-    for (uint32_t i = 0; i < f->n; i++) {
-        if (eg_page_sum((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, NULL) == b->sums[f->first + i])
-            continue;
-        eg_session_check(); /* a server that is gone may have wiped shared memory: then this says so */
-        eg_die("a page came back damaged from memory server ", eg_rt.server[b->server].config->text, 0);
-    }
+    for (uint32_t i = 0; i < f->n && !f->summed; i++)
+        if (eg_page_sum((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, NULL) != b->sums[f->first + i])
+            damaged(b);
     if (f->whole) {
         eg_whole_piece(f);
         return;
@@ -225,7 +228,12 @@ int eg_fetch_make_up(void)
     for (struct eg_io *io = mine.head; io; io = io->next) {
         struct eg_fetch *f = (struct eg_fetch *)io;
         const struct eg_link *link = &eg_rt.server[f->block->server].link;
-        io->result = link->ops->read(link, io->offset, io->buf, io->len_bytes);
+        const uint8_t *mapped = f->whole ? eg_whole_mapped(f) : NULL;
+        for (uint32_t i = 0; mapped && i < f->n; i++)
+            if (eg_page_sum_copy((uint8_t *)io->buf + i * EG_PAGE_BYTES, mapped + i * EG_PAGE_BYTES) != f->block->sums[f->first + i])
+                damaged(f->block);
+        f->summed = mapped != NULL;
+        io->result = mapped ? 0 : link->ops->read(link, io->offset, io->buf, io->len_bytes);
         fetch_install(f);
     }
     eg_inline_lock();

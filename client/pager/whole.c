@@ -25,6 +25,7 @@ enum place { EMPTY = 0, FULL, USED };
 /* The places that blocks are read into: one for each read, filled by the kernel as it is touched; then those of pages that were moved there, which are
  * registered, as UFFDIO_MOVE wants it. */
 static uint8_t *area;
+static uint8_t *window; /* for each read: the server's copy, where it can be mapped */
 static uint8_t spare[N_SPARE]; /* enum place */
 static uint64_t off_until_ns;
 
@@ -57,6 +58,8 @@ void eg_whole_start(void)
     uint64_t bytes = (EG_N_WHOLE + N_SPARE) * EG_BLOCK_BYTES;
     if (!eg_rt.move || eg_rt.served)
         return;
+    if (!window)
+        window = eg_sys_map(EG_N_WHOLE * EG_BLOCK_BYTES);
     if (!area) {
         uint8_t *at = eg_sys_map(bytes + EG_BLOCK_BYTES);
         if (!at)
@@ -181,6 +184,16 @@ static void install(struct eg_whole *w)
         eg_uffd_wake(addr, addr + EG_BLOCK_BYTES);
 }
 
+const uint8_t *eg_whole_mapped(struct eg_fetch *f)
+{
+    struct eg_whole *w = f->whole;
+    const struct eg_link *link = &eg_rt.server[f->block->server].link;
+    uint8_t *at = window + (w - eg_rt.whole) * (long)EG_BLOCK_BYTES;
+    if (f == &w->piece[0])
+        w->mapped = window && link->ops->map && !link->ops->map(link, f->io.offset, EG_BLOCK_BYTES, at);
+    return w->mapped ? at + (f - w->piece) * (long)EG_DATA_MAX_BYTES : NULL;
+}
+
 void eg_whole_piece(struct eg_fetch *f)
 {
     if (!--f->whole->left)
@@ -244,6 +257,8 @@ void eg_whole_let_go(void)
         place_empty(spare_at(k));
         spare[k] = EMPTY;
     }
+    if (window)
+        eg_sys6(SYS_mmap, window, EG_N_WHOLE * EG_BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     for (uint32_t k = 0; k < EG_N_WHOLE; k++) {
         if (area)
             place_empty(area + k * EG_BLOCK_BYTES);
