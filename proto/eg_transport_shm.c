@@ -1,6 +1,5 @@
 /* Shared memory: the arena is a memfd of the server's. pread and pwrite rather than a mapping: no page tables, no resident
- * size of the program's own, and one copy either way. Where megabytes are wanted, they are mapped for the moment: that is
- * faster. */
+ * size of the program's own, and one copy either way. Who reads megabytes may have a view of it: half the time. */
 #include "proto/eg_sys.h"
 #include "proto/eg_transport.h"
 
@@ -44,17 +43,29 @@ static int shm_poll(struct eg_link *link, struct eg_io_queue *done)
     return n;
 }
 
-static int shm_map(const struct eg_link *link, uint64_t offset, uint32_t len_bytes, void *at)
+static int shm_view(struct eg_link *link, uint64_t bytes, uint64_t near)
 {
-    long p = eg_sys6(SYS_mmap, at, len_bytes, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, link->fd, offset);
-    return eg_sys_failed(p) ? (int)p : 0;
+    for (uint64_t at = near; at < 2 * near; at += near / 8) {
+        long p = eg_sys6(SYS_mmap, at, bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, link->fd, 0);
+        if (p == -EEXIST)
+            continue;
+        if (eg_sys_failed(p))
+            return (int)p;
+        link->view = (const uint8_t *)p;
+        link->view_bytes = bytes;
+        return 0;
+    }
+    return -ENOMEM;
 }
 
 static void shm_close(struct eg_link *link)
 {
+    if (link->view)
+        eg_sys2(SYS_munmap, link->view, link->view_bytes);
+    link->view = NULL;
     if (link->fd >= 0)
         eg_sys1(SYS_close, link->fd);
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, shm_read, shm_map, 0};
+const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, shm_read, shm_view, 0};

@@ -72,6 +72,7 @@ struct eg_server {
     const struct eg_pool_server *config;
     int control_fd; /* -1: no session yet */
     uint8_t dead;
+    uint8_t viewed; /* a view of its arena was asked for */
     uint64_t agent, secret;
     uint64_t n_slabs;   /* of the arena: slab numbers are below */
     struct eg_link link;
@@ -115,7 +116,6 @@ struct eg_whole {
     struct eg_block *block;
     uint8_t *buf;        /* a huge page */
     uint8_t busy, alone, write; /* as in eg_fetch */
-    uint8_t mapped;      /* the server's copy is at its window */
     uint8_t huge;        /* it was moved into its place in one step */
     uint8_t left;        /* pieces that have not come yet; they come in order */
     uint64_t start_ns;   /* somebody waits since; 0: nobody */

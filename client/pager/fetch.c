@@ -9,6 +9,7 @@
 #define WINDOW_MAX 128      /* by runs; more where blocks come whole */
 #define STRIDED_WINDOW_MAX 16
 #define WANTED_RUNS 4       /* in one turn */
+#define VIEW_PAGES 16       /* fewer are read by a call: the view may have to be filled by faults */
 
 /* --- streams --------------------------------------------------------------------------------------------------------- */
 
@@ -228,7 +229,7 @@ int eg_fetch_make_up(void)
     for (struct eg_io *io = mine.head; io; io = io->next) {
         struct eg_fetch *f = (struct eg_fetch *)io;
         const struct eg_link *link = &eg_rt.server[f->block->server].link;
-        const uint8_t *mapped = f->whole ? eg_whole_mapped(f) : NULL;
+        const uint8_t *mapped = link->view && f->n >= VIEW_PAGES ? link->view + io->offset : NULL;
         for (uint32_t i = 0; mapped && i < f->n; i++)
             if (eg_page_sum_copy((uint8_t *)io->buf + i * EG_PAGE_BYTES, mapped + i * EG_PAGE_BYTES) != f->block->sums[f->first + i])
                 damaged(f->block);

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define N_SPARE 2          /* huge pages kept, of blocks that have left */
 #define SHARE 16           /* of the budget: a block must not be more */
 #define RETRY_NS 1000000000u /* no huge page was to be had */
+#define VIEW_NEAR (1ul << 45) /* where neither the kernel nor programs put anything of their own accord */
 #define PIECE_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
 
 /* PAGEMAP_SCAN (6.7), which Debian 12's headers lack. */
@@ -25,7 +27,6 @@ enum place { EMPTY = 0, FULL, USED };
 /* The places that blocks are read into: one for each read, filled by the kernel as it is touched; then those of pages that were moved there, which are
  * registered, as UFFDIO_MOVE wants it. */
 static uint8_t *area;
-static uint8_t *window; /* for each read: the server's copy, where it can be mapped */
 static uint8_t spare[N_SPARE]; /* enum place */
 static uint64_t off_until_ns;
 
@@ -58,8 +59,6 @@ void eg_whole_start(void)
     uint64_t bytes = (EG_N_WHOLE + N_SPARE) * EG_BLOCK_BYTES;
     if (!eg_rt.move || eg_rt.served)
         return;
-    if (!window)
-        window = eg_sys_map(EG_N_WHOLE * EG_BLOCK_BYTES);
     if (!area) {
         uint8_t *at = eg_sys_map(bytes + EG_BLOCK_BYTES);
         if (!at)
@@ -104,6 +103,17 @@ static uint8_t *place_take(uint32_t own)
     return NULL;
 }
 
+/* Its pages are the server's, but appear in the program's resident size, and the mapping in what RLIMIT_AS counts: not where that is limited. */
+static void view_need(struct eg_server *s)
+{
+    struct rlimit most = {0, 0};
+    if (s->viewed || !s->link.ops->view)
+        return;
+    s->viewed = 1;
+    if (!eg_sys4(SYS_prlimit64, 0, RLIMIT_AS, 0, &most) && most.rlim_cur == RLIM_INFINITY)
+        (void)!s->link.ops->view(&s->link, s->n_slabs * EG_SLAB_BYTES, VIEW_NEAR);
+}
+
 int eg_whole_submit(struct eg_block *b, int write, uint64_t demand_ns)
 {
     struct eg_server *s = &eg_rt.server[b->server];
@@ -116,6 +126,7 @@ int eg_whole_submit(struct eg_block *b, int write, uint64_t demand_ns)
     if (!buf)
         return -ENOMEM;
     int alone = eg_rt.putting_off && s->link.ops->read;
+    view_need(s);
     w->block = b;
     w->buf = buf;
     w->busy = 1;
@@ -184,16 +195,6 @@ static void install(struct eg_whole *w)
         eg_uffd_wake(addr, addr + EG_BLOCK_BYTES);
 }
 
-const uint8_t *eg_whole_mapped(struct eg_fetch *f)
-{
-    struct eg_whole *w = f->whole;
-    const struct eg_link *link = &eg_rt.server[f->block->server].link;
-    uint8_t *at = window + (w - eg_rt.whole) * (long)EG_BLOCK_BYTES;
-    if (f == &w->piece[0])
-        w->mapped = window && link->ops->map && !link->ops->map(link, f->io.offset, EG_BLOCK_BYTES, at);
-    return w->mapped ? at + (f - w->piece) * (long)EG_DATA_MAX_BYTES : NULL;
-}
-
 void eg_whole_piece(struct eg_fetch *f)
 {
     if (!--f->whole->left)
@@ -257,8 +258,6 @@ void eg_whole_let_go(void)
         place_empty(spare_at(k));
         spare[k] = EMPTY;
     }
-    if (window)
-        eg_sys6(SYS_mmap, window, EG_N_WHOLE * EG_BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     for (uint32_t k = 0; k < EG_N_WHOLE; k++) {
         if (area)
             place_empty(area + k * EG_BLOCK_BYTES);
