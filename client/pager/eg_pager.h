@@ -142,6 +142,8 @@ struct eg_stream {
     uint32_t ahead;     /* pages read ahead and not yet known to be used */
     uint32_t hits;      /* consecutive predictions that came true */
     uint64_t used;      /* for replacement */
+    int64_t trend;      /* the step that most of the thread's faults that belong to no stream make */
+    uint32_t votes;     /* for it, less those against */
 };
 
 struct eg_span {

@@ -5,6 +5,8 @@
 #include <errno.h>
 
 #define STREAM_NEAR 32      /* pages: a fault this close to a stream's last one may set its stride */
+#define TREND_VOTES 3
+#define TREND_MAX (1 << 20)  /* pages */
 #define STREAM_FIRST 4      /* pages read ahead at the first sign */
 #define WINDOW_MAX 128      /* by runs; more where blocks come whole */
 #define STRIDED_WINDOW_MAX 16
@@ -45,6 +47,27 @@ static struct eg_stream *stream_match(struct eg_stream *v, uint32_t n, uint64_t 
     return near;
 }
 
+/* A fault that belongs to no stream. When it and most before it of its thread are as far apart (a matrix by its columns), they are one. */
+static void stream_begin(struct eg_stream *v, uint32_t n, struct eg_stream *s, uint64_t page, uint32_t tid, uint64_t clock)
+{
+    const struct eg_stream *before = NULL;
+    struct eg_stream new = {.tid = tid, .last = page, .used = clock};
+    for (uint32_t i = 0; i < n; i++)
+        if (v[i].used && v[i].tid == tid && !v[i].stride && (!before || v[i].used > before->used))
+            before = &v[i];
+    if (before) {
+        int64_t d = (int64_t)(page - before->last);
+        int same = d == before->trend;
+        new.trend = same || before->votes ? before->trend : d;
+        new.votes = same || !before->votes ? before->votes + 1 : before->votes - 1;
+        if (same && new.votes >= TREND_VOTES && d > -TREND_MAX && d < TREND_MAX) {
+            new.stride = (int32_t)d;
+            new.window = STREAM_FIRST;
+        }
+    }
+    *s = new;
+}
+
 /* Source: the idea of windows that grow with hits is the kernel's read-ahead; strides by majority are Leap's (ATC'20). */
 uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
                          int eager, int32_t *ret_stride, uint32_t *ret_hits)
@@ -57,8 +80,12 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
         for (uint32_t i = 1; i < n; i++)
             if (v[i].used < s->used)
                 s = &v[i];
-        *s = (struct eg_stream){.tid = tid, .last = page, .used = clock};
-        return 0;
+        stream_begin(v, n, s, page, tid, clock);
+        s->window = s->window < max_window ? s->window : max_window;
+        s->ahead = s->window;
+        s->expect = page + (uint64_t)((int64_t)s->stride * (s->window + 1));
+        *ret_stride = s->stride ? s->stride : 1;
+        return s->ahead;
     }
     int64_t d = (int64_t)(page - s->last);
     int predicted = s->stride && (page == s->expect || skipped(s, page));
