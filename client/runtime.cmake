@@ -23,6 +23,7 @@ set(EG_CORE_SOURCES
   pager/sum.c
   pager/uffd.c
   pager/verbs.c
+  pager/whole.c
   ${CMAKE_SOURCE_DIR}/proto/eg_frame.c
   threads/agent.c
   threads/dir.c

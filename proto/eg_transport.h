@@ -51,6 +51,8 @@ struct eg_transport {
     /* read - the same as an EG_IO_READ, done at once, by any thread and without the pager's lock. NULL: the transport has messages.
      * Returns: 0, -errno. */
     int (*read)(const struct eg_link *link, uint64_t offset, void *buf, uint32_t len_bytes);
+    /* view - map the arena's first bytes for reading, somewhere from `near` on: link->view; close undoes it. NULL: it cannot be. Returns: 0, -errno. */
+    int (*view)(struct eg_link *link, uint64_t bytes, uint64_t near);
     uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */
 };
 
@@ -61,6 +63,8 @@ struct eg_link {
     uint32_t *keys;      /* rdma: remote key of each slab */
     uint8_t want_write;  /* tcp: something waits for room in the socket */
     uint32_t outstanding;
+    const uint8_t *view; /* shm: the arena, once that is wanted; else NULL */
+    uint64_t view_bytes;
     struct eg_io_queue send, wait; /* shm: `wait` holds the completed ones until the next poll */
     uint32_t send_done_bytes;      /* of send.head */
     uint32_t recv_done_bytes;      /* of wait.head's reply */

@@ -141,4 +141,4 @@ static void tcp_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_tcp = {"tcp", tcp_submit, tcp_poll, NULL, tcp_close, NULL, 0};
+const struct eg_transport eg_transport_tcp = {"tcp", tcp_submit, tcp_poll, NULL, tcp_close, NULL, NULL, 0};

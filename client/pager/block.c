@@ -65,6 +65,7 @@ void eg_page_set(struct eg_block *b, uint32_t i, enum eg_page_state state)
     count(b, state, 1);
     eg_rt.charged += weight(state, armed) - weight(old, armed);
     b->page[i] = (uint8_t)((b->page[i] & ~EG_P_STATE) | state);
+    b->whole = 0;
 }
 
 void eg_block_set_armed(uint64_t index, int armed)

@@ -57,6 +57,7 @@ struct eg_block {
     uint32_t slab;      /* EG_SLAB_NONE: none leased */
     uint8_t server;
     uint8_t shared;     /* the slab is copy-on-write since a fork */
+    uint8_t whole;      /* it came as one huge page, and no page of it has changed its state since */
     uint16_t n_fresh;
     uint16_t n_resident; /* CLEAN, DIRTY, FETCHING */
     uint16_t n_copied;   /* CLEAN, REMOTE, FETCHING: the slab's content is needed */
@@ -71,6 +72,7 @@ struct eg_server {
     const struct eg_pool_server *config;
     int control_fd; /* -1: no session yet */
     uint8_t dead;
+    uint8_t viewed; /* a view of its arena was asked for */
     uint64_t agent, secret;
     uint64_t n_slabs;   /* of the arena: slab numbers are below */
     struct eg_link link;
@@ -90,16 +92,35 @@ struct eg_server {
 #define EG_N_STREAMS 32
 #define EG_N_RECENT 8
 
+struct eg_whole;
+
 /* A run of pages being read. */
 struct eg_fetch {
     struct eg_io io; /* first member */
     struct eg_block *block;
+    struct eg_whole *whole; /* it is a piece of that one's; else NULL */
     uint16_t first, n;
     uint8_t write; /* install writable, as dirty */
     uint8_t demand; /* the first page is being waited for */
+    uint8_t summed; /* compared with its checksums already */
     uint8_t alone;  /* a thread makes it without the lock: no poll completes it */
     uint8_t busy;
     uint64_t start_ns;
+};
+
+#define EG_N_WHOLE 3
+#define EG_WHOLE_PIECES (EG_BLOCK_BYTES / EG_DATA_MAX_BYTES)
+
+/* A block being read whole (eg_whole.h). */
+struct eg_whole {
+    struct eg_block *block;
+    uint8_t *buf;        /* a huge page */
+    uint8_t busy, alone, write; /* as in eg_fetch */
+    uint8_t huge;        /* it was moved into its place in one step */
+    uint8_t left;        /* pieces that have not come yet; they come in order */
+    uint64_t start_ns;   /* somebody waits since; 0: nobody */
+    uint64_t changed[EG_BLOCK_PAGES / 64]; /* pages written before they were protected */
+    struct eg_fetch piece[EG_WHOLE_PIECES];
 };
 
 /* A run of pages being written. */
@@ -121,6 +142,8 @@ struct eg_stream {
     uint32_t ahead;     /* pages read ahead and not yet known to be used */
     uint32_t hits;      /* consecutive predictions that came true */
     uint64_t used;      /* for replacement */
+    int64_t trend;      /* the step that most of the thread's faults that belong to no stream make */
+    uint32_t votes;     /* for it, less those against */
 };
 
 struct eg_span {
@@ -196,6 +219,7 @@ struct eg_rt {
     uint32_t slot_clean;             /* slots up to here have been emptied */
     struct eg_fetch fetch[EG_N_FETCHES];
     uint8_t *fetch_buf;
+    struct eg_whole whole[EG_N_WHOLE];
     struct eg_write write[EG_N_WRITES];
     uint32_t outstanding;            /* fetches and writes */
     uint8_t putting_off;             /* inline: reads that need no message are put off until the lock's holder has given it up */
@@ -297,6 +321,8 @@ long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes);
 /* --- fetch.c ------------------------------------------------------------------------------------------------------- */
 
 void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns);
+/* eg_fetch_joined - a fault on a page that is on its way already. Context: lock held. */
+void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid);
 void eg_fetch_done(struct eg_fetch *f);
 /* eg_fetch_make_up - the reads that were put off, without the lock. Context: lock held, given up and taken again. Returns: 1, 0 there were none. */
 int eg_fetch_make_up(void);
@@ -306,6 +332,11 @@ int eg_fetch_range(uint64_t start, uint64_t end);
  * Returns: pages ahead; *ret_stride in pages; *ret_hits: pages read ahead earlier that are now known to have been used. */
 uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window,
                          int eager, int32_t *ret_stride, uint32_t *ret_hits);
+
+/* eg_stream_joined - a fault on a page that is still on its way: when it is in the last window of a sequence, the sequence is extended, so that the next
+ * pages come while these are used. Returns: pages to read beyond *ret_from (*ret_stride, *ret_hits as above); 0. */
+uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window, uint64_t *ret_from,
+                          int32_t *ret_stride, uint32_t *ret_hits);
 
 /* eg_fetch_want - bring [start, end) home soon; nobody waits for it. Context: lock held. */
 void eg_fetch_want(uint64_t start, uint64_t end);
@@ -450,7 +481,9 @@ long eg_cap_close_range(long first, long last, long flags);
 /* eg_cap_fd_move_away - the program wants this number for itself: the runtime's descriptor goes elsewhere. */
 void eg_cap_fd_move_away(long fd);
 
-/* eg_page_sum - checksum of a page; *ret_zero: all zeros. */
+/* eg_page_sum - checksum of a page; *ret_zero (may be NULL): all zeros. */
 uint32_t eg_page_sum(const void *page, int *ret_zero);
+/* eg_page_sum_copy - the same of a page that is copied; what is summed is what is at `to`, also when `from` changes meanwhile. */
+uint32_t eg_page_sum_copy(void *to, const void *from);
 
 #endif

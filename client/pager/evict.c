@@ -1,5 +1,6 @@
 /* evict.c - pages leave: blocks are armed, cold pages dropped (the server has them) or taken away and written. */
 #include "client/pager/eg_inline.h"
+#include "client/pager/eg_whole.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define STUCK_PAGES 64
 #define DROP_RUNS 32
+#define RECENT_WHOLE 3
 #define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
@@ -531,6 +533,7 @@ void eg_evict_reset(void)
         eg_rt.write[i].busy = 0;
     for (uint32_t i = 0; i < EG_N_FETCHES; i++)
         eg_rt.fetch[i].busy = 0;
+    eg_whole_let_go();
     eg_rt.outstanding = eg_rt.unlocked = 0;
     eg_rt.evicting = 0;
 }
@@ -574,10 +577,11 @@ static int stuck(void)
 
 static uint8_t pins_yield; /* nothing else can leave: the budget comes before pins */
 
-static int is_recent(uint64_t page)
+/* Of a block that came whole only the last few: as many of those may be most of what can leave. */
+static int is_recent(const struct eg_block *b, uint32_t i)
 {
-    for (uint32_t i = 0; i < EG_N_RECENT; i++)
-        if (eg_rt.recent[i] == page)
+    for (uint32_t k = 1; k <= (b->whole ? RECENT_WHOLE : EG_N_RECENT); k++)
+        if (eg_rt.recent[(eg_rt.n_recent - k) % EG_N_RECENT] == page_number(b, i))
             return 1;
     return 0;
 }
@@ -625,7 +629,7 @@ uint64_t eg_evict(uint64_t n)
         if (!b)
             continue;
         enum eg_page_state s = eg_page_state(b, i);
-        if (kept(page_number(b, i)) || is_recent(page_number(b, i))) {
+        if (kept(page_number(b, i)) || is_recent(b, i)) {
             eg_queue_push(b, i);
             spared++;
             continue;
@@ -641,14 +645,19 @@ uint64_t eg_evict(uint64_t n)
         }
         if (s != EG_P_CLEAN && s != EG_P_DIRTY)
             continue;
-        uint32_t first = i, run = 1;
-        while (run < WRITE_RUN_PAGES && q->head != q->tail && first + run < EG_BLOCK_PAGES) {
+        uint32_t first = i, run = 1, longest = s == EG_P_CLEAN && b->whole && !first ? EG_BLOCK_PAGES : WRITE_RUN_PAGES;
+        while (run < longest && q->head != q->tail && first + run < EG_BLOCK_PAGES) {
             uint64_t next = q->v[q->head & (q->cap - 1)], page = page_number(b, first + run);
-            if (ENTRY_PAGE(next) != page || !entry_block(next, &i) || kept(page) || is_recent(page) || eg_page_state(b, first + run) != s ||
+            if (ENTRY_PAGE(next) != page || !entry_block(next, &i) || kept(page) || is_recent(b, first + run) || eg_page_state(b, first + run) != s ||
                 (q != &eg_rt.first && b->page[first + run] & EG_P_REFS))
                 break;
             queue_pop(q, &i);
             run++;
+        }
+        if (run == EG_BLOCK_PAGES && eg_whole_take(b)) {
+            drop_note(b, 0, run);
+            freed += run;
+            continue;
         }
         if (s == EG_P_CLEAN) {
             drops.iov[drops.runs++] = (struct iovec){(void *)(eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES), (uint64_t)run * EG_PAGE_BYTES};

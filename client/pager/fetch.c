@@ -1,15 +1,35 @@
 /* fetch.c - pages come back: demand reads, and reading ahead along the streams of faults. */
 #include "client/pager/eg_inline.h"
+#include "client/pager/eg_whole.h"
 
 #include <errno.h>
 
 #define STREAM_NEAR 32      /* pages: a fault this close to a stream's last one may set its stride */
+#define TREND_VOTES 3
+#define TREND_MAX (1 << 20)  /* pages */
 #define STREAM_FIRST 4      /* pages read ahead at the first sign */
-#define WINDOW_MAX 128
+#define WINDOW_MAX 128      /* by runs; more where blocks come whole */
 #define STRIDED_WINDOW_MAX 16
 #define WANTED_RUNS 4       /* in one turn */
+#define VIEW_PAGES 16       /* fewer are read by a call: the view may have to be filled by faults */
 
 /* --- streams --------------------------------------------------------------------------------------------------------- */
+
+/* Beyond the window of a sequence, but near: what lies between was here. */
+static int skipped(const struct eg_stream *s, uint64_t page)
+{
+    uint64_t beyond = s->stride == 1 ? page - s->expect : s->expect - page;
+    return (s->stride == 1 || s->stride == -1) && s->ahead && beyond <= (s->ahead > STREAM_NEAR ? s->ahead : STREAM_NEAR);
+}
+
+/* A window of a block or more ends where a block does: blocks are then wanted whole. */
+static uint32_t to_border(uint64_t page, int32_t stride, uint32_t window)
+{
+    const uint64_t in_block = EG_BLOCK_PAGES - 1;
+    if (window < EG_BLOCK_PAGES || (stride != 1 && stride != -1))
+        return window;
+    return (uint32_t)(stride == 1 ? ((page + window + 1) & ~in_block) - page - 1 : page - ((page - window + in_block) & ~in_block));
+}
 
 static struct eg_stream *stream_match(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid)
 {
@@ -18,13 +38,34 @@ static struct eg_stream *stream_match(struct eg_stream *v, uint32_t n, uint64_t 
         struct eg_stream *s = &v[i];
         if (!s->used || s->tid != tid)
             continue;
-        if (s->stride && page == s->expect)
+        if (s->stride && (page == s->expect || skipped(s, page)))
             return s;
         int64_t d = (int64_t)(page - s->last);
         if (d >= -STREAM_NEAR && d <= STREAM_NEAR && (!near || s->used > near->used))
             near = s;
     }
     return near;
+}
+
+/* A fault that belongs to no stream. When it and most before it of its thread are as far apart (a matrix by its columns), they are one. */
+static void stream_begin(struct eg_stream *v, uint32_t n, struct eg_stream *s, uint64_t page, uint32_t tid, uint64_t clock)
+{
+    const struct eg_stream *before = NULL;
+    struct eg_stream new = {.tid = tid, .last = page, .used = clock};
+    for (uint32_t i = 0; i < n; i++)
+        if (v[i].used && v[i].tid == tid && !v[i].stride && (!before || v[i].used > before->used))
+            before = &v[i];
+    if (before) {
+        int64_t d = (int64_t)(page - before->last);
+        int same = d == before->trend;
+        new.trend = same || before->votes ? before->trend : d;
+        new.votes = same || !before->votes ? before->votes + 1 : before->votes - 1;
+        if (same && new.votes >= TREND_VOTES && d > -TREND_MAX && d < TREND_MAX) {
+            new.stride = (int32_t)d;
+            new.window = STREAM_FIRST;
+        }
+    }
+    *s = new;
 }
 
 /* Source: the idea of windows that grow with hits is the kernel's read-ahead; strides by majority are Leap's (ATC'20). */
@@ -39,11 +80,15 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
         for (uint32_t i = 1; i < n; i++)
             if (v[i].used < s->used)
                 s = &v[i];
-        *s = (struct eg_stream){.tid = tid, .last = page, .used = clock};
-        return 0;
+        stream_begin(v, n, s, page, tid, clock);
+        s->window = s->window < max_window ? s->window : max_window;
+        s->ahead = s->window;
+        s->expect = page + (uint64_t)((int64_t)s->stride * (s->window + 1));
+        *ret_stride = s->stride ? s->stride : 1;
+        return s->ahead;
     }
     int64_t d = (int64_t)(page - s->last);
-    int predicted = s->stride && page == s->expect;
+    int predicted = s->stride && (page == s->expect || skipped(s, page));
     s->used = clock;
     if (d == 0)
         return 0; /* it came and went before it was used */
@@ -64,10 +109,34 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
     if (s->window > max_window)
         s->window = max_window;
     s->last = page;
-    s->ahead = s->window;
-    s->expect = page + (uint64_t)((int64_t)s->stride * (s->window + 1));
+    s->ahead = to_border(page, s->stride, s->window);
+    s->expect = page + (uint64_t)((int64_t)s->stride * (s->ahead + 1));
     *ret_stride = s->stride;
-    return s->window;
+    return s->ahead;
+}
+
+uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32_t tid, uint64_t clock, uint32_t max_window, uint64_t *ret_from,
+                          int32_t *ret_stride, uint32_t *ret_hits)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct eg_stream *s = &v[i];
+        uint64_t left = s->stride == 1 ? s->expect - page : page - s->expect;
+        if (!s->used || s->tid != tid || (s->stride != 1 && s->stride != -1) || !s->ahead || !left || left > s->window)
+            continue;
+        uint64_t last = s->stride == 1 ? s->expect - 1 : s->expect + 1; /* of what was asked for */
+        uint64_t passed = s->stride == 1 ? page - s->last : s->last - page;
+        s->window = s->window * 2 < max_window ? s->window * 2 : max_window;
+        uint32_t more = to_border(last, s->stride, s->window < EG_BLOCK_PAGES ? s->window : EG_BLOCK_PAGES);
+        *ret_hits = passed < s->ahead ? (uint32_t)passed : s->ahead;
+        s->used = clock;
+        s->last = page;
+        s->ahead += more - *ret_hits;
+        s->expect = last + (uint64_t)((int64_t)s->stride * (more + 1));
+        *ret_from = last;
+        *ret_stride = s->stride;
+        return more;
+    }
+    return 0;
 }
 
 /* Is a page that is read now likely to be written, too? For a handler thread a write-back costs less than a second fault, so one that was dirty when it
@@ -128,18 +197,24 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
     return 0;
 }
 
+static __attribute__((noreturn)) void damaged(const struct eg_block *b)
+{
+    eg_session_check(); /* a server that is gone may have wiped shared memory: then this says so */
+    eg_die("a page came back damaged from memory server ", eg_rt.server[b->server].config->text, 0);
+}
+
 /* The pages into the program's memory. Nobody else touches them while they are FETCHING, so the lock may be given up meanwhile. */
-static void fetch_install(const struct eg_fetch *f)
+static void fetch_install(struct eg_fetch *f)
 {
     const struct eg_block *b = f->block;
     if (f->io.result)
         eg_session_lost(&eg_rt.server[b->server], f->io.result);
-    for (uint32_t i = 0; i < f->n; i++) {
-        int zero;
-        if (eg_page_sum((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, &zero) == b->sums[f->first + i])
-            continue;
-        eg_session_check(); /* a server that is gone may have wiped shared memory: then this says so */
-        eg_die("a page came back damaged from memory server ", eg_rt.server[b->server].config->text, 0);
+    for (uint32_t i = 0; i < f->n && !f->summed; i++)
+        if (eg_page_sum((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, NULL) != b->sums[f->first + i])
+            damaged(b);
+    if (f->whole) {
+        eg_whole_piece(f);
+        return;
     }
     uint64_t addr = eg_block_addr(b) + (uint64_t)f->first * EG_PAGE_BYTES;
     if (eg_uffd_copy(addr, f->io.buf, (uint64_t)f->n * EG_PAGE_BYTES, !f->write))
@@ -149,6 +224,10 @@ static void fetch_install(const struct eg_fetch *f)
 static void fetch_settle(struct eg_fetch *f)
 {
     struct eg_block *b = f->block;
+    if (f->whole) {
+        eg_whole_settle(f);
+        return;
+    }
     for (uint32_t i = 0; i < f->n; i++) {
         eg_page_set(b, f->first + i, f->write ? EG_P_DIRTY : EG_P_CLEAN);
         b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
@@ -177,7 +256,12 @@ int eg_fetch_make_up(void)
     for (struct eg_io *io = mine.head; io; io = io->next) {
         struct eg_fetch *f = (struct eg_fetch *)io;
         const struct eg_link *link = &eg_rt.server[f->block->server].link;
-        io->result = link->ops->read(link, io->offset, io->buf, io->len_bytes);
+        const uint8_t *mapped = link->view && f->n >= VIEW_PAGES ? link->view + io->offset : NULL;
+        for (uint32_t i = 0; mapped && i < f->n; i++)
+            if (eg_page_sum_copy((uint8_t *)io->buf + i * EG_PAGE_BYTES, mapped + i * EG_PAGE_BYTES) != f->block->sums[f->first + i])
+                damaged(f->block);
+        f->summed = mapped != NULL;
+        io->result = mapped ? 0 : link->ops->read(link, io->offset, io->buf, io->len_bytes);
         fetch_install(f);
     }
     eg_inline_lock();
@@ -208,6 +292,11 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         }
         if (!wanted)
             continue;
+        if (stride * stride == 1 && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, write, 0)) {
+            total += EG_BLOCK_PAGES;
+            k += EG_BLOCK_PAGES - 1;
+            continue;
+        }
         if (!run) {
             run_block = b;
             run_first = i;
@@ -219,52 +308,96 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
     EG_COUNT(pages_prefetched, total);
 }
 
+/* Is reading ahead worth it for this program, lately? */
+static int worth_it(void)
+{
+    return eg_rt.ahead_used * 4 >= eg_rt.ahead_read;
+}
+
+static uint32_t window_max(const struct eg_block *b)
+{
+    uint32_t runs = eg_rt.budget / 32 < WINDOW_MAX ? (uint32_t)(eg_rt.budget / 32) : WINDOW_MAX, whole = worth_it() ? eg_whole_window(b) : 0;
+    return whole ? whole : runs;
+}
+
+/* What the fault waits for: the page, or its whole block when all of it is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
+static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start_ns, int32_t stride, uint32_t ahead)
+{
+    int border = (stride == 1 && i == 0) || (stride == -1 && i == EG_BLOCK_PAGES - 1);
+    if (ahead + 1 >= EG_BLOCK_PAGES && border && eg_whole_may(b)) {
+        eg_evict_room(EG_BLOCK_PAGES);
+        if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, write, start_ns)) {
+            EG_COUNT(pages_prefetched, EG_BLOCK_PAGES - 1);
+            return EG_BLOCK_PAGES;
+        }
+    }
+    eg_evict_room(1);
+    return fetch_submit(b, i, 1, write, start_ns) ? 0 : 1;
+}
+
+/* n pages beyond `from`, of a window of `window`; hits: of earlier ones. */
+static void go_ahead(uint64_t from, int32_t stride, uint32_t window, uint32_t n, uint32_t hits, int write)
+{
+    eg_rt.ahead_used += hits;
+    if (!window)
+        return;
+    eg_rt.ahead_read += window;
+    if (eg_rt.ahead_read > 8 * EG_BLOCK_PAGES) {
+        eg_rt.ahead_read /= 2;
+        eg_rt.ahead_used /= 2;
+    }
+    if (n && eg_account_total() + n > eg_rt.budget)
+        eg_evict_room(n);
+    if (n && eg_account_total() + n <= eg_rt.budget)
+        read_ahead(from, stride, n, write);
+    eg_pager_collect();
+}
+
 void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns)
 {
     uint64_t page = (uint64_t)b->index * EG_BLOCK_PAGES + i;
-    int32_t stride;
-    uint32_t hits;
-    uint64_t max = eg_rt.budget / 32 < WINDOW_MAX ? eg_rt.budget / 32 : WINDOW_MAX;
+    uint64_t advice = eg_rt.advised ? eg_advice_of(page) : 0;
+    int32_t stride = 1;
+    uint32_t hits = 0, ahead = 0;
+    uint64_t max = window_max(b);
     eg_rt.clock++;
     /* Now and then the guess is put to the test, so that a page that is only read from now on becomes clean. */
     if (will_write(b, i) && eg_rt.clock % 8)
         write = 1;
-    eg_evict_room(1);
-    if (fetch_submit(b, i, 1, write, start_ns))
+    if (advice & EG_RANGE_SEQUENTIAL)
+        ahead = to_border(page, 1, (uint32_t)max);
+    else if (!(advice & EG_RANGE_RANDOM))
+        ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, eg_rt.clock, (uint32_t)max, worth_it(), &stride, &hits);
+    uint32_t done = demand(b, i, write, start_ns, stride, ahead);
+    if (!done)
         return;
     eg_pager_collect();
-    uint64_t advice = eg_rt.advised ? eg_advice_of(page) : 0;
-    uint32_t ahead = 0;
     if (advice & EG_RANGE_RANDOM)
         return;
     if (advice & EG_RANGE_SEQUENTIAL) {
-        ahead = (uint32_t)max;
-        stride = 1;
-        hits = 0;
         /* What lies behind is done with. */
         uint64_t begin = eg_rt.ranges.v[eg_ranges_find(&eg_rt.ranges, page << EG_PAGE_SHIFT)].start >> EG_PAGE_SHIFT;
         if (page > begin + max)
             eg_evict_soon((page - begin > 3 * max ? page - 3 * max : begin) << EG_PAGE_SHIFT, (page - max) << EG_PAGE_SHIFT);
-    } else {
-        ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, page, tid, eg_rt.clock, (uint32_t)max,
-                                eg_rt.ahead_used * 4 >= eg_rt.ahead_read, &stride, &hits);
     }
     EG_COUNT(prefetch_hits, hits);
     if (eg_rt.profiled)
         eg_profile_stream(page, stride, ahead, hits);
-    eg_rt.ahead_used += hits;
-    if (!ahead)
+    go_ahead(page + (uint64_t)((int64_t)stride * (done - 1)), stride, ahead, ahead - (done - 1), hits, write);
+}
+
+void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid)
+{
+    const struct eg_transport *ops = eg_rt.server[b->server].link.ops;
+    uint64_t page = (uint64_t)b->index * EG_BLOCK_PAGES + i, from;
+    int32_t stride;
+    uint32_t hits = 0;
+    if (!ops || ops->read || (eg_rt.advised && eg_advice_of(page) & EG_RANGE_RANDOM))
         return;
-    eg_rt.ahead_read += ahead;
-    if (eg_rt.ahead_read > 1024) {
-        eg_rt.ahead_read /= 2;
-        eg_rt.ahead_used /= 2;
-    }
-    if (eg_account_total() + ahead > eg_rt.budget)
-        eg_evict_room(ahead);
-    if (eg_account_total() + ahead <= eg_rt.budget)
-        read_ahead(page, stride, ahead, write);
-    eg_pager_collect();
+    uint32_t ahead = eg_stream_joined(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, window_max(b), &from, &stride, &hits);
+    EG_COUNT(prefetch_hits, hits);
+    if (ahead)
+        go_ahead(from, stride, ahead, ahead, hits, write || will_write(b, i));
 }
 
 void eg_fetch_want(uint64_t start, uint64_t end)

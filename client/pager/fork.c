@@ -1,6 +1,7 @@
 /* fork.c - new threads and new processes. */
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_inline.h"
+#include "client/pager/eg_whole.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -156,6 +157,7 @@ long eg_cap_fork(long nr, const long arg[6])
         eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
     }
     eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
+    eg_whole_let_go(); /* what parent and child share is no huge page for long */
     if (eg_rt.active && eg_session_snapshot())
         return eg_cap_leave(-ENOMEM);
     int was_active = eg_rt.active;

@@ -3,6 +3,7 @@
  * It spins for a while after each event before it sleeps: waking a sleeping thread costs more than a page. The spin yields the
  * processor on every turn, so it takes nothing from a program that wants to run. */
 #include "client/pager/eg_inline.h"
+#include "client/pager/eg_whole.h"
 #include "proto/eg_uffd.h"
 
 #include <errno.h>
@@ -244,6 +245,8 @@ static int busy_in(uint64_t first, uint64_t last, int alone)
         if (f->busy && f->block->index >= first && f->block->index <= last && (f->alone || !alone))
             return 1;
     }
+    if (eg_whole_busy(first, last, alone))
+        return 1;
     for (uint32_t i = 0; i < EG_N_WRITES && !alone; i++)
         if (eg_rt.write[i].busy && eg_rt.write[i].block->index >= first && eg_rt.write[i].block->index <= last)
             return 1;
@@ -378,7 +381,7 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
         }
         break;
     case EG_P_REMOTE: eg_fetch_fault(b, i, write, tid, now); return;
-    case EG_P_FETCHING: return; /* its arrival wakes everybody */
+    case EG_P_FETCHING: eg_fetch_joined(b, i, write, tid); return; /* its arrival wakes everybody */
     case EG_P_INFLIGHT: {
         int slot = eg_slot_find(addr >> EG_PAGE_SHIFT);
         if (slot < 0)
@@ -649,6 +652,7 @@ int eg_pager_activate(void)
         rc = eg_evict_settle();
     if (rc)
         return rc;
+    eg_whole_start();
     eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, rt->inlined ? "inline" : "handler");
     if (rt->served) {
         rt->active = 1;

@@ -151,13 +151,119 @@ START_TEST(stride_is_followed_with_a_small_window)
 }
 END_TEST
 
-START_TEST(stride_beyond_near_is_random)
+/* A matrix by its columns: the step is a row. It takes longer to be believed than a near one. */
+START_TEST(far_stride_is_followed)
 {
-    struct walk w = {.page = START_PAGE, .stride = 33, .tid = TID, .max = MAX_WINDOW};
+    static const int32_t strides[] = {33, 100, -100, 4096, -1000, 262144};
+    struct walk w = {.page = START_PAGE, .stride = strides[_i], .tid = TID, .max = MAX_WINDOW};
     start();
-    walk_far(&w, 500);
-    ck_assert_uint_eq(w.largest, 0);
-    ck_assert_uint_eq(w.faults, 500);
+    for (uint32_t k = 0; k < 3; k++) {
+        walk_step(&w);
+        ck_assert_uint_eq(w.window, 0);
+    }
+    walk_far(&w, 1000);
+    ck_assert_uint_eq(w.largest, STRIDED_MAX);
+    ck_assert_uint_lt(w.faults, 100);
+}
+END_TEST
+
+/* The next column is in the same pages: its walk is found again each time. */
+START_TEST(columns_one_after_the_other)
+{
+    enum { ROWS = 200, ROW_PAGES = 64 };
+    uint32_t faults = 0;
+    start();
+    for (uint32_t column = 0; column < 20; column++) {
+        struct walk w = {.page = START_PAGE, .stride = ROW_PAGES, .tid = TID, .max = MAX_WINDOW};
+        walk_far(&w, ROWS);
+        faults += w.faults;
+    }
+    ck_assert_uint_lt(faults, 20 * ROWS / 5);
+}
+END_TEST
+
+START_TEST(far_stride_is_the_majority_s)
+{
+    struct random_state r = {7};
+    struct walk w = {.page = START_PAGE, .stride = 500, .tid = TID, .max = MAX_WINDOW};
+    int32_t stride;
+    uint32_t hits, wasted = 0;
+    start();
+    for (uint32_t k = 0; k < 2000; k++) {
+        walk_step(&w);
+        if (k % 7 == 0)
+            wasted += fault(2 * START_PAGE + random_below(&r, 1u << 30), TID, MAX_WINDOW, &stride, &hits);
+    }
+    ck_assert_uint_eq(w.largest, STRIDED_MAX);
+    ck_assert_uint_lt(w.faults, 300);
+    ck_assert_uint_eq(wasted, 0);
+}
+END_TEST
+
+/* Windows of a block or more end where blocks do, so that the next ones are wanted whole. */
+START_TEST(large_windows_end_with_a_block)
+{
+    static const int32_t strides[] = {1, -1};
+    struct walk w = {.page = START_PAGE + 77, .stride = strides[_i], .tid = TID, .max = 1024};
+    uint32_t whole = 0;
+    start();
+    for (uint32_t k = 0; k < 20000; k++) {
+        int faults = !w.left;
+        uint64_t page = w.page;
+        walk_step(&w);
+        if (!faults || w.window < 512)
+            continue;
+        uint64_t next = page + (uint64_t)(int64_t)strides[_i] * (w.window + 1);
+        ck_assert_uint_eq((strides[_i] > 0 ? next : next + 1) % 512, 0);
+        ck_assert_uint_le(w.window, 1024 + 511);
+        whole++;
+    }
+    ck_assert_uint_gt(whole, 15);
+}
+END_TEST
+
+/* Faults on pages that are on their way: while the last window is used, the next one is asked for, once. */
+START_TEST(joined_faults_extend_the_sequence)
+{
+    static const int32_t strides[] = {1, -1};
+    struct walk w = {.page = START_PAGE, .stride = strides[_i], .tid = TID, .max = 64};
+    uint64_t from, step = (uint64_t)(int64_t)strides[_i];
+    int32_t stride;
+    uint32_t hits;
+    start();
+    walk_far(&w, 1);
+    while (w.left || w.window < 64)
+        walk_step(&w);
+    walk_step(&w); /* 64 pages behind this one are on their way */
+    uint64_t page = w.page - step;
+    ck_assert_uint_eq(w.left, 64);
+    ck_assert_uint_eq(eg_stream_joined(streams, EG_N_STREAMS, page + step * 8, TID + 1, ++ticks, 128, &from, &stride, &hits), 0);
+    ck_assert_uint_eq(eg_stream_joined(streams, EG_N_STREAMS, page + step * 80, TID, ++ticks, 128, &from, &stride, &hits), 0);
+    ck_assert_uint_eq(eg_stream_joined(streams, EG_N_STREAMS, page + step * 8, TID, ++ticks, 128, &from, &stride, &hits), 128);
+    ck_assert_uint_eq(from, page + step * 64);
+    ck_assert_int_eq(stride, strides[_i]);
+    ck_assert_uint_eq(hits, 8);
+    ck_assert_uint_eq(eg_stream_joined(streams, EG_N_STREAMS, page + step * 9, TID, ++ticks, 128, &from, &stride, &hits), 0);
+    ck_assert_uint_eq(eg_stream_joined(streams, EG_N_STREAMS, page + step * 70, TID, ++ticks, 128, &from, &stride, &hits), 128);
+    ck_assert_uint_eq(from, page + step * 192);
+    ck_assert_uint_eq(hits, 62);
+    ck_assert_uint_eq(fault(page + step * 321, TID, 128, &stride, &hits), 128); /* all of it was used */
+}
+END_TEST
+
+/* A sequence goes on behind a piece that was here. */
+START_TEST(gap_that_was_here_is_passed_over)
+{
+    struct walk w = {.page = START_PAGE, .stride = 1, .tid = TID, .max = MAX_WINDOW};
+    start();
+    walk_far(&w, 1000);
+    while (w.left)
+        walk_step(&w);
+    uint32_t faults = w.faults;
+    w.page += 100;
+    walk_far(&w, 2 * MAX_WINDOW);
+    ck_assert_uint_eq(w.window, MAX_WINDOW);
+    ck_assert_uint_le(w.faults, faults + 2);
 }
 END_TEST
 
@@ -262,12 +368,12 @@ START_TEST(oldest_stream_is_replaced)
     int32_t stride;
     start();
     for (uint64_t k = 0; k < EG_N_STREAMS; k++)
-        ck_assert_uint_eq(fault(START_PAGE + k * 100000, TID, MAX_WINDOW, &stride, &hits), 0);
+        ck_assert_uint_eq(fault(START_PAGE + k * k * 100000, TID, MAX_WINDOW, &stride, &hits), 0);
     for (uint64_t k = 1; k < EG_N_STREAMS; k++) /* all but the first show signs of life */
-        ck_assert_uint_gt(fault(START_PAGE + k * 100000 + 1, TID, MAX_WINDOW, &stride, &hits), 0);
-    ck_assert_uint_eq(fault(START_PAGE + 99 * 100000ull, TID, MAX_WINDOW, &stride, &hits), 0);
+        ck_assert_uint_gt(fault(START_PAGE + k * k * 100000 + 1, TID, MAX_WINDOW, &stride, &hits), 0);
+    ck_assert_uint_eq(fault(START_PAGE + 99 * 99 * 100000ull, TID, MAX_WINDOW, &stride, &hits), 0);
     for (uint64_t k = 1; k < EG_N_STREAMS; k++)
-        ck_assert_uint_gt(fault(START_PAGE + k * 100000 + 6, TID, MAX_WINDOW, &stride, &hits), 0);
+        ck_assert_uint_gt(fault(START_PAGE + k * k * 100000 + 6, TID, MAX_WINDOW, &stride, &hits), 0);
     ck_assert_uint_eq(fault(START_PAGE + 1, TID, MAX_WINDOW, &stride, &hits), 0);
 }
 END_TEST
@@ -282,7 +388,12 @@ int main(void)
     tcase_add_loop_test(tc, window_keeps_under_the_callers_cap, 0, 6);
     tcase_add_test(tc, backward_sequence_is_followed);
     tcase_add_loop_test(tc, stride_is_followed_with_a_small_window, 0, 9);
-    tcase_add_test(tc, stride_beyond_near_is_random);
+    tcase_add_loop_test(tc, far_stride_is_followed, 0, 6);
+    tcase_add_test(tc, columns_one_after_the_other);
+    tcase_add_test(tc, far_stride_is_the_majority_s);
+    tcase_add_loop_test(tc, large_windows_end_with_a_block, 0, 2);
+    tcase_add_loop_test(tc, joined_faults_extend_the_sequence, 0, 2);
+    tcase_add_test(tc, gap_that_was_here_is_passed_over);
     tcase_add_loop_test(tc, interleaved_streams_keep_their_own_windows, 0, 2);
     tcase_add_test(tc, threads_are_told_apart);
     tcase_add_loop_test(tc, random_faults_read_nothing_ahead, 0, 3);
