@@ -49,4 +49,4 @@ static void shm_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, shm_read, 0};
+const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, shm_read, NULL, 0};
