@@ -1,7 +1,7 @@
 #include "memserver/data.h"
+#include "proto/eg_sys.h"
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,8 @@
 #define SPIN_START_NS 50000u
 #define SPIN_MAX_NS 200000u
 #define SPIN_MIN_NS 12000u    /* below this it is not worth the processor */
-#define YIELD_SLOW_NS 100000u /* somebody else had the processor meanwhile */
+#define SPIN_PAUSES 16u      /* between two looks */
+#define TAKEN_AWAY_NS 100000u /* somebody else had the processor meanwhile */
 #define HOLD_MIN_NS 1000000u
 #define HOLD_MAX_NS 64000000u
 
@@ -63,11 +64,13 @@ struct data_thread {
     LIST_HEAD(, egm_data_conn) conns;
     struct counters counters;
     uint64_t spin_ns;
+    uint64_t turn_ns;                /* of the last turn that it spun */
     uint64_t hold_ns, hold_until_ns; /* no spinning on a busy machine */
 };
 
 struct egm_data {
     unsigned n_threads, next_thread;
+    bool one_processor; /* whoever spins keeps its client from running */
     _Atomic uint64_t *bad_frames;
     _Atomic uint32_t *n_conns;
     struct counters counters; /* of connections without a thread */
@@ -399,6 +402,7 @@ static void spin_learn(struct data_thread *thread, uint64_t gap_ns)
         if (thread->spin_ns < SPIN_MIN_NS) thread->spin_ns = 0;
         return;
     }
+    if (thread->data->one_processor) return;
     uint64_t want = 4 * gap_ns;
     if (want < SPIN_START_NS) want = SPIN_START_NS;
     if (want > SPIN_MAX_NS) want = SPIN_MAX_NS;
@@ -407,18 +411,19 @@ static void spin_learn(struct data_thread *thread, uint64_t gap_ns)
 }
 
 /* One turn of waiting without sleep. Returns: false when it is time to sleep.
- * With more work than processors a yield costs milliseconds, where a sleeper would be woken at once: then do not spin for a
- * while, longer each time. */
+ * The processor is not given away in between: where somebody else wants it, a yield costs milliseconds, and a sleeper would be run at once when its
+ * request comes. Whoever needs the processor takes it; when that is seen, do not spin for a while, longer each time. */
 static bool spin_on(struct data_thread *thread, uint64_t last_ns)
 {
     uint64_t now_ns = egm_now_ns();
+    if (thread->turn_ns > last_ns && now_ns - thread->turn_ns > TAKEN_AWAY_NS) {
+        thread->hold_ns = thread->hold_ns < HOLD_MAX_NS ? 2 * thread->hold_ns : HOLD_MAX_NS;
+        thread->hold_until_ns = now_ns + thread->hold_ns;
+    }
+    thread->turn_ns = now_ns;
     if (!thread->spin_ns || now_ns - last_ns >= thread->spin_ns || now_ns < thread->hold_until_ns) return false;
-    sched_yield();
-    uint64_t back_ns = egm_now_ns();
-    if (back_ns - now_ns < YIELD_SLOW_NS) return true;
-    thread->hold_ns = thread->hold_ns < HOLD_MAX_NS ? 2 * thread->hold_ns : HOLD_MAX_NS;
-    thread->hold_until_ns = back_ns + thread->hold_ns;
-    return true; /* there may be something by now */
+    for (unsigned i = 0; i < SPIN_PAUSES; i++) eg_cpu_relax();
+    return true;
 }
 
 static void *thread_main(void *arg)
@@ -432,6 +437,7 @@ static void *thread_main(void *arg)
         if (!n) {
             if (spin_on(thread, last_ns)) continue;
             n = epoll_wait(thread->epoll, events, EVENTS_BATCH, -1);
+            thread->turn_ns = 0;
         }
         if (n < 0) continue; /* EINTR: nothing else can be */
         bool traffic = false;
@@ -453,7 +459,7 @@ static int thread_start(struct egm_data *data, struct data_thread *thread)
     sigset_t all, before;
 
     thread->data = data;
-    thread->spin_ns = SPIN_START_NS;
+    thread->spin_ns = data->one_processor ? 0 : SPIN_START_NS;
     thread->hold_ns = HOLD_MIN_NS;
     LIST_INIT(&thread->arriving);
     LIST_INIT(&thread->conns);
@@ -484,6 +490,7 @@ int egm_data_new(unsigned n_threads, _Atomic uint64_t *bad_frames, _Atomic uint3
     if (!data) return -ENOMEM;
     data->bad_frames = bad_frames;
     data->n_conns = n_conns;
+    data->one_processor = sysconf(_SC_NPROCESSORS_ONLN) == 1;
     for (; data->n_threads < n_threads; data->n_threads++) {
         int r = thread_start(data, &data->threads[data->n_threads]);
         if (r) {

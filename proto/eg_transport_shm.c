@@ -68,4 +68,4 @@ static void shm_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_shm = {"shm", shm_submit, shm_poll, NULL, shm_close, shm_read, shm_view, 0};
+const struct eg_transport eg_transport_shm = {.name = "shm", .submit = shm_submit, .poll = shm_poll, .close = shm_close, .read = shm_read, .view = shm_view};

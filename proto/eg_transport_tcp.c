@@ -141,4 +141,10 @@ static void tcp_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_tcp = {"tcp", tcp_submit, tcp_poll, NULL, tcp_close, NULL, NULL, 0};
+static int tcp_ready(const struct eg_link *link)
+{
+    char first;
+    return link->send.head || eg_sys6(SYS_recvfrom, link->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) != -EAGAIN;
+}
+
+const struct eg_transport eg_transport_tcp = {.name = "tcp", .submit = tcp_submit, .poll = tcp_poll, .close = tcp_close, .ready = tcp_ready};

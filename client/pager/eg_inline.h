@@ -22,6 +22,8 @@ void eg_inline_bring(uint64_t start, uint64_t end, int write);
 /* eg_inline_lock, eg_inline_unlock - the pager's lock for a moment that the pager's other parts may not notice. */
 void eg_inline_lock(void);
 void eg_inline_unlock(void);
+/* eg_inline_arrived - pages [page, page+n) are here: threads that sleep until then are woken when the lock is given. Context: lock held. */
+void eg_inline_arrived(uint64_t page, uint32_t n);
 /* eg_inline_give_way - another thread needs the lock, to finish what this one waits for. Context: lock held, given up and taken again. */
 void eg_inline_give_way(void);
 

@@ -233,6 +233,7 @@ static void fetch_settle(struct eg_fetch *f)
         b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
         eg_queue_push(b, f->first + i);
     }
+    eg_inline_arrived((uint64_t)b->index * EG_BLOCK_PAGES + f->first, f->n);
     if (f->demand)
         eg_account_time(eg_rt.row->fault_hist, eg_sys_now_ns() - f->start_ns);
     f->busy = 0;

@@ -7,10 +7,15 @@
 #include <errno.h>
 #include <poll.h>
 
-#define SPIN_LOOKS 4           /* for a completion, before the processor is given away */
-#define YIELD_SLOW_NS 300000u
-#define BUSY_NS 50000000u
-#define NAP_NS 1000000u
+#define SPIN_NS 40000u      /* for a page, before the thread sleeps until its link has something */
+#define NAP_NS 1000000u     /* at most so long */
+#define SHARED_NAP_NS 60000u /* while another thread looks for all; it may stop doing so */
+#define PAUSES 8
+
+/* Threads that wait for messages. With as many of them looking all the time as there are processors, the server would have none. */
+static uint32_t spinning, asleep; /* under the lock */
+static uint32_t arrivals;         /* futex: counts what came, for those that are asleep */
+static uint32_t arrived;          /* for which of them: a bit for each page number modulo 32; under the lock */
 
 void eg_inline_lock(void)
 {
@@ -20,8 +25,26 @@ void eg_inline_lock(void)
 
 void eg_inline_unlock(void)
 {
+    uint32_t whose = arrived;
+    arrived = 0;
     eg_rt.foreign = 0;
     eg_lock_give(&eg_rt.lock);
+    if (whose)
+        eg_sys6(SYS_futex, &arrivals, FUTEX_WAKE_BITSET | FUTEX_PRIVATE_FLAG, 64, 0, 0, whose);
+}
+
+static uint32_t page_bit(uint64_t page)
+{
+    return 1u << page % 32;
+}
+
+void eg_inline_arrived(uint64_t page, uint32_t n)
+{
+    if (!asleep)
+        return;
+    __atomic_store_n(&arrivals, arrivals + 1, __ATOMIC_RELEASE);
+    for (uint32_t i = 0; i < n && i < 32; i++)
+        arrived |= page_bit(page + i);
 }
 
 void eg_inline_give_way(void)
@@ -30,33 +53,6 @@ void eg_inline_give_way(void)
     eg_inline_unlock();
     eg_sys0(SYS_sched_yield);
     eg_lock_take(&eg_rt.lock);
-    eg_rt.foreign = foreign;
-}
-
-/* Until something may have come: longer and longer, as nothing does. The lock is given up meanwhile. */
-static void wait_outside(uint32_t looks)
-{
-    static uint64_t busy_until_ns; /* giving the processor away took long: better sleep, and be woken */
-    struct pollfd p[2 * EG_POOL_SERVERS];
-    uint8_t foreign = eg_rt.foreign;
-    eg_inline_unlock();
-    if (looks < SPIN_LOOKS) {
-        for (int i = 0; i < 8; i++)
-            eg_cpu_relax();
-    } else {
-        uint64_t before = eg_sys_now_ns();
-        const struct eg_transport *ops = eg_rt.server[0].link.ops; /* NULL: never reached; the others are of its kind, or sleep a nap too long */
-        if (before < __atomic_load_n(&busy_until_ns, __ATOMIC_RELAXED) && !(ops && ops->arm)) {
-            struct timespec nap = {.tv_nsec = NAP_NS};
-            eg_sys5(SYS_ppoll, p, eg_pager_links(p), &nap, 0, 8);
-        } else {
-            eg_sys0(SYS_sched_yield);
-            uint64_t now = eg_sys_now_ns();
-            if (now - before > YIELD_SLOW_NS)
-                __atomic_store_n(&busy_until_ns, now + BUSY_NS, __ATOMIC_RELAXED);
-        }
-    }
-    eg_lock_take_soon(&eg_rt.lock);
     eg_rt.foreign = foreign;
 }
 
@@ -69,9 +65,85 @@ static enum eg_page_state state_of(uint64_t addr)
     return b ? eg_page_state(b, (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES) : EG_P_FRESH; /* armed at birth, not touched yet */
 }
 
+/* Without the lock: is it worth taking it? */
+static int worth_a_look(uint64_t addr)
+{
+    const struct eg_block *b = eg_block_find(addr >> EG_BLOCK_SHIFT);
+    uint8_t page = b ? __atomic_load_n(&b->page[(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES], __ATOMIC_RELAXED) : 0;
+    if ((page & EG_P_STATE) != EG_P_FETCHING)
+        return 1;
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        const struct eg_link *link = &eg_rt.server[i].link;
+        const struct eg_transport *ops = __atomic_load_n(&link->ops, __ATOMIC_ACQUIRE);
+        if (ops && link->outstanding && (!ops->ready || ops->ready(link)))
+            return 1;
+    }
+    return 0;
+}
+
+static uint32_t processors(void)
+{
+    static uint32_t n;
+    for (uint32_t i = 0; !n && i < sizeof eg_rt.affinity / sizeof *eg_rt.affinity; i++)
+        for (uint64_t left = eg_rt.affinity[i]; left; left &= left - 1)
+            n++;
+    return n;
+}
+
+/* A thread's wait for one page. */
+struct wait {
+    uint64_t addr, since_ns; /* 0: it has not begun to spin */
+    uint64_t nap_ns;
+    uint8_t spins;
+};
+
+static void wait_awake(struct wait *w)
+{
+    struct pollfd p[2 * EG_POOL_SERVERS];
+    if (!w->since_ns)
+        w->since_ns = eg_sys_now_ns();
+    do {
+        for (int i = 0; i < PAUSES; i++)
+            eg_cpu_relax();
+        if (worth_a_look(w->addr))
+            return;
+    } while (processors() > 1 && eg_sys_now_ns() - w->since_ns < SPIN_NS);
+    struct timespec nap = {.tv_nsec = NAP_NS};
+    eg_sys5(SYS_ppoll, p, eg_pager_links(p), &nap, 0, 8);
+}
+
+static void wait_asleep(struct wait *w, uint32_t seen)
+{
+    w->nap_ns = !w->nap_ns ? SHARED_NAP_NS : w->nap_ns < NAP_NS / 2 ? 2 * w->nap_ns : NAP_NS;
+    uint64_t until_ns = eg_sys_now_ns() + w->nap_ns;
+    struct timespec until = {.tv_sec = (long)(until_ns / 1000000000u), .tv_nsec = (long)(until_ns % 1000000000u)};
+    eg_sys6(SYS_futex, &arrivals, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, seen, &until, 0, page_bit(w->addr >> EG_PAGE_SHIFT));
+}
+
+/* Until something may have come. The lock is given up meanwhile. */
+static void wait_outside(struct wait *w)
+{
+    uint8_t foreign = eg_rt.foreign;
+    uint32_t seen = arrivals;
+    if (!w->spins && spinning * 2 < processors()) {
+        w->spins = 1;
+        spinning++;
+    }
+    asleep += !w->spins;
+    eg_inline_unlock();
+    if (w->spins)
+        wait_awake(w);
+    else
+        wait_asleep(w, seen);
+    eg_lock_take_soon(&eg_rt.lock);
+    eg_rt.foreign = foreign;
+    asleep -= !w->spins;
+}
+
 /* The page is away, or on its way. Returns when it is here, or gone. */
 static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
 {
+    struct wait w = {.addr = addr};
     for (uint32_t looks = 0;; looks++) {
         if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT) {
             eg_rt.putting_off = 1;
@@ -82,9 +154,10 @@ static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
             eg_pager_collect();
         }
         if (state_of(addr) != EG_P_FETCHING && state_of(addr) != EG_P_REMOTE)
-            return;
-        wait_outside(looks);
+            break;
+        wait_outside(&w);
     }
+    spinning -= w.spins;
 }
 
 static int is_captured(uint64_t addr)

@@ -121,7 +121,7 @@ static void rdma_close(struct eg_link *link)
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_rdma = {"rdma", rdma_submit, rdma_poll, rdma_arm, rdma_close, NULL, NULL, 1};
+const struct eg_transport eg_transport_rdma = {.name = "rdma", .submit = rdma_submit, .poll = rdma_poll, .arm = rdma_arm, .close = rdma_close, .registered = 1};
 
 /* --- sessions --------------------------------------------------------------------------------------------------------------- */
 
