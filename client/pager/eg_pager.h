@@ -65,6 +65,7 @@ struct eg_block {
     uint32_t *sums;      /* checksum of each copied page; NULL until the first one */
     uint8_t page[EG_BLOCK_PAGES];
     uint8_t entry[EG_BLOCK_PAGES]; /* number of its last entry in a queue: older ones are void */
+    uint8_t left[EG_BLOCK_PAGES];  /* the moment at which the page last left */
 };
 
 /* One memory server, as this process uses it. */
@@ -207,6 +208,8 @@ struct eg_rt {
     struct eg_server server[EG_POOL_SERVERS];
 
     struct eg_queue queue, first;    /* pages of armed blocks, oldest first; those that are to leave before all others */
+    uint32_t moment_pages;           /* that left in this moment; moments are what evict.c counts in */
+    uint8_t moment;
     uint64_t advised;                /* ranges were given advice: it is looked for */
     int64_t pinned;                  /* pages */
     struct eg_span wanted[EG_N_WANTED]; /* to be brought home when there is nothing better to do */
@@ -386,6 +389,8 @@ void eg_profile_left(uint64_t page, uint32_t n, int dirty);
 
 /* eg_evict - free up to n pages. Returns: pages freed or on their way. */
 uint64_t eg_evict(uint64_t n);
+/* eg_evict_came_back - did the page, which is on the servers, leave only lately? Context: lock held. */
+int eg_evict_came_back(const struct eg_block *b, uint32_t i);
 /* eg_evict_soon - what is here of [start, end) leaves before anything else. Context: lock held, the pager is active. */
 void eg_evict_soon(uint64_t start, uint64_t end);
 /* eg_evict_now - it leaves at once, and nothing else does. Context: as above; waits for memory servers. */

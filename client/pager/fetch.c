@@ -231,6 +231,8 @@ static void fetch_settle(struct eg_fetch *f)
     for (uint32_t i = 0; i < f->n; i++) {
         eg_page_set(b, f->first + i, f->write ? EG_P_DIRTY : EG_P_CLEAN);
         b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
+        if (i == 0 && f->demand && eg_evict_came_back(b, f->first))
+            b->page[f->first] |= EG_P_REFS;
         eg_queue_push(b, f->first + i);
     }
     eg_inline_arrived((uint64_t)b->index * EG_BLOCK_PAGES + f->first, f->n);

@@ -4,6 +4,7 @@
  * Random: uniform, with replacement, each from a generator of the thread's own (an array of page numbers would be memory that pages compete with), so
  * that no policy can know what comes, and the share of touches that fault is the share of memory that is away. THREADS divide the touches; in
  * sequential order each takes a piece of memory.
+ * Built with -DUMAP (against LLNL's UMap, see vs_umap), the memory is a UMap region over the file that $PAGE_TOUCH_STORE names; all else is the same.
  * The content is checked as it is touched. Prints microseconds per touch (wall clock of the last pass / touches), and the major faults that the
  * kernel counted in it. */
 #include <inttypes.h>
@@ -15,6 +16,10 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
+#ifdef UMAP
+#include <fcntl.h>
+#include <umap/umap.h>
+#endif
 
 enum { WORDS = 512 /* of a page */, MAX_THREADS = 16 };
 
@@ -62,6 +67,16 @@ static void pass(int n_threads)
         pthread_join(touchers[i].thread, NULL);
 }
 
+static void *memory(size_t bytes)
+{
+#ifdef UMAP
+    int fd = open(getenv("PAGE_TOUCH_STORE"), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    return fd < 0 || ftruncate(fd, (off_t)bytes) ? MAP_FAILED : umap(NULL, bytes, PROT_READ | PROT_WRITE, UMAP_PRIVATE, fd, 0);
+#else
+    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+#endif
+}
+
 static long major_faults(void)
 {
     struct rusage usage;
@@ -78,7 +93,7 @@ int main(int argc, char **argv)
     int passes = atoi(argv[3]), n_threads = atoi(argv[4]);
     if (passes < 1 || n_threads < 1 || n_threads > MAX_THREADS)
         return 2;
-    at = mmap(NULL, n_pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    at = memory(n_pages * 4096);
     if (at == MAP_FAILED)
         return 1;
     for (int i = 0; i < n_threads; i++) {
