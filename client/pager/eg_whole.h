@@ -24,6 +24,9 @@ void eg_whole_piece(struct eg_fetch *f);
 void eg_whole_settle(struct eg_fetch *f);
 /* eg_whole_take - a clean block that came whole leaves. Context: lock held. Returns: 1; 0: it has to be dropped as others are. */
 int eg_whole_take(struct eg_block *b);
+/* eg_whole_split - a part of a block that came whole is about to have a life of its own: else its huge page would stay, unseen, as long as any part of
+ * it does. Context: lock held, nothing of it has left. */
+void eg_whole_split(struct eg_block *b);
 /* eg_whole_busy - is a whole block of [first, last] on its way (alone: read without the lock)? Context: lock held. */
 int eg_whole_busy(uint64_t first, uint64_t last, int alone);
 /* eg_whole_let_go - no huge pages are kept. Context: nothing is on its way. */

@@ -678,6 +678,8 @@ uint64_t eg_evict(uint64_t n)
             queue_pop(q, &i);
             run++;
         }
+        if (run < EG_BLOCK_PAGES)
+            eg_whole_split(b);
         if (run == EG_BLOCK_PAGES && eg_whole_take(b)) {
             drop_note(b, 0, run);
             freed += run;
@@ -744,6 +746,7 @@ void eg_evict_now(uint64_t start, uint64_t end)
         struct eg_block *b = eg_block_find(part.start >> EG_BLOCK_SHIFT);
         uint32_t i = (uint32_t)(part.start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
         uint32_t stop = i + (uint32_t)((part.end - part.start) >> EG_PAGE_SHIFT), n;
+        eg_whole_split(b);
         for (; i < stop; i += n ? n : 1) {
             enum eg_page_state s = eg_page_state(b, i);
             int here = s == EG_P_CLEAN || s == EG_P_DIRTY;

@@ -295,7 +295,7 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         }
         if (!wanted)
             continue;
-        if (stride * stride == 1 && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, write, 0)) {
+        if (!write && stride * stride == 1 && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, write, 0)) {
             total += EG_BLOCK_PAGES;
             k += EG_BLOCK_PAGES - 1;
             continue;
@@ -317,9 +317,10 @@ static int worth_it(void)
     return eg_rt.ahead_used * 4 >= eg_rt.ahead_read;
 }
 
-static uint32_t window_max(const struct eg_block *b)
+/* Pages that will be written come by runs: they leave that way, too, and a huge page would be taken apart for it. */
+static uint32_t window_max(const struct eg_block *b, int write)
 {
-    uint32_t runs = eg_rt.budget / 32 < WINDOW_MAX ? (uint32_t)(eg_rt.budget / 32) : WINDOW_MAX, whole = worth_it() ? eg_whole_window(b) : 0;
+    uint32_t runs = eg_rt.budget / 32 < WINDOW_MAX ? (uint32_t)(eg_rt.budget / 32) : WINDOW_MAX, whole = !write && worth_it() ? eg_whole_window(b) : 0;
     return whole ? whole : runs;
 }
 
@@ -327,7 +328,7 @@ static uint32_t window_max(const struct eg_block *b)
 static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start_ns, int32_t stride, uint32_t ahead)
 {
     int border = (stride == 1 && i == 0) || (stride == -1 && i == EG_BLOCK_PAGES - 1);
-    if (ahead + 1 >= EG_BLOCK_PAGES && border && eg_whole_may(b)) {
+    if (!write && ahead + 1 >= EG_BLOCK_PAGES && border && eg_whole_may(b)) {
         eg_evict_room(EG_BLOCK_PAGES);
         if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, write, start_ns)) {
             EG_COUNT(pages_prefetched, EG_BLOCK_PAGES - 1);
@@ -362,11 +363,11 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     uint64_t advice = eg_rt.advised ? eg_advice_of(page) : 0;
     int32_t stride = 1;
     uint32_t hits = 0, ahead = 0;
-    uint64_t max = window_max(b);
     eg_rt.clock++;
     /* Now and then the guess is put to the test, so that a page that is only read from now on becomes clean. */
     if (will_write(b, i) && eg_rt.clock % 8)
         write = 1;
+    uint64_t max = window_max(b, write);
     if (advice & EG_RANGE_SEQUENTIAL)
         ahead = to_border(page, 1, (uint32_t)max);
     else if (!(advice & EG_RANGE_RANDOM))
@@ -397,10 +398,11 @@ void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid)
     uint32_t hits = 0;
     if (!ops || ops->read || (eg_rt.advised && eg_advice_of(page) & EG_RANGE_RANDOM))
         return;
-    uint32_t ahead = eg_stream_joined(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, window_max(b), &from, &stride, &hits);
+    write |= will_write(b, i);
+    uint32_t ahead = eg_stream_joined(eg_rt.stream, EG_N_STREAMS, page, tid, ++eg_rt.clock, window_max(b, write), &from, &stride, &hits);
     EG_COUNT(prefetch_hits, hits);
     if (ahead)
-        go_ahead(from, stride, ahead, ahead, hits, write || will_write(b, i));
+        go_ahead(from, stride, ahead, ahead, hits, write);
 }
 
 void eg_fetch_want(uint64_t start, uint64_t end)

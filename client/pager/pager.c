@@ -366,6 +366,7 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
     case EG_P_DIRTY:
         if (wp || (eg_rt.inlined && write && eg_page_present(addr))) {
             EG_COUNT(faults_write_protect, 1);
+            eg_whole_split(b);
             eg_page_set(b, i, EG_P_DIRTY);
             b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1 | EG_P_WRITTEN);
             eg_uffd_protect(addr, end, 0);

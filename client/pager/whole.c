@@ -6,7 +6,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#define N_SPARE 2          /* huge pages kept, of blocks that have left */
+#define N_SPARE 1          /* huge pages kept, of blocks that have left */
+#define ADVICE_COLD 20
 #define SHARE 16           /* of the budget: a block must not be more */
 #define RETRY_NS 1000000000u /* no huge page was to be had */
 #define VIEW_NEAR (1ul << 45) /* where neither the kernel nor programs put anything of their own accord */
@@ -216,7 +217,9 @@ void eg_whole_settle(struct eg_fetch *f)
         eg_queue_push(b, i);
         changed |= w->changed[i / 64];
     }
-    b->whole = w->huge && !w->write && !changed;
+    b->whole = w->huge;
+    if (w->write || changed)
+        eg_whole_split(b);
     for (uint32_t k = 0; k < N_SPARE; k++)
         if (w->buf == spare_at(k))
             spare[k] = EMPTY;
@@ -240,6 +243,14 @@ int eg_whole_take(struct eg_block *b)
     else
         place_empty(at);
     return all;
+}
+
+void eg_whole_split(struct eg_block *b)
+{
+    if (!b->whole)
+        return;
+    b->whole = 0;
+    eg_sys3(SYS_madvise, eg_block_addr(b), EG_PAGE_BYTES, ADVICE_COLD); /* of a part of a huge page: the kernel splits it */
 }
 
 int eg_whole_busy(uint64_t first, uint64_t last, int alone)
