@@ -161,8 +161,13 @@ static void fetch_settle(struct eg_fetch *f)
     eg_rt.outstanding--;
 }
 
-void eg_fetch_done(struct eg_fetch *f)
+void eg_fetch_came(struct eg_fetch *f)
 {
+    if (eg_rt.putting_off) {
+        f->alone = f->came = 1;
+        eg_io_push(&eg_rt.put_off, &f->io);
+        return;
+    }
     fetch_install(f);
     fetch_settle(f);
 }
@@ -178,7 +183,8 @@ int eg_fetch_make_up(void)
     for (struct eg_io *io = mine.head; io; io = io->next) {
         struct eg_fetch *f = (struct eg_fetch *)io;
         const struct eg_link *link = &eg_rt.server[f->block->server].link;
-        io->result = link->ops->read(link, io->offset, io->buf, io->len_bytes);
+        if (!f->came)
+            io->result = link->ops->read(link, io->offset, io->buf, io->len_bytes);
         fetch_install(f);
     }
     eg_inline_lock();

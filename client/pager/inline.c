@@ -56,6 +56,11 @@ void eg_inline_give_way(void)
     eg_rt.foreign = foreign;
 }
 
+void eg_inline_reset(void)
+{
+    spinning = asleep = arrived = 0;
+}
+
 /* Of captured memory. NONE: the kernel alone decides. */
 static enum eg_page_state state_of(uint64_t addr)
 {
@@ -75,7 +80,7 @@ static int worth_a_look(uint64_t addr)
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         const struct eg_link *link = &eg_rt.server[i].link;
         const struct eg_transport *ops = __atomic_load_n(&link->ops, __ATOMIC_ACQUIRE);
-        if (ops && link->outstanding && (!ops->ready || ops->ready(link)))
+        if (ops && (eg_rt.server[i].writes.head || (link->outstanding && (!ops->ready || ops->ready(link)))))
             return 1;
     }
     return 0;
@@ -148,11 +153,12 @@ static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
         if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT) {
             eg_rt.putting_off = 1;
             eg_pager_serve(addr, write, 0, tid, now);
-            eg_rt.putting_off = 0;
-            eg_fetch_make_up();
         } else {
+            eg_rt.putting_off = 1;
             eg_pager_collect();
         }
+        eg_rt.putting_off = 0;
+        eg_fetch_make_up();
         if (state_of(addr) != EG_P_FETCHING && state_of(addr) != EG_P_REMOTE)
             break;
         wait_outside(&w);
