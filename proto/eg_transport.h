@@ -58,6 +58,8 @@ struct eg_transport {
     uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */
 };
 
+#define EG_LINK_REPLIES 16 /* read with one system call */
+
 struct eg_link {
     const struct eg_transport *ops;
     int fd;              /* shm: the arena's memfd; tcp: the data connection; rdma: completion events; -1 when closed */
@@ -71,7 +73,7 @@ struct eg_link {
     uint32_t send_done_bytes;      /* of send.head */
     uint32_t recv_done_bytes;      /* of wait.head's reply */
     uint64_t next_cookie;
-    struct eg_frame reply;
+    struct eg_frame reply[EG_LINK_REPLIES]; /* tcp: headers of the first of `wait` */
 };
 
 extern const struct eg_transport eg_transport_shm, eg_transport_tcp, eg_transport_rdma;

@@ -1,5 +1,5 @@
-/* TCP: pipelined frames on one connection. The server answers in order, so the place for the next reply's payload is known
- * before it arrives: header and payload are read with one system call, straight into the caller's buffer. */
+/* TCP: pipelined frames on one connection. The server answers in order, so the places of the next replies' payloads are known
+ * before they arrive: headers and payloads are read with one system call, straight into the callers' buffers. */
 #include "proto/eg_sys.h"
 #include "proto/eg_transport.h"
 
@@ -88,18 +88,43 @@ static int reply_check(const struct eg_frame *f, const struct eg_io *io)
     return 0;
 }
 
+/* How many of the first `have` bytes of the replies belong to whole ones; those complete. Returns: how many did, -EPROTO. */
+static int replies_take(struct eg_link *link, uint32_t have, struct eg_io_queue *done)
+{
+    int n = 0;
+    for (struct eg_io *io; (io = link->wait.head) && have >= sizeof *link->reply; n++) {
+        if (n == EG_LINK_REPLIES || reply_check(&link->reply[n], io))
+            break;
+        uint32_t whole = (uint32_t)sizeof *link->reply + reply_payload(io);
+        if (have < whole)
+            break;
+        have -= whole;
+        link->outstanding--;
+        eg_io_pop(&link->wait);
+        io->result = 0;
+        eg_io_push(done, io);
+    }
+    int more = link->wait.head && have && n < EG_LINK_REPLIES;
+    if (more && n)
+        link->reply[0] = link->reply[n];
+    link->recv_done_bytes = have;
+    return more && have >= sizeof *link->reply && reply_check(&link->reply[0], link->wait.head) ? -EPROTO : n;
+}
+
 static int tcp_recv(struct eg_link *link, struct eg_io_queue *done)
 {
     int completed = 0;
     while (link->wait.head) {
-        /* Only the first reply's header has a place of its own, so the payloads behind it wait for theirs. */
-        struct iovec iov[2];
-        int n = 0;
-        struct eg_io *io = link->wait.head;
-        uint32_t skip = link->recv_done_bytes, payload = reply_payload(io);
-        n = iov_add(iov, n, &link->reply, sizeof link->reply, &skip);
-        if (payload)
-            n = iov_add(iov, n, io->buf, payload, &skip);
+        struct iovec iov[2 * EG_LINK_REPLIES];
+        int n = 0, k = 0;
+        uint32_t skip = link->recv_done_bytes, room = 0;
+        for (struct eg_io *io = link->wait.head; io && k < EG_LINK_REPLIES; io = io->next, k++) {
+            n = iov_add(iov, n, &link->reply[k], sizeof link->reply[k], &skip);
+            if (reply_payload(io))
+                n = iov_add(iov, n, io->buf, reply_payload(io), &skip);
+        }
+        for (int i = 0; i < n; i++)
+            room += (uint32_t)iov[i].iov_len;
         struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
         long got = eg_sys3(SYS_recvmsg, link->fd, &msg, MSG_DONTWAIT);
         if (got == -EINTR)
@@ -108,18 +133,12 @@ static int tcp_recv(struct eg_link *link, struct eg_io_queue *done)
             return completed;
         if (got <= 0)
             return got < 0 ? (int)got : -ECONNRESET;
-        uint32_t before = link->recv_done_bytes, whole = (uint32_t)sizeof link->reply + payload;
-        link->recv_done_bytes += (uint32_t)got;
-        if (before < sizeof link->reply && link->recv_done_bytes >= sizeof link->reply && reply_check(&link->reply, io))
-            return -EPROTO;
-        if (link->recv_done_bytes < whole)
-            continue;
-        link->recv_done_bytes = 0;
-        link->outstanding--;
-        io = eg_io_pop(&link->wait);
-        io->result = 0;
-        eg_io_push(done, io);
-        completed++;
+        int came = replies_take(link, link->recv_done_bytes + (uint32_t)got, done);
+        if (came < 0)
+            return came;
+        completed += came;
+        if (came && got < room)
+            return completed; /* that was all */
     }
     return completed;
 }

@@ -24,6 +24,8 @@ void eg_inline_lock(void);
 void eg_inline_unlock(void);
 /* eg_inline_arrived - pages [page, page+n) are here: threads that sleep until then are woken when the lock is given. Context: lock held. */
 void eg_inline_arrived(uint64_t page, uint32_t n);
+/* eg_inline_reset - in the child of a fork: nobody waits. Context: lock held. */
+void eg_inline_reset(void);
 /* eg_inline_give_way - another thread needs the lock, to finish what this one waits for. Context: lock held, given up and taken again. */
 void eg_inline_give_way(void);
 

@@ -77,6 +77,7 @@ struct eg_server {
     uint64_t agent, secret;
     uint64_t n_slabs;   /* of the arena: slab numbers are below */
     struct eg_link link;
+    struct eg_io_queue writes; /* over messages: not given to the link yet, so that reads go before them */
     uint32_t reserved;  /* slabs promised to us */
     uint32_t held;      /* slabs we hold, free ones included */
     uint32_t *free;     /* leased, used by no block */
@@ -104,7 +105,8 @@ struct eg_fetch {
     uint8_t write; /* install writable, as dirty */
     uint8_t demand; /* the first page is being waited for */
     uint8_t summed; /* compared with its checksums already */
-    uint8_t alone;  /* a thread makes it without the lock: no poll completes it */
+    uint8_t alone;  /* a thread makes it, or its end, without the lock: no poll completes it */
+    uint8_t came;   /* what was read is there */
     uint8_t busy;
     uint64_t start_ns;
 };
@@ -118,7 +120,8 @@ struct eg_whole {
     uint8_t *buf;        /* a huge page */
     uint8_t busy, alone, write; /* as in eg_fetch */
     uint8_t huge;        /* it was moved into its place in one step */
-    uint8_t left;        /* pieces that have not come yet; they come in order */
+    uint8_t left;        /* pieces that have not come and been looked at yet, perhaps by several threads without the lock */
+    uint8_t unsettled;   /* under the lock: pieces whose end has not been noted */
     uint64_t start_ns;   /* somebody waits since; 0: nobody */
     uint64_t changed[EG_BLOCK_PAGES / 64]; /* pages written before they were protected */
     struct eg_fetch piece[EG_WHOLE_PIECES];
@@ -326,7 +329,8 @@ long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes);
 void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns);
 /* eg_fetch_joined - a fault on a page that is on its way already. Context: lock held. */
 void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid);
-void eg_fetch_done(struct eg_fetch *f);
+/* eg_fetch_came - a poll completed it. */
+void eg_fetch_came(struct eg_fetch *f);
 /* eg_fetch_make_up - the reads that were put off, without the lock. Context: lock held, given up and taken again. Returns: 1, 0 there were none. */
 int eg_fetch_make_up(void);
 /* eg_fetch_range - bring everything in [start, end) home and wait for it. Context: lock held. Returns: 0, -ENOMEM. */
@@ -411,6 +415,8 @@ void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi);
 /* eg_evict_reset - fork child: nothing is on its way out. */
 void eg_evict_reset(void);
 void eg_evict_write_done(struct eg_write *w);
+/* eg_evict_writes_go - writes that wait for their turn go to the link, unless it has something to send already. */
+void eg_evict_writes_go(struct eg_server *s);
 void eg_queue_push(struct eg_block *b, uint32_t i);
 /* eg_slot_buf - a slot's page of memory. */
 void *eg_slot_buf(uint32_t slot);

@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #define WRITE_RUN_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
+#define WRITES_PAGES 16 /* that go to a link together, over messages */
 #define EMPTY_BATCH 128 /* slots emptied with one call */
 #define OTHERS_WAIT_NS 3000000u    /* before a process below its share gives way after all */
 #define OTHERS_LIMIT_NS 200000000u /* before one that cannot goes beyond the budget */
@@ -222,9 +223,25 @@ static void write_submit(struct eg_block *b, uint32_t first, uint32_t n, uint32_
     };
     EG_COUNT(pages_written, n);
     eg_rt.outstanding++;
+    if (s->link.ops->ready) {
+        eg_io_push(&s->writes, &w->io);
+        return;
+    }
     int rc = s->link.ops->submit(&s->link, &w->io);
     if (rc)
         eg_session_lost(s, rc); /* does not return: the block holds a slab there */
+}
+
+void eg_evict_writes_go(struct eg_server *s)
+{
+    struct eg_io *io;
+    if (s->link.send.head)
+        return; /* what somebody waits for first */
+    for (uint32_t pages = 0; pages < WRITES_PAGES && (io = eg_io_pop(&s->writes)); pages += io->len_bytes / EG_PAGE_BYTES) {
+        int rc = s->link.ops->submit(&s->link, io);
+        if (rc)
+            eg_session_lost(s, rc);
+    }
 }
 
 void eg_evict_write_done(struct eg_write *w)
@@ -549,6 +566,8 @@ int eg_evict_arm(uint64_t index)
 
 void eg_evict_reset(void)
 {
+    for (uint32_t i = 0; i < EG_POOL_SERVERS; i++)
+        eg_rt.server[i].writes = (struct eg_io_queue){NULL, NULL};
     memset(eg_rt.slot_page, 0, sizeof eg_rt.slot_page);
     eg_rt.slot_head = eg_rt.slot_tail = eg_rt.slot_clean = 0;
     if (eg_rt.ring)

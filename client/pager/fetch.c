@@ -242,10 +242,31 @@ static void fetch_settle(struct eg_fetch *f)
     eg_rt.outstanding--;
 }
 
-void eg_fetch_done(struct eg_fetch *f)
+void eg_fetch_came(struct eg_fetch *f)
 {
+    if (eg_rt.putting_off) {
+        f->alone = f->came = 1;
+        if (f->whole)
+            f->whole->alone = 1;
+        eg_io_push(&eg_rt.put_off, &f->io);
+        return;
+    }
     fetch_install(f);
     fetch_settle(f);
+}
+
+/* By the thread itself, without the lock. */
+static void read_now(const struct eg_link *link, struct eg_fetch *f)
+{
+    const uint8_t *mapped = link->view && f->n >= VIEW_PAGES ? link->view + f->io.offset : NULL;
+    if (!mapped) {
+        f->io.result = link->ops->read(link, f->io.offset, f->io.buf, f->io.len_bytes);
+        return;
+    }
+    for (uint32_t i = 0; i < f->n; i++)
+        if (eg_page_sum_copy((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, mapped + i * EG_PAGE_BYTES) != f->block->sums[f->first + i])
+            damaged(f->block);
+    f->summed = 1;
 }
 
 int eg_fetch_make_up(void)
@@ -259,12 +280,8 @@ int eg_fetch_make_up(void)
     for (struct eg_io *io = mine.head; io; io = io->next) {
         struct eg_fetch *f = (struct eg_fetch *)io;
         const struct eg_link *link = &eg_rt.server[f->block->server].link;
-        const uint8_t *mapped = link->view && f->n >= VIEW_PAGES ? link->view + io->offset : NULL;
-        for (uint32_t i = 0; mapped && i < f->n; i++)
-            if (eg_page_sum_copy((uint8_t *)io->buf + i * EG_PAGE_BYTES, mapped + i * EG_PAGE_BYTES) != f->block->sums[f->first + i])
-                damaged(f->block);
-        f->summed = mapped != NULL;
-        io->result = mapped ? 0 : link->ops->read(link, io->offset, io->buf, io->len_bytes);
+        if (!f->came)
+            read_now(link, f);
         fetch_install(f);
     }
     eg_inline_lock();

@@ -67,6 +67,7 @@ void eg_cap_child_start(int was_active, int drop)
         return;
     }
     eg_evict_reset();
+    eg_inline_reset();
     int rc = eg_pager_activate();
     if (rc)
         eg_die("the child of a fork cannot use userfaultfd", NULL, 0);

@@ -1,7 +1,7 @@
 /* inline.c - the inline fault engine: the thread that raised a fault serves it, in its SIGBUS handler. See eg_inline.h.
  *
- * Nobody has to be woken: whoever waits for a page also collects completions and evicts. What can be done without the lock (reads from a server on this
- * machine, their checksums, the pages' way into the program's memory) is, so that threads fault side by side. */
+ * Whoever waits for a page also collects completions and evicts; threads beyond one for two processors sleep meanwhile. What can be done without the lock
+ * (reads from a server on this machine, checksums, the pages' way into the program's memory) is, so that threads fault side by side. */
 #include "client/pager/eg_inline.h"
 
 #include <errno.h>
@@ -56,6 +56,11 @@ void eg_inline_give_way(void)
     eg_rt.foreign = foreign;
 }
 
+void eg_inline_reset(void)
+{
+    spinning = asleep = arrived = 0;
+}
+
 /* Of captured memory. NONE: the kernel alone decides. */
 static enum eg_page_state state_of(uint64_t addr)
 {
@@ -75,7 +80,7 @@ static int worth_a_look(uint64_t addr)
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         const struct eg_link *link = &eg_rt.server[i].link;
         const struct eg_transport *ops = __atomic_load_n(&link->ops, __ATOMIC_ACQUIRE);
-        if (ops && link->outstanding && (!ops->ready || ops->ready(link)))
+        if (ops && (eg_rt.server[i].writes.head || (link->outstanding && (!ops->ready || ops->ready(link)))))
             return 1;
     }
     return 0;
@@ -94,20 +99,24 @@ static uint32_t processors(void)
 struct wait {
     uint64_t addr, since_ns; /* 0: it has not begun to spin */
     uint64_t nap_ns;
-    uint8_t spins;
+    uint8_t spins, spent; /* it is one of those that look; it has done so for long enough */
 };
 
 static void wait_awake(struct wait *w)
 {
-    struct pollfd p[2 * EG_POOL_SERVERS];
     if (!w->since_ns)
         w->since_ns = eg_sys_now_ns();
-    do {
+    for (w->spent = processors() == 1; !w->spent; w->spent = eg_sys_now_ns() - w->since_ns > SPIN_NS) {
         for (int i = 0; i < PAUSES; i++)
             eg_cpu_relax();
         if (worth_a_look(w->addr))
             return;
-    } while (processors() > 1 && eg_sys_now_ns() - w->since_ns < SPIN_NS);
+    }
+}
+
+static void wait_links(void)
+{
+    struct pollfd p[2 * EG_POOL_SERVERS];
     struct timespec nap = {.tv_nsec = NAP_NS};
     eg_sys5(SYS_ppoll, p, eg_pager_links(p), &nap, 0, 8);
 }
@@ -120,6 +129,14 @@ static void wait_asleep(struct wait *w, uint32_t seen)
     eg_sys6(SYS_futex, &arrivals, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, seen, &until, 0, page_bit(w->addr >> EG_PAGE_SHIFT));
 }
 
+static int messages_are_due(void)
+{
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+        if (eg_rt.server[i].link.outstanding)
+            return 1;
+    return 0;
+}
+
 /* Until something may have come. The lock is given up meanwhile. */
 static void wait_outside(struct wait *w)
 {
@@ -129,15 +146,18 @@ static void wait_outside(struct wait *w)
         w->spins = 1;
         spinning++;
     }
-    asleep += !w->spins;
+    int sleeps = !w->spins || (w->spent && !messages_are_due()); /* another thread is at it, and says so */
+    asleep += (uint32_t)sleeps;
     eg_inline_unlock();
-    if (w->spins)
-        wait_awake(w);
-    else
+    if (sleeps)
         wait_asleep(w, seen);
+    else if (w->spent)
+        wait_links();
+    else
+        wait_awake(w);
     eg_lock_take_soon(&eg_rt.lock);
     eg_rt.foreign = foreign;
-    asleep -= !w->spins;
+    asleep -= (uint32_t)sleeps;
 }
 
 /* The page is away, or on its way. Returns when it is here, or gone. */
@@ -148,11 +168,12 @@ static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
         if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT) {
             eg_rt.putting_off = 1;
             eg_pager_serve(addr, write, 0, tid, now);
-            eg_rt.putting_off = 0;
-            eg_fetch_make_up();
         } else {
+            eg_rt.putting_off = 1;
             eg_pager_collect();
         }
+        eg_rt.putting_off = 0;
+        eg_fetch_make_up();
         if (state_of(addr) != EG_P_FETCHING && state_of(addr) != EG_P_REMOTE)
             break;
         wait_outside(&w);

@@ -155,6 +155,7 @@ int eg_pager_collect(void)
     int progress = !eg_rt.outstanding;
     for (uint32_t i = 0; i < eg_rt.n_servers && eg_rt.outstanding; i++) {
         struct eg_server *s = &eg_rt.server[i];
+        eg_evict_writes_go(s);
         if (!s->link.outstanding)
             continue;
         int rc = s->link.ops->poll(&s->link, &done);
@@ -166,7 +167,7 @@ int eg_pager_collect(void)
         if (io->waiter)
             *io->waiter = 1;
         else if (io->op == EG_IO_READ)
-            eg_fetch_done((struct eg_fetch *)io);
+            eg_fetch_came((struct eg_fetch *)io);
         else if (io->result == 0)
             eg_evict_write_done((struct eg_write *)io);
         else

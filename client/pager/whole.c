@@ -133,7 +133,7 @@ int eg_whole_submit(struct eg_block *b, int write, uint64_t demand_ns)
     w->busy = 1;
     w->alone = (uint8_t)alone;
     w->write = (uint8_t)write;
-    w->left = EG_WHOLE_PIECES;
+    w->left = w->unsettled = EG_WHOLE_PIECES;
     w->start_ns = demand_ns;
     memset(w->changed, 0, sizeof w->changed);
     for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++)
@@ -198,7 +198,7 @@ static void install(struct eg_whole *w)
 
 void eg_whole_piece(struct eg_fetch *f)
 {
-    if (!--f->whole->left)
+    if (!__atomic_sub_fetch(&f->whole->left, 1, __ATOMIC_ACQ_REL))
         install(f->whole);
 }
 
@@ -207,7 +207,7 @@ void eg_whole_settle(struct eg_fetch *f)
     struct eg_whole *w = f->whole;
     struct eg_block *b = w->block;
     eg_rt.outstanding--;
-    if (f != &w->piece[EG_WHOLE_PIECES - 1])
+    if (--w->unsettled)
         return;
     uint64_t changed = 0;
     for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++) {
@@ -223,6 +223,7 @@ void eg_whole_settle(struct eg_fetch *f)
     for (uint32_t k = 0; k < N_SPARE; k++)
         if (w->buf == spare_at(k))
             spare[k] = EMPTY;
+    eg_inline_arrived((uint64_t)b->index * EG_BLOCK_PAGES, EG_BLOCK_PAGES);
     if (w->start_ns)
         eg_account_time(eg_rt.row->fault_hist, eg_sys_now_ns() - w->start_ns);
     w->busy = 0;
