@@ -95,9 +95,9 @@ static void turns(uint64_t *table, size_t table_pages, size_t scan_pages, int n)
         for (size_t piece = 0; piece < 8; piece++) {
             all_over(table, table_pages, 1);
             /* Every other page, then those between: what is read in one sequence is taken for what is soon done with, and lets the table be. */
-            for (size_t k = scan_pages / 8 * piece, odd = 0; odd < 2; odd++)
-                for (size_t i = odd; i < scan_pages / 8; i += 2)
-                    check(large, k + i, 2);
+            for (size_t odd = 0; odd < 2; odd++)
+                for (size_t k = odd; k < scan_pages / 8; k += 2)
+                    check(large, scan_pages / 8 * piece + k, 2);
         }
     }
 }
