@@ -103,6 +103,7 @@ struct eg_fetch {
     struct eg_whole *whole; /* it is a piece of that one's; else NULL */
     uint16_t first, n;
     uint8_t write; /* install writable, as dirty */
+    uint8_t passing; /* read ahead in sequence */
     uint8_t demand; /* the first page is being waited for */
     uint8_t summed; /* compared with its checksums already */
     uint8_t alone;  /* a thread makes it, or its end, without the lock: no poll completes it */
@@ -211,8 +212,10 @@ struct eg_rt {
     struct eg_server server[EG_POOL_SERVERS];
 
     struct eg_queue queue, first;    /* pages of armed blocks, oldest first; those that are to leave before all others */
+    struct eg_queue passing;         /* pages that were read ahead in sequence */
     uint32_t moment_pages;           /* that left in this moment; moments are what evict.c counts in */
     uint8_t moment;
+    int64_t arm_owed;                /* pages that left since a block was armed */
     uint64_t advised;                /* ranges were given advice: it is looked for */
     int64_t pinned;                  /* pages */
     struct eg_span wanted[EG_N_WANTED]; /* to be brought home when there is nothing better to do */
@@ -393,8 +396,9 @@ void eg_profile_left(uint64_t page, uint32_t n, int dirty);
 
 /* eg_evict - free up to n pages. Returns: pages freed or on their way. */
 uint64_t eg_evict(uint64_t n);
-/* eg_evict_came_back - did the page, which is on the servers, leave only lately? Context: lock held. */
-int eg_evict_came_back(const struct eg_block *b, uint32_t i);
+/* eg_evict_arrived - pages [first, first+n) have come from the servers: into a queue with them. passing: they were read ahead in sequence; demand: the
+ * first one was waited for. Context: lock held. */
+void eg_evict_arrived(struct eg_block *b, uint32_t first, uint32_t n, int passing, int demand);
 /* eg_evict_soon - what is here of [start, end) leaves before anything else. Context: lock held, the pager is active. */
 void eg_evict_soon(uint64_t start, uint64_t end);
 /* eg_evict_now - it leaves at once, and nothing else does. Context: as above; waits for memory servers. */

@@ -91,9 +91,14 @@ static void push_to(struct eg_queue *q, struct eg_block *b, uint32_t i)
     q->v[q->tail++ & (q->cap - 1)] = page_number(b, i) | (uint64_t)++b->entry[i] << ENTRY_PAGE_BITS;
 }
 
+static int leaves_first(const struct eg_block *b, uint32_t i)
+{
+    return eg_rt.advised && eg_advice_of(page_number(b, i)) & EG_RANGE_FIRST;
+}
+
 void eg_queue_push(struct eg_block *b, uint32_t i)
 {
-    push_to(eg_rt.advised && eg_advice_of(page_number(b, i)) & EG_RANGE_FIRST ? &eg_rt.first : &eg_rt.queue, b, i);
+    push_to(leaves_first(b, i) ? &eg_rt.first : &eg_rt.queue, b, i);
 }
 
 static struct eg_block *queue_pop(struct eg_queue *q, uint32_t *ret_i)
@@ -106,14 +111,19 @@ static struct eg_block *queue_pop(struct eg_queue *q, uint32_t *ret_i)
 
 /* --- what left lately ------------------------------------------------------------------------------------------------ */
 
-/* A page that is here tells nobody when it is touched. One that comes back soon after it left was not done with: it is spared more turns. Source: 2Q
- * (VLDB'94) and S3-FIFO (SOSP'23) promote such pages, too; how much and how soon is measured (tests/bench/policy). A moment passes whenever so
- * many pages have left as are 1/32 of what is here; they come round after 256, and a page that left just then gets its turns by mistake. */
+/* A page that is here tells nobody when it is touched. One that comes back soon after it left was not done with: it is spared more turns. One that was
+ * read ahead in sequence is done with, as a rule, once the program has passed it: it waits in a queue of its own, which is kept short. Source: 2Q
+ * (VLDB'94) and S3-FIFO (SOSP'23) do that to all pages that are new; how much and how soon is measured (tests/bench/policy). A moment passes
+ * whenever so many pages have left as are 1/32 of what is here; moments come round after 256: a page that left just then has its turns by mistake. */
 #define MOMENT_SHIFT 5
-#define LATELY 8 /* moments: a quarter of what is here */
+#define LATELY 8          /* moments: a quarter of what is here */
+#define LATELY_PASSING 4  /* of passing pages: else a scan in circles, larger than what is here, would drive out itself */
+#define PASSING_SHIFT 3   /* the part of what is here that passing pages may take */
+#define PASSING_MIN 512u  /* pages: several streams, read well ahead */
 
 static void left_note(struct eg_block *b, uint32_t i)
 {
+    eg_rt.arm_owed++;
     b->left[i] = eg_rt.moment;
     if ((int64_t)(++eg_rt.moment_pages << MOMENT_SHIFT) >= eg_rt.charged) {
         eg_rt.moment_pages = 0;
@@ -121,9 +131,19 @@ static void left_note(struct eg_block *b, uint32_t i)
     }
 }
 
-int eg_evict_came_back(const struct eg_block *b, uint32_t i)
+void eg_evict_arrived(struct eg_block *b, uint32_t first, uint32_t n, int passing, int demand)
 {
-    return (uint8_t)(eg_rt.moment - b->left[i]) < LATELY;
+    for (uint32_t i = first; i < first + n; i++) {
+        uint8_t ago = (uint8_t)(eg_rt.moment - b->left[i]);
+        b->page[i] &= (uint8_t)~EG_P_REFS;
+        if (passing && ago >= LATELY_PASSING && !leaves_first(b, i)) {
+            push_to(&eg_rt.passing, b, i);
+            continue;
+        }
+        if (demand && i == first && ago < LATELY)
+            b->page[i] |= EG_P_REFS;
+        eg_queue_push(b, i);
+    }
 }
 
 /* --- slots: pages on their way out ---------------------------------------------------------------------------------- */
@@ -641,11 +661,20 @@ static uint64_t queued(const struct eg_queue *q)
     return q->tail - q->head;
 }
 
+static uint64_t queued_in_all(void)
+{
+    return queued(&eg_rt.queue) + queued(&eg_rt.first) + queued(&eg_rt.passing);
+}
+
 /* From which queue the next page leaves. The last few of those that go first are left alone: they have just come. */
 static struct eg_queue *next_queue(uint64_t spared)
 {
-    int first = queued(&eg_rt.first) > FIRST_REST && spared < SPARED_MAX / 2;
-    return first || !queued(&eg_rt.queue) ? &eg_rt.first : &eg_rt.queue;
+    if (queued(&eg_rt.first) > FIRST_REST && spared < SPARED_MAX / 2)
+        return &eg_rt.first;
+    uint64_t passing = queued(&eg_rt.passing);
+    if (passing && ((passing > PASSING_MIN && (int64_t)(passing << PASSING_SHIFT) > eg_rt.charged) || spared >= SPARED_MAX / 2))
+        return &eg_rt.passing;
+    return queued(&eg_rt.queue) ? &eg_rt.queue : passing ? &eg_rt.passing : &eg_rt.first;
 }
 
 uint64_t eg_evict(uint64_t n)
@@ -657,10 +686,14 @@ uint64_t eg_evict(uint64_t n)
         return 0;
     while (freed + drops.pages < n) {
         struct eg_queue *q = next_queue(spared);
-        int64_t in_all = (int64_t)(queued(&eg_rt.queue) + queued(&eg_rt.first));
-        if (can_arm && in_all * 4 < eg_rt.charged) {
+        int64_t in_all = (int64_t)queued_in_all();
+        /* With each block's worth of pages that leaves one more is armed: what was here first must not stay for good. */
+        if (can_arm && (in_all * 4 < eg_rt.charged || eg_rt.arm_owed >= (int64_t)EG_BLOCK_PAGES)) {
+            eg_rt.arm_owed -= EG_BLOCK_PAGES;
             int64_t before = eg_rt.charged;
             can_arm = arm_next();
+            if (!can_arm)
+                eg_rt.arm_owed = -eg_rt.charged; /* the search goes over everything: not soon again */
             if (eg_rt.charged < before)
                 freed += (uint64_t)(before - eg_rt.charged);
             continue;
@@ -719,7 +752,7 @@ uint64_t eg_evict(uint64_t n)
     freed += drop_all(&drops);
     /* When nothing of a whole round through the queue can leave, it is not looked at again for every fault. */
     eg_rt.spared = freed ? 0 : eg_rt.spared + spared + 1;
-    if (eg_rt.spared > (queued(&eg_rt.queue) + queued(&eg_rt.first)) * 4) {
+    if (eg_rt.spared > queued_in_all() * 4) {
         eg_rt.stuck_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
         eg_rt.stuck_charged = eg_rt.charged;
         eg_rt.spared = 0;

@@ -161,7 +161,7 @@ static struct eg_fetch *fetch_get(void)
 }
 
 /* Returns: 0; -EAGAIN: too many are under way, and this thread must not wait for them here. */
-static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int write, uint64_t demand_ns)
+static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int write, int passing, uint64_t demand_ns)
 {
     struct eg_server *s = &eg_rt.server[b->server];
     struct eg_fetch *f = fetch_get();
@@ -176,6 +176,7 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
         .first = (uint16_t)first,
         .n = (uint16_t)n,
         .write = (uint8_t)write,
+        .passing = (uint8_t)passing,
         .demand = demand_ns != 0,
         .start_ns = demand_ns,
         .busy = 1,
@@ -228,13 +229,9 @@ static void fetch_settle(struct eg_fetch *f)
         eg_whole_settle(f);
         return;
     }
-    for (uint32_t i = 0; i < f->n; i++) {
+    for (uint32_t i = 0; i < f->n; i++)
         eg_page_set(b, f->first + i, f->write ? EG_P_DIRTY : EG_P_CLEAN);
-        b->page[f->first + i] &= (uint8_t)~EG_P_REFS;
-        if (i == 0 && f->demand && eg_evict_came_back(b, f->first))
-            b->page[f->first] |= EG_P_REFS;
-        eg_queue_push(b, f->first + i);
-    }
+    eg_evict_arrived(b, f->first, f->n, f->passing, f->demand);
     eg_inline_arrived((uint64_t)b->index * EG_BLOCK_PAGES + f->first, f->n);
     if (f->demand)
         eg_account_time(eg_rt.row->fault_hist, eg_sys_now_ns() - f->start_ns);
@@ -305,7 +302,7 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         uint32_t i = (uint32_t)(p % EG_BLOCK_PAGES);
         int wanted = b && eg_page_state(b, i) == EG_P_REMOTE;
         if (run && (!wanted || b != run_block || i != run_first + run || run == EG_FETCH_PAGES)) {
-            if (fetch_submit(run_block, run_first, run, write, 0))
+            if (fetch_submit(run_block, run_first, run, write, stride == 1 || stride == -1, 0))
                 break;
             total += run;
             run = 0;
@@ -323,7 +320,7 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         }
         run++;
     }
-    if (run && !fetch_submit(run_block, run_first, run, write, 0))
+    if (run && !fetch_submit(run_block, run_first, run, write, stride == 1 || stride == -1, 0))
         total += run;
     EG_COUNT(pages_prefetched, total);
 }
@@ -353,7 +350,7 @@ static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start
         }
     }
     eg_evict_room(1);
-    return fetch_submit(b, i, 1, write, start_ns) ? 0 : 1;
+    return fetch_submit(b, i, 1, write, 0, start_ns) ? 0 : 1;
 }
 
 /* n pages beyond `from`, of a window of `window`; hits: of earlier ones. */
@@ -478,7 +475,7 @@ int eg_fetch_turn(void)
             }
         }
         uint32_t i = (uint32_t)(w->start >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
-        if (fetch_submit(b, i, n, will_write(b, i), 0))
+        if (fetch_submit(b, i, n, will_write(b, i), 0, 0))
             return 1;
         EG_COUNT(pages_prefetched, n);
         w->start += (uint64_t)n * EG_PAGE_BYTES;
@@ -498,7 +495,7 @@ int eg_fetch_range(uint64_t start, uint64_t end)
                 n++;
             if (n) {
                 eg_evict_room(n);
-                if (fetch_submit(b, i, n, 1, 0))
+                if (fetch_submit(b, i, n, 1, 0, 0))
                     eg_die("internal error: a read that cannot be put off was", NULL, 0);
             }
             at += (uint64_t)(n ? n : 1) * EG_PAGE_BYTES;

@@ -1,6 +1,8 @@
 /* whole.c - a block that is wanted whole comes as one huge page. See eg_whole.h. */
 #include "client/pager/eg_whole.h"
 
+#include "client/pager/eg_inline.h"
+
 #include <errno.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -213,10 +215,9 @@ void eg_whole_settle(struct eg_fetch *f)
     for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++) {
         int dirty = w->write || (w->changed[i / 64] >> i % 64 & 1);
         eg_page_set(b, i, dirty ? EG_P_DIRTY : EG_P_CLEAN);
-        b->page[i] &= (uint8_t)~EG_P_REFS;
-        eg_queue_push(b, i);
         changed |= w->changed[i / 64];
     }
+    eg_evict_arrived(b, 0, EG_BLOCK_PAGES, 1, 0);
     b->whole = w->huge;
     if (w->write || changed)
         eg_whole_split(b);
