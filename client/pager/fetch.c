@@ -148,14 +148,19 @@ static int will_write(const struct eg_block *b, uint32_t i)
 
 /* --- reads ------------------------------------------------------------------------------------------------------------ */
 
+/* Inline, the end of a read may need a thread that waits for the lock. Who must not give it up until all has come has some to himself. */
+static uint8_t in_range;
+#define N_RANGE 4 /* fetches */
+
 static struct eg_fetch *fetch_get(void)
 {
+    uint32_t n = in_range || !eg_rt.inlined ? EG_N_FETCHES : EG_N_FETCHES - N_RANGE;
     for (;;) {
-        for (uint32_t i = 0; i < EG_N_FETCHES; i++)
+        for (uint32_t i = 0; i < n; i++)
             if (!eg_rt.fetch[i].busy)
                 return &eg_rt.fetch[i];
-        if (eg_rt.putting_off)
-            return NULL; /* some of them end only when this thread gives the lock up */
+        if (n < EG_N_FETCHES)
+            return NULL;
         eg_pager_poll();
     }
 }
@@ -483,8 +488,18 @@ int eg_fetch_turn(void)
     return eg_rt.n_wanted != 0;
 }
 
+/* Those that only who holds the lock ends. */
+static int fetching_own(void)
+{
+    for (uint32_t i = EG_N_FETCHES - N_RANGE; i < EG_N_FETCHES; i++)
+        if (eg_rt.fetch[i].busy)
+            return 1;
+    return 0;
+}
+
 int eg_fetch_range(uint64_t start, uint64_t end)
 {
+    in_range = 1;
     for (uint64_t at = start; at < end;) {
         struct eg_block *b = eg_block_find(at >> EG_BLOCK_SHIFT);
         uint64_t block_end = ((at >> EG_BLOCK_SHIFT) + 1) << EG_BLOCK_SHIFT;
@@ -502,6 +517,9 @@ int eg_fetch_range(uint64_t start, uint64_t end)
         }
         at = stop;
     }
+    while (fetching_own())
+        eg_pager_poll();
+    in_range = 0;
     eg_pager_quiesce(start, end);
     return 0;
 }
