@@ -141,7 +141,7 @@ struct eg_home {
 
     /* The agent's. */
     struct eg_dir dir;
-    struct eg_dir_chunk **leaf[1u << 13]; /* agent.c's own */
+    struct eg_dir_chunk **leaf[1u << 13]; /* chunk.c's own */
     struct eg_home_held held[EG_HOME_HELD];
     uint32_t next_held;
     struct eg_parked *parked;
@@ -163,22 +163,26 @@ extern struct eg_home eg_home;
 /* In a page of its own: 0 at home; a worker has a page of its own there, with 1. */
 extern uint32_t eg_where[1024];
 
-/* --- agent.c --- */
+/* --- start.c --- */
 /* eg_home_activate - open userfaultfd, connect to the nodes, start the agent. Context: a program thread in the gate, signals
  * blocked. Returns: 0, -errno: threads stay at home, one warning was given. */
 int eg_home_activate(void);
-/* eg_home_wake - the agent looks at its requests. */
-void eg_home_wake(void);
+/* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */
+void eg_home_child(void);
+
+/* --- chunk.c --- */
 /* eg_home_owner - the node that has the page alone; -1: none. Context: any; it may be another one by now. */
 int eg_home_owner(uint64_t addr);
 /* eg_home_untouched - nothing of [lo, hi) is away, or was asked for. Context: EG_REQ_HELD of it, and the agent has seen that. */
 int eg_home_untouched(uint64_t lo, uint64_t hi);
 /* eg_home_changed - mappings in [lo, hi) may have changed; registering memory again costs little. Context: as before. */
 void eg_home_changed(uint64_t lo, uint64_t hi);
+
+/* --- agent.c --- */
+/* eg_home_wake - the agent looks at its requests. */
+void eg_home_wake(void);
 /* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */
 __attribute__((noreturn)) void eg_home_lost(uint32_t node);
-/* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */
-void eg_home_child(void);
 
 /* --- node.c --- */
 /* eg_node_connect - a stream to node k. Returns: its descriptor, -errno. */
