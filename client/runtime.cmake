@@ -28,6 +28,7 @@ set(EG_CORE_SOURCES
   threads/chunk.c
   threads/dir.c
   threads/far.c
+  threads/lost.c
   threads/memory.c
   threads/node.c
   threads/proxy.c

@@ -28,6 +28,8 @@
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define AGAIN_NS 400000u
 #define ZERO_AHEAD 16u
+#define PULSE_NS 2000000000u /* a node that says nothing for so long is asked whether it is there */
+#define PULSES 10u           /* so often: it hangs */
 
 struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1};
 uint32_t eg_where[1024] __attribute__((aligned(4096)));
@@ -38,15 +40,6 @@ static uint64_t now_ns; /* of this turn */
 
 /* --- streams ---------------------------------------------------------------------------------------------------------------------- */
 
-static void node_lost(uint32_t k)
-{
-    struct eg_node *n = eg_home.node[k];
-    if (n->alive) {
-        n->alive = 0;
-        eg_home_lost(k);
-    }
-}
-
 static void node_flush(uint32_t k)
 {
     struct eg_node *n = eg_home.node[k];
@@ -55,7 +48,7 @@ static void node_flush(uint32_t k)
         if (sent == -EAGAIN || sent == -EINTR)
             return;
         if (sent <= 0) {
-            node_lost(k);
+            eg_lost_node(k);
             return;
         }
         n->out_at += (uint64_t)sent;
@@ -72,7 +65,7 @@ static uint8_t *node_room(uint32_t k, uint64_t bytes)
         n->out_end -= n->out_at;
         n->out_at = 0;
         if (n->out_end + bytes > EG_NODE_OUT_BYTES)
-            node_lost(k); /* it takes nothing any more */
+            eg_lost_node(k); /* it takes nothing any more */
     }
     uint8_t *p = n->out + n->out_end;
     n->out_end += bytes;
@@ -155,6 +148,8 @@ static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *dat
     struct iovec v[2] = {{&m, sizeof m}, {(void *)data, bytes}};
     struct msghdr message = {.msg_iov = v, .msg_iovlen = bytes ? 2 : 1};
     struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    if (!n->alive)
+        return;
     int fd = t ? __atomic_load_n(&t->fd, __ATOMIC_RELAXED) : -1;
     if (fd < 0)
         eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
@@ -167,13 +162,13 @@ static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *dat
             struct pollfd p = {.fd = fd, .events = POLLOUT};
             const struct timespec patience = {.tv_sec = 10};
             if (eg_sys5(SYS_ppoll, &p, 1, &patience, 0, 8) == 0)
-                node_lost(k);
+                eg_lost_node(k);
             continue;
         }
         if (sent == -EINTR)
             continue;
         if (sent <= 0) {
-            node_lost(k);
+            eg_lost_node(k);
             return;
         }
         while (message.msg_iovlen && (uint64_t)sent >= message.msg_iov->iov_len) {
@@ -250,6 +245,19 @@ static void node_gave(uint32_t k, uint32_t n_pages)
     n->n_held -= n_pages < n->n_held ? n_pages : n->n_held;
 }
 
+/* Which of n pages are here (or in the kernel's swap). */
+static uint64_t present(uint64_t addr, uint32_t n)
+{
+    uint64_t entry[64], bits = 0;
+    n = n > 64 ? 64 : n;
+    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, entry, n * 8, addr / EG_PAGE_BYTES * 8);
+    if (got != (long)(n * 8))
+        eg_die("cannot read /proc/self/pagemap", NULL, 0);
+    for (uint32_t i = 0; i < n; i++)
+        bits |= (uint64_t)((entry[i] >> 62) != 0) << i;
+    return bits;
+}
+
 /* Pages that go to one worker in one message. */
 static struct {
     uint64_t addr;
@@ -279,6 +287,14 @@ static void batch_do(void)
     }
     if (!(batch.flags & EG_CO_F_NODATA))
         node_holds(batch.node, batch.addr, batch.n, 0);
+    if (batch.flags & EG_CO_F_EXCLUSIVE) {
+        if (batch.flags & EG_CO_F_ZERO)
+            eg_lost_keep(batch.node, batch.addr, batch.n, NULL);
+        else if (batch.data)
+            eg_lost_keep(batch.node, batch.addr, batch.n, batch.data);
+        else
+            eg_lost_keep_home(batch.node, batch.addr, batch.n, eg_home.node[batch.node]->state == EG_NODE_SEEN ? 0 : present(batch.addr, batch.n));
+    }
     if (batch.take) { /* before the new owner can write: nobody here may read what was */
         static uint8_t copy[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
         if (payload && !batch.data) {
@@ -291,7 +307,7 @@ static void batch_do(void)
         eg_far_gone(batch.addr, batch.n);
     if (batch.slot != EG_SLOT_NOBODY) {
         slot_send(batch.node, batch.slot, m, data, payload ? bytes : 0);
-    } else {
+    } else if (eg_home.node[batch.node]->alive) {
         uint8_t *p = node_room(batch.node, sizeof m + (payload ? bytes : 0));
         memcpy(p, &m, sizeof m);
         if (payload)
@@ -524,19 +540,6 @@ static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64
     return hi;
 }
 
-/* Which of n pages are here (or in the kernel's swap). */
-static uint64_t present(uint64_t addr, uint32_t n)
-{
-    uint64_t entry[64], bits = 0;
-    n = n > 64 ? 64 : n;
-    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, entry, n * 8, addr / EG_PAGE_BYTES * 8);
-    if (got != (long)(n * 8))
-        eg_die("cannot read /proc/self/pagemap", NULL, 0);
-    for (uint32_t i = 0; i < n; i++)
-        bits |= (uint64_t)((entry[i] >> 62) != 0) << i;
-    return bits;
-}
-
 /* Read-only memory: copies, uncounted; a memory call on it takes them all back. */
 static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area, uint64_t addr)
 {
@@ -625,6 +628,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     static struct reader seen[1024];
     struct eg_area area;
     struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&eg_home.node[node]->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    if (!eg_home.node[node]->alive)
+        return; /* the thread starts again elsewhere */
     if (t && !t->asked_ns)
         t->asked_ns = now_ns;
     if (addr & (EG_PAGE_BYTES - 1) || eg_home_is_private(addr)) {
@@ -758,8 +763,11 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         eg_home.pending -= !(m->flags & EG_CO_F_SPARE);
+        eg_home.node[node]->n_drops -= !(m->flags & EG_CO_F_SPARE);
         return;
     }
+    if (m->type == EG_CO_DATA)
+        eg_lost_came(node, m->addr, m->n, data);
     if (!(m->flags & EG_CO_F_KEPT))
         node_gave(node, m->n);
     for (uint32_t i = 0; i < m->n && !rc; i++) {
@@ -782,6 +790,17 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
         eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
 }
 
+void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data)
+{
+    absent = 0;
+    incoming = data;
+    if (data ? eg_dir_data(&eg_home.dir, p, page, node + 1, data) : eg_dir_ack(&eg_home.dir, p, page, node + 1))
+        eg_home_lost(node);
+    batch_do();
+    stores_do();
+    incoming = NULL;
+}
+
 static int node_turn(uint32_t k)
 {
     struct eg_node *n = eg_home.node[k];
@@ -791,12 +810,13 @@ static int node_turn(uint32_t k)
     if (got == -EAGAIN || got == -EINTR)
         return 0;
     if (got <= 0) {
-        node_lost(k);
+        eg_lost_node(k);
         return 1;
     }
     n->in_end += (uint64_t)got;
+    n->heard = 1;
     uint64_t at = 0;
-    while (n->in_end - at >= sizeof(struct eg_co)) {
+    while (n->alive && n->in_end - at >= sizeof(struct eg_co)) {
         struct eg_co m;
         memcpy(&m, n->in + at, sizeof m);
         uint64_t payload = eg_co_payload_bytes(&m);
@@ -904,6 +924,7 @@ static void freeze_drop(void)
         for (uint64_t at = eg_home.freeze_lo, n; eg_home.node[k]->alive && at < hi; at += n * EG_PAGE_BYTES) {
             n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
             eg_home.pending++;
+            eg_home.node[k]->n_drops++;
             node_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
         }
 }
@@ -972,10 +993,36 @@ static uint64_t parked_turn(void)
     return due;
 }
 
+/* A node of which threads or pages are needed, and that has said nothing, is asked to forget no pages, which it acknowledges. It is the turns that
+ * count, not the time: this process may have been stopped itself. Returns: when to look again; 0: nobody is asked anything. */
+static uint64_t pulse_turn(void)
+{
+    static uint64_t next_ns;
+    int due = now_ns >= next_ns, needed = 0;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
+        struct eg_node *n = eg_home.node[k];
+        int needs = n->alive && (n->n_held || __atomic_load_n(&n->n_threads, __ATOMIC_RELAXED));
+        needed |= needs;
+        if (!needs || n->heard)
+            n->n_silent = 0;
+        else if (due && ++n->n_silent > PULSES)
+            eg_lost_node(k);
+        else if (due)
+            node_say(k, EG_CO_DROP, EG_CO_F_SPARE, EG_SLOT_NOBODY, 0, EG_USER_START);
+        n->heard = due ? 0 : n->heard;
+    }
+    if (due)
+        next_ns = now_ns + PULSE_NS;
+    return needed ? next_ns : 0;
+}
+
 static void kicks_turn(void)
 {
     if (!__atomic_exchange_n(&eg_home.kicks, 0, __ATOMIC_ACQ_REL))
         return;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+        if (__atomic_load_n(&eg_home.node[k]->broken, __ATOMIC_SEQ_CST))
+            eg_lost_node(k);
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
         if (__atomic_load_n(&t->kick, __ATOMIC_ACQUIRE) == 1)
@@ -1059,7 +1106,10 @@ void eg_agent_main(void)
             work |= node_turn(k);
         work |= pushes_turn() | request_turn();
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
+        uint64_t pulse = pulse_turn();
+        due = !due || (pulse && pulse < due) ? pulse : due;
         kicks_turn();
+        work |= eg_lost_turn();
         int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | eg_far_reclaim() : 0;
         more |= spare_turn();
         recalls_do();

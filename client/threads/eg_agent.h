@@ -1,4 +1,4 @@
-/* eg_agent.h - what the agent's rooms (agent.c, chunk.c, far.c, start.c) share. Freestanding. */
+/* eg_agent.h - what the agent's rooms (agent.c, chunk.c, far.c, lost.c, start.c) share. Freestanding. */
 #ifndef EG_AGENT_H
 #define EG_AGENT_H
 
@@ -10,6 +10,8 @@
 void eg_agent_main(void);
 /* eg_agent_ask - the directory is asked for a page on behalf of an agent. Context: agent. */
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
+/* eg_agent_answer - a lost node's answer for one page: the content (to a recall), or NULL (to an invalidation). Context: agent. */
+void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data);
 extern const struct eg_dir_ops eg_agent_ops;
 
 /* --- chunk.c --- */
@@ -40,5 +42,19 @@ void eg_far_dirty(uint64_t addr, uint32_t n);
 int eg_far_keeps(uint64_t page);
 /* eg_far_reclaim - workers give up what the pager asked for. Context: agent. Returns: was there anything? */
 int eg_far_reclaim(void);
+
+/* --- lost.c --- */
+/* eg_lost_keep - node k may write n pages from now on, in which data is (NULL: zeros). Context: agent. */
+void eg_lost_keep(uint32_t k, uint64_t addr, uint32_t n, const uint8_t *data);
+/* eg_lost_keep_home - the same, with home's copies; here: bit per page that is here; the others the node has already. Context: agent. */
+void eg_lost_keep_home(uint32_t k, uint64_t addr, uint32_t n, uint64_t here);
+/* eg_lost_came - content of pages comes back from node k, and will be seen. Context: agent. */
+void eg_lost_came(uint32_t k, uint64_t addr, uint32_t n, const uint8_t *data);
+/* eg_lost_node - node k is gone. Context: agent, anywhere. */
+void eg_lost_node(uint32_t k);
+/* eg_lost_forget - nothing is kept of what node k may write. Context: agent, fork child. */
+void eg_lost_forget(uint32_t k);
+/* eg_lost_turn - what is left of lost nodes goes. Context: agent, between messages. Returns: was there anything? */
+int eg_lost_turn(void);
 
 #endif

@@ -125,6 +125,10 @@ void eg_home_child(void)
         n->fd = -1;
         n->alive = 0;
         n->n_free = n->n_threads = n->n_granted = 0;
+        n->state = EG_NODE_CLEAN;
+        n->broken = n->refuses = 0;
+        n->n_drops = n->n_silent = 0;
+        eg_lost_forget(k);
         n->n_held = n->n_leaving = n->run_begin = n->run_end = 0;
         n->out_at = n->out_end = n->in_end = 0;
         n->lock = (struct eg_lock){0};
