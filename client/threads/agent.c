@@ -9,7 +9,6 @@
 #include "proto/eg_uffd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>

@@ -10,7 +10,6 @@
 
 #include "client/pager/eg_pager.h"
 
-#include <errno.h>
 #include <sys/socket.h>
 
 #define KEPT_PAGES 4096u /* a node that was handed more to write is SEEN */
