@@ -26,10 +26,14 @@ set(EG_CORE_SOURCES
   pager/whole.c
   ${CMAKE_SOURCE_DIR}/proto/eg_frame.c
   threads/agent.c
+  threads/chunk.c
   threads/dir.c
+  threads/far.c
+  threads/lost.c
   threads/memory.c
   threads/node.c
   threads/proxy.c
+  threads/start.c
   threads/threads.S
   threads/view.c
   threads/view_text.c

@@ -1,7 +1,7 @@
 /* agent.c - home's agent: one thread that owns the directory, the coherence streams, and the faults of home's own threads on memory that
  * workers have touched. It reads only pages that the kernel says are here, and waits for nobody but, for a moment, for room in the stream of a
  * thread that reads it. With far memory it does the pager's work, too: one thread reads the faults. */
-#include "client/threads/eg_home.h"
+#include "client/threads/eg_agent.h"
 
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_pager.h"
@@ -9,14 +9,12 @@
 #include "proto/eg_uffd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define STACK_BYTES (256u << 10)
 #define EVENTS 16
 #define SPIN_NS 60000u
 #define SLICE_NS 100000u
@@ -28,99 +26,18 @@
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define AGAIN_NS 400000u
-#define NODE_TRIES 15
-#define LEAF_CHUNKS 8192u /* of the directory, in a leaf */
 #define ZERO_AHEAD 16u
+#define PULSE_NS 2000000000u /* a node that says nothing for so long is asked whether it is there */
+#define PULSES 10u           /* so often: it hangs */
 
 struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1};
 uint32_t eg_where[1024] __attribute__((aligned(4096)));
 
 static struct pollfd polls[2 + EG_HOME_NODES + 2 * EG_POOL_SERVERS];
 
-/* --- the chunks of the directory ------------------------------------------------------------------------------------------------ */
-
-static struct eg_dir_chunk *chunk_find(uint64_t addr)
-{
-    uint64_t i = addr >> EG_BLOCK_SHIFT;
-    struct eg_dir_chunk **leaf = __atomic_load_n(&eg_home.leaf[i / LEAF_CHUNKS], __ATOMIC_ACQUIRE);
-    return leaf ? __atomic_load_n(&leaf[i % LEAF_CHUNKS], __ATOMIC_ACQUIRE) : NULL;
-}
-
-static struct eg_dir_chunk *chunk_get(uint64_t addr)
-{
-    uint64_t i = addr >> EG_BLOCK_SHIFT;
-    struct eg_dir_chunk *c = chunk_find(addr), **leaf = eg_home.leaf[i / LEAF_CHUNKS];
-    if (c)
-        return c;
-    if (!leaf)
-        leaf = eg_sys_map(LEAF_CHUNKS * sizeof *leaf);
-    c = eg_sys_map(sizeof *c);
-    if (!leaf || !c)
-        eg_die("no memory for the directory of pages", NULL, 0);
-    /* Who makes a memory call looks, too: eg_home_untouched. */
-    __atomic_store_n(&leaf[i % LEAF_CHUNKS], c, __ATOMIC_RELEASE);
-    __atomic_store_n(&eg_home.leaf[i / LEAF_CHUNKS], leaf, __ATOMIC_RELEASE);
-    return c;
-}
-
-static struct eg_dir_page *page_of(struct eg_dir_chunk *c, uint64_t addr)
-{
-    return &c->page[addr / EG_PAGE_BYTES % EG_BLOCK_PAGES];
-}
-
-int eg_home_owner(uint64_t addr)
-{
-    struct eg_dir_chunk *c = chunk_find(addr);
-    const struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
-    return p && p->state == EG_DIR_OWNED ? p->owner - 1 : -1;
-}
-
-/* The first chunk with pages of [*at, hi). Returns: it, NULL (none); *at: its first address in there, ret_end: where its part ends. */
-static struct eg_dir_chunk *chunk_next(uint64_t *at, uint64_t hi, uint64_t *ret_end)
-{
-    while (*at < hi) {
-        struct eg_dir_chunk *c = chunk_find(*at);
-        uint64_t i = *at >> EG_BLOCK_SHIFT;
-        *ret_end = (i + 1) << EG_BLOCK_SHIFT < hi ? (i + 1) << EG_BLOCK_SHIFT : hi;
-        if (c)
-            return c;
-        *at = eg_home.leaf[i / LEAF_CHUNKS] ? *ret_end : (i / LEAF_CHUNKS + 1) * LEAF_CHUNKS << EG_BLOCK_SHIFT;
-    }
-    return NULL;
-}
-
-int eg_home_untouched(uint64_t lo, uint64_t hi)
-{
-    struct eg_dir_chunk *c;
-    for (uint64_t at = lo, end; (c = chunk_next(&at, hi, &end));) {
-        if (c->fixed)
-            return 0;
-        for (; at < end; at += EG_PAGE_BYTES)
-            if (page_of(c, at)->state != EG_DIR_HOME || page_of(c, at)->line)
-                return 0;
-    }
-    return 1;
-}
-
-void eg_home_changed(uint64_t lo, uint64_t hi)
-{
-    struct eg_dir_chunk *c;
-    for (uint64_t at = lo, end; (c = chunk_next(&at, hi, &end)); at = end)
-        __atomic_store_n(&c->changed, 1, __ATOMIC_RELEASE);
-}
-
 static uint64_t now_ns; /* of this turn */
 
 /* --- streams ---------------------------------------------------------------------------------------------------------------------- */
-
-static void node_lost(uint32_t k)
-{
-    struct eg_node *n = eg_home.node[k];
-    if (n->alive) {
-        n->alive = 0;
-        eg_home_lost(k);
-    }
-}
 
 static void node_flush(uint32_t k)
 {
@@ -130,7 +47,7 @@ static void node_flush(uint32_t k)
         if (sent == -EAGAIN || sent == -EINTR)
             return;
         if (sent <= 0) {
-            node_lost(k);
+            eg_lost_node(k);
             return;
         }
         n->out_at += (uint64_t)sent;
@@ -147,7 +64,7 @@ static uint8_t *node_room(uint32_t k, uint64_t bytes)
         n->out_end -= n->out_at;
         n->out_at = 0;
         if (n->out_end + bytes > EG_NODE_OUT_BYTES)
-            node_lost(k); /* it takes nothing any more */
+            eg_lost_node(k); /* it takes nothing any more */
     }
     uint8_t *p = n->out + n->out_end;
     n->out_end += bytes;
@@ -230,6 +147,8 @@ static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *dat
     struct iovec v[2] = {{&m, sizeof m}, {(void *)data, bytes}};
     struct msghdr message = {.msg_iov = v, .msg_iovlen = bytes ? 2 : 1};
     struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    if (!n->alive)
+        return;
     int fd = t ? __atomic_load_n(&t->fd, __ATOMIC_RELAXED) : -1;
     if (fd < 0)
         eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
@@ -242,13 +161,13 @@ static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *dat
             struct pollfd p = {.fd = fd, .events = POLLOUT};
             const struct timespec patience = {.tv_sec = 10};
             if (eg_sys5(SYS_ppoll, &p, 1, &patience, 0, 8) == 0)
-                node_lost(k);
+                eg_lost_node(k);
             continue;
         }
         if (sent == -EINTR)
             continue;
         if (sent <= 0) {
-            node_lost(k);
+            eg_lost_node(k);
             return;
         }
         while (message.msg_iovlen && (uint64_t)sent >= message.msg_iov->iov_len) {
@@ -266,81 +185,6 @@ static void slot_send(uint32_t k, unsigned slot, struct eg_co m, const void *dat
 static void deny(uint32_t k, unsigned slot, uint64_t addr)
 {
     slot_send(k, slot, (struct eg_co){.type = EG_CO_DENY, .n = 1, .addr = addr}, NULL, 0);
-}
-
-/* --- far memory: what the pager knows of home's copy ---------------------------------------------------------------------------------- */
-
-/* Everything here has the pager's lock (agent_main). Returns: the block, if the pager looks after this page; else the page is here, or nowhere. */
-static struct eg_block *far_block(uint64_t addr, uint32_t *ret_i)
-{
-    if (!eg_home.far || !eg_rt.active || !eg_block_armed(addr >> EG_BLOCK_SHIFT))
-        return NULL;
-    struct eg_block *b = eg_block_get(addr >> EG_BLOCK_SHIFT);
-    if (!b)
-        eg_die("no memory for the pager's own tables", NULL, 0);
-    *ret_i = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
-    return eg_page_state(b, *ret_i) == EG_P_NONE ? NULL : b;
-}
-
-/* Is the content on a memory server, or on its way? */
-static int far_away(uint64_t addr)
-{
-    uint32_t i;
-    struct eg_block *b = far_block(addr, &i);
-    enum eg_page_state state = b ? eg_page_state(b, i) : EG_P_NONE;
-    return state == EG_P_REMOTE || state == EG_P_FETCHING || state == EG_P_INFLIGHT || (state == EG_P_CLEAN && !eg_page_present(addr));
-}
-
-/* The page comes home, if it is on a server. */
-static void far_bring(uint64_t addr)
-{
-    uint32_t i;
-    struct eg_block *b = far_block(addr, &i);
-    if (!b || !far_away(addr))
-        return;
-    eg_pager_quiesce(addr, addr + EG_PAGE_BYTES);
-    if (eg_page_state(b, i) == EG_P_CLEAN && !eg_page_present(addr))
-        eg_page_set(b, i, EG_P_REMOTE); /* discarded past the gate: the server still has it */
-    eg_fetch_range(addr, addr + EG_PAGE_BYTES);
-}
-
-/* Home's copies have gone to a worker. */
-static void far_gone(uint64_t addr, uint32_t n)
-{
-    uint32_t i;
-    for (; n; n--, addr += EG_PAGE_BYTES) {
-        struct eg_block *b = far_block(addr, &i);
-        if (b && eg_page_state(b, i) > EG_P_FRESH) {
-            eg_page_set(b, i, EG_P_FRESH);
-            eg_block_slab_gone(b);
-        }
-    }
-}
-
-/* They came back, or may be written here: the server's copy is not good any more. */
-static void far_dirty(uint64_t addr, uint32_t n)
-{
-    uint32_t i;
-    for (; n; n--, addr += EG_PAGE_BYTES) {
-        struct eg_block *b = far_block(addr, &i);
-        if (!b)
-            continue;
-        eg_page_set(b, i, EG_P_DIRTY);
-        b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1);
-        eg_queue_push(b, i);
-    }
-}
-
-/* Context: whoever evicts. A page that workers share stays until they have given it up; asked for by reclaim_turn. */
-static int far_keeps(uint64_t page)
-{
-    struct eg_dir_chunk *c = chunk_find(page * EG_PAGE_BYTES);
-    const struct eg_dir_page *p = c ? page_of(c, page * EG_PAGE_BYTES) : NULL;
-    if (!p || p->state == EG_DIR_HOME)
-        return 0;
-    if (p->state == EG_DIR_SHARED && eg_home.n_reclaim < EG_RECLAIMS)
-        eg_home.reclaim[eg_home.n_reclaim++] = page;
-    return 1;
 }
 
 /* --- what the directory decides ------------------------------------------------------------------------------------------------------------ */
@@ -368,7 +212,7 @@ static void stores_do(void)
     if (rc)
         eg_die("cannot put a page back that was on a compute node", NULL, 0);
     EG_COUNT(pages_coherent_fetched, n);
-    far_dirty(stores.addr, n);
+    eg_far_dirty(stores.addr, n);
     stores.n = 0;
 }
 
@@ -400,6 +244,19 @@ static void node_gave(uint32_t k, uint32_t n_pages)
     n->n_held -= n_pages < n->n_held ? n_pages : n->n_held;
 }
 
+/* Which of n pages are here (or in the kernel's swap). */
+static uint64_t present(uint64_t addr, uint32_t n)
+{
+    uint64_t entry[64], bits = 0;
+    n = n > 64 ? 64 : n;
+    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, entry, n * 8, addr / EG_PAGE_BYTES * 8);
+    if (got != (long)(n * 8))
+        eg_die("cannot read /proc/self/pagemap", NULL, 0);
+    for (uint32_t i = 0; i < n; i++)
+        bits |= (uint64_t)((entry[i] >> 62) != 0) << i;
+    return bits;
+}
+
 /* Pages that go to one worker in one message. */
 static struct {
     uint64_t addr;
@@ -429,6 +286,14 @@ static void batch_do(void)
     }
     if (!(batch.flags & EG_CO_F_NODATA))
         node_holds(batch.node, batch.addr, batch.n, 0);
+    if (batch.flags & EG_CO_F_EXCLUSIVE) {
+        if (batch.flags & EG_CO_F_ZERO)
+            eg_lost_keep(batch.node, batch.addr, batch.n, NULL);
+        else if (batch.data)
+            eg_lost_keep(batch.node, batch.addr, batch.n, batch.data);
+        else
+            eg_lost_keep_home(batch.node, batch.addr, batch.n, eg_home.node[batch.node]->state == EG_NODE_SEEN ? 0 : present(batch.addr, batch.n));
+    }
     if (batch.take) { /* before the new owner can write: nobody here may read what was */
         static uint8_t copy[EG_CO_MAX_PAGES * EG_PAGE_BYTES];
         if (payload && !batch.data) {
@@ -438,10 +303,10 @@ static void batch_do(void)
         eg_sys3(SYS_madvise, batch.addr, bytes, MADV_DONTNEED);
     }
     if (batch.flags & EG_CO_F_EXCLUSIVE && !batch.data)
-        far_gone(batch.addr, batch.n);
+        eg_far_gone(batch.addr, batch.n);
     if (batch.slot != EG_SLOT_NOBODY) {
         slot_send(batch.node, batch.slot, m, data, payload ? bytes : 0);
-    } else {
+    } else if (eg_home.node[batch.node]->alive) {
         uint8_t *p = node_room(batch.node, sizeof m + (payload ? bytes : 0));
         memcpy(p, &m, sizeof m);
         if (payload)
@@ -571,7 +436,7 @@ static void home_granted(uint64_t addr, unsigned slot, int write)
         return; /* protected as it is: whoever writes it tells the pager */
     if (!stored) { /* what is stored wakes them by itself */
         if (write) {
-            far_dirty(addr, 1);
+            eg_far_dirty(addr, 1);
             eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
         }
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
@@ -629,7 +494,7 @@ static void op_store(uint64_t page, const void *data, int write)
     stores.n++;
 }
 
-static const struct eg_dir_ops ops = {op_grant, op_protect, op_invalidate, op_recall, op_store};
+const struct eg_dir_ops eg_agent_ops = {op_grant, op_protect, op_invalidate, op_recall, op_store};
 
 /* --- who may have what ----------------------------------------------------------------------------------------------------------- */
 
@@ -674,19 +539,6 @@ static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64
     return hi;
 }
 
-/* Which of n pages are here (or in the kernel's swap). */
-static uint64_t present(uint64_t addr, uint32_t n)
-{
-    uint64_t entry[64], bits = 0;
-    n = n > 64 ? 64 : n;
-    long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, entry, n * 8, addr / EG_PAGE_BYTES * 8);
-    if (got != (long)(n * 8))
-        eg_die("cannot read /proc/self/pagemap", NULL, 0);
-    for (uint32_t i = 0; i < n; i++)
-        bits |= (uint64_t)((entry[i] >> 62) != 0) << i;
-    return bits;
-}
-
 /* Read-only memory: copies, uncounted; a memory call on it takes them all back. */
 static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area, uint64_t addr)
 {
@@ -697,7 +549,7 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
         if (frozen(addr + i * EG_PAGE_BYTES))
             n = i;
     if (!area->file) { /* what is not here may be registered, and we would wait for ourselves: only what is, or one page of zeros */
-        far_bring(addr);
+        eg_far_bring(addr);
         uint64_t here = present(addr, (uint32_t)n);
         memset(buf, 0, EG_PAGE_BYTES);
         n = here & 1 ? (uint64_t)__builtin_ctzll(~here) : 1;
@@ -711,7 +563,7 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     }
     n = (uint64_t)got / EG_PAGE_BYTES;
     for (uint64_t at = addr; at < addr + n * EG_PAGE_BYTES; at = (at | (EG_BLOCK_BYTES - 1)) + 1)
-        chunk_get(at)->fixed = 1;
+        eg_chunk_get(at)->fixed = 1;
     struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .n = (uint32_t)n, .addr = addr};
     node_holds(node, addr, (uint32_t)n, 1);
     slot_send(node, slot, m, buf, n * EG_PAGE_BYTES);
@@ -753,7 +605,7 @@ static uint32_t ahead(struct reader *r, uint64_t page)
     return 1;
 }
 
-static void dir_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
+void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
 {
     if (eg_dir_ask(&eg_home.dir, p, page, agent, slot, write))
         eg_die("internal error: the directory's lines are full", NULL, 0);
@@ -775,6 +627,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     static struct reader seen[1024];
     struct eg_area area;
     struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&eg_home.node[node]->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    if (!eg_home.node[node]->alive)
+        return; /* the thread starts again elsewhere */
     if (t && !t->asked_ns)
         t->asked_ns = now_ns;
     if (addr & (EG_PAGE_BYTES - 1) || eg_home_is_private(addr)) {
@@ -785,21 +639,21 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         park(addr, 0, node, slot, write);
         return;
     }
-    struct eg_dir_chunk *c = chunk_find(addr);
-    struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+    struct eg_dir_chunk *c = eg_chunk_find(addr);
+    struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
     uint64_t page = addr / EG_PAGE_BYTES;
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
         uint32_t window = ahead(&seen[(slot + node * 131) % 1024], page);
         window = window < wanted ? wanted : window;
         absent = 0;
         asking = t;
-        dir_ask(p, page, node + 1, slot, write);
+        eg_agent_ask(p, page, node + 1, slot, write);
         asking = NULL;
         for (uint32_t i = 1; i < window && (page + i) % EG_BLOCK_PAGES && !frozen(addr + i * EG_PAGE_BYTES); i++) {
-            p = page_of(c, addr + i * EG_PAGE_BYTES);
+            p = eg_chunk_page(c, addr + i * EG_PAGE_BYTES);
             if (!is_wanted(p, node + 1, write))
                 break;
-            dir_ask(p, page + i, node + 1, EG_SLOT_NOBODY, write);
+            eg_agent_ask(p, page + i, node + 1, EG_SLOT_NOBODY, write);
         }
         batch_do();
         return;
@@ -817,7 +671,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         park(addr, until, node, slot, write);
         return;
     }
-    c = chunk_get(addr);
+    c = eg_chunk_get(addr);
     uint64_t end = watch(c, &area, addr);
     if (!end) {
         deny(node, slot, addr);
@@ -829,17 +683,17 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
     uint64_t room = (end - addr) / EG_PAGE_BYTES;
-    far_bring(addr);
+    eg_far_bring(addr);
     uint64_t here = present(addr, room > ZERO_AHEAD ? ZERO_AHEAD > n ? ZERO_AHEAD : n : (uint32_t)room);
     absent = !(here & 1);
     if (absent && n < ZERO_AHEAD) /* fresh memory: its neighbours will be wanted */
         n = room > ZERO_AHEAD ? ZERO_AHEAD : (uint32_t)room;
     for (uint32_t i = 0; i < n; i++) {
         uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
-        p = page_of(c, at);
-        if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i) || far_away(at)))
+        p = eg_chunk_page(c, at);
+        if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i) || eg_far_away(at)))
             break;
-        dir_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
+        eg_agent_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
     }
     batch_do();
     absent = 0;
@@ -852,7 +706,7 @@ static int is_fixed(uint64_t addr, uint32_t n_pages)
     const struct eg_dir_chunk *c;
     for (uint32_t i = 0; i < n_pages; i++) {
         uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
-        if (!(c = chunk_find(at)) || !c->fixed || c->page[at / EG_PAGE_BYTES % EG_BLOCK_PAGES].state != EG_DIR_HOME || frozen(at))
+        if (!(c = eg_chunk_find(at)) || !c->fixed || c->page[at / EG_PAGE_BYTES % EG_BLOCK_PAGES].state != EG_DIR_HOME || frozen(at))
             return 0;
     }
     return !eg_area_find(addr, &area) && !area.writable && addr + n_pages * EG_PAGE_BYTES <= area.end;
@@ -871,15 +725,15 @@ static void spare_oldest(uint32_t k)
         return;
     }
     for (; n_pages; n_pages--, addr += EG_PAGE_BYTES) {
-        struct eg_dir_chunk *c = chunk_find(addr);
-        struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+        struct eg_dir_chunk *c = eg_chunk_find(addr);
+        struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
         if (!p || p->state == EG_DIR_HOME || frozen(addr))
             continue;
         if (p->line || eg_dir_busy(p)) {
             run_push(n, addr | 1); /* on its way; perhaps to here */
         } else if (p->state == EG_DIR_OWNED ? p->owner == k + 1 : (int)(p->sharers >> (k + 1) & 1)) {
             n->n_leaving++;
-            dir_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_SPARE + k, 1);
+            eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_SPARE + k, 1);
         }
     }
 }
@@ -908,20 +762,23 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         eg_home.pending -= !(m->flags & EG_CO_F_SPARE);
+        eg_home.node[node]->n_drops -= !(m->flags & EG_CO_F_SPARE);
         return;
     }
+    if (m->type == EG_CO_DATA)
+        eg_lost_came(node, m->addr, m->n, data);
     if (!(m->flags & EG_CO_F_KEPT))
         node_gave(node, m->n);
     for (uint32_t i = 0; i < m->n && !rc; i++) {
         uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES, page = addr / EG_PAGE_BYTES;
-        struct eg_dir_chunk *c = chunk_find(addr);
+        struct eg_dir_chunk *c = eg_chunk_find(addr);
         incoming = data + (uint64_t)i * EG_PAGE_BYTES;
         if (!c)
             rc = -EPROTO;
         else if (m->type == EG_CO_ACK)
-            rc = eg_dir_ack(&eg_home.dir, page_of(c, addr), page, node + 1);
+            rc = eg_dir_ack(&eg_home.dir, eg_chunk_page(c, addr), page, node + 1);
         else
-            rc = eg_dir_data(&eg_home.dir, page_of(c, addr), page, node + 1, incoming);
+            rc = eg_dir_data(&eg_home.dir, eg_chunk_page(c, addr), page, node + 1, incoming);
     }
     batch_do();
     stores_do();
@@ -930,6 +787,17 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
         __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, m->n, __ATOMIC_RELAXED);
     if (rc)
         eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
+}
+
+void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data)
+{
+    absent = 0;
+    incoming = data;
+    if (data ? eg_dir_data(&eg_home.dir, p, page, node + 1, data) : eg_dir_ack(&eg_home.dir, p, page, node + 1))
+        eg_home_lost(node);
+    batch_do();
+    stores_do();
+    incoming = NULL;
 }
 
 static int node_turn(uint32_t k)
@@ -941,12 +809,13 @@ static int node_turn(uint32_t k)
     if (got == -EAGAIN || got == -EINTR)
         return 0;
     if (got <= 0) {
-        node_lost(k);
+        eg_lost_node(k);
         return 1;
     }
     n->in_end += (uint64_t)got;
+    n->heard = 1;
     uint64_t at = 0;
-    while (n->in_end - at >= sizeof(struct eg_co)) {
+    while (n->alive && n->in_end - at >= sizeof(struct eg_co)) {
         struct eg_co m;
         memcpy(&m, n->in + at, sizeof m);
         uint64_t payload = eg_co_payload_bytes(&m);
@@ -976,7 +845,7 @@ static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
     if (rc == 0)
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
     for (uint64_t at = addr + EG_PAGE_BYTES; c && rc == 1 && at % EG_BLOCK_BYTES && at < addr + ZERO_AHEAD * EG_PAGE_BYTES; at += EG_PAGE_BYTES) {
-        if (page_of(c, at)->state != EG_DIR_HOME)
+        if (eg_chunk_page(c, at)->state != EG_DIR_HOME)
             break;
         rc = eg_uffd_zero_check(at);
     }
@@ -987,12 +856,12 @@ static void home_fault(const struct uffd_msg *m)
     uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), page = addr / EG_PAGE_BYTES;
     int wp = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
     int write = wp || (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
-    struct eg_dir_chunk *c = chunk_find(addr);
-    struct eg_dir_page *p = c ? page_of(c, addr) : NULL;
+    struct eg_dir_chunk *c = eg_chunk_find(addr);
+    struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
     uint32_t tid = m->arg.pagefault.feat.ptid;
     if (!p || p->state == EG_DIR_HOME) {
         uint32_t i;
-        if (far_block(addr, &i))
+        if (eg_far_block(addr, &i))
             eg_pager_fault(m, now_ns);
         else if (wp)
             eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
@@ -1007,12 +876,12 @@ static void home_fault(const struct uffd_msg *m)
     absent = 0;
     static struct reader seen[64]; /* of home's threads */
     uint32_t window = ahead(&seen[tid % 64], page);
-    dir_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp), write);
+    eg_agent_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp), write);
     for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
-        p = page_of(c, addr + i * EG_PAGE_BYTES);
+        p = eg_chunk_page(c, addr + i * EG_PAGE_BYTES);
         if (!is_wanted(p, EG_DIR_AT_HOME, write))
             break;
-        dir_ask(p, page + i, EG_DIR_AT_HOME, EG_SLOT_NOBODY, write);
+        eg_agent_ask(p, page + i, EG_DIR_AT_HOME, EG_SLOT_NOBODY, write);
     }
     batch_do();
     stores_do();
@@ -1030,14 +899,14 @@ static void freeze_begin(void)
     uint64_t hi = freeze_end();
     struct eg_dir_chunk *c;
     eg_home.drop = 0;
-    for (uint64_t at = eg_home.freeze_lo, end; (c = chunk_next(&at, hi, &end));) {
+    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));) {
         eg_home.drop |= c->fixed;
         for (; at < end; at += EG_PAGE_BYTES) {
-            struct eg_dir_page *p = page_of(c, at);
+            struct eg_dir_page *p = eg_chunk_page(c, at);
             if (p->state == EG_DIR_HOME)
                 continue;
             eg_home.pending++;
-            dir_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1);
+            eg_agent_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1);
         }
     }
     if (eg_home.freeze_lo == 0 && hi == EG_USER_END) /* a fork changes nothing for the workers' read-only copies */
@@ -1054,6 +923,7 @@ static void freeze_drop(void)
         for (uint64_t at = eg_home.freeze_lo, n; eg_home.node[k]->alive && at < hi; at += n * EG_PAGE_BYTES) {
             n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
             eg_home.pending++;
+            eg_home.node[k]->n_drops++;
             node_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
         }
 }
@@ -1122,10 +992,36 @@ static uint64_t parked_turn(void)
     return due;
 }
 
+/* A node of which threads or pages are needed, and that has said nothing, is asked to forget no pages, which it acknowledges. It is the turns that
+ * count, not the time: this process may have been stopped itself. Returns: when to look again; 0: nobody is asked anything. */
+static uint64_t pulse_turn(void)
+{
+    static uint64_t next_ns;
+    int due = now_ns >= next_ns, needed = 0;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
+        struct eg_node *n = eg_home.node[k];
+        int needs = n->alive && (n->n_held || __atomic_load_n(&n->n_threads, __ATOMIC_RELAXED));
+        needed |= needs;
+        if (!needs || n->heard)
+            n->n_silent = 0;
+        else if (due && ++n->n_silent > PULSES)
+            eg_lost_node(k);
+        else if (due)
+            node_say(k, EG_CO_DROP, EG_CO_F_SPARE, EG_SLOT_NOBODY, 0, EG_USER_START);
+        n->heard = due ? 0 : n->heard;
+    }
+    if (due)
+        next_ns = now_ns + PULSE_NS;
+    return needed ? next_ns : 0;
+}
+
 static void kicks_turn(void)
 {
     if (!__atomic_exchange_n(&eg_home.kicks, 0, __ATOMIC_ACQ_REL))
         return;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+        if (__atomic_load_n(&eg_home.node[k]->broken, __ATOMIC_SEQ_CST))
+            eg_lost_node(k);
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
         if (__atomic_load_n(&t->kick, __ATOMIC_ACQUIRE) == 1)
@@ -1167,21 +1063,6 @@ static void load_look(void)
     eg_home.loaded = running > eg_home.n_processors;
 }
 
-/* Shared pages that the pager would like to see gone: the workers give them up, and they are home's alone. */
-static int reclaim_turn(void)
-{
-    uint32_t n = eg_home.n_reclaim;
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t page = eg_home.reclaim[i];
-        struct eg_dir_chunk *c = chunk_find(page * EG_PAGE_BYTES);
-        struct eg_dir_page *p = c ? page_of(c, page * EG_PAGE_BYTES) : NULL;
-        if (p && p->state == EG_DIR_SHARED && !p->line)
-            dir_ask(p, page, EG_DIR_AT_HOME, EG_SLOT_RECLAIM, 1);
-    }
-    eg_home.n_reclaim = 0;
-    return n > 0;
-}
-
 static void agent_lock(void)
 {
     if (!eg_home.far)
@@ -1200,7 +1081,7 @@ static void agent_unlock(void)
     eg_lock_give(&eg_rt.lock);
 }
 
-static void agent_main(void)
+void eg_agent_main(void)
 {
     struct uffd_msg m[EVENTS];
     struct eg_spin spin = {0};
@@ -1224,8 +1105,11 @@ static void agent_main(void)
             work |= node_turn(k);
         work |= pushes_turn() | request_turn();
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
+        uint64_t pulse = pulse_turn();
+        due = !due || (pulse && pulse < due) ? pulse : due;
         kicks_turn();
-        int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | reclaim_turn() : 0;
+        work |= eg_lost_turn();
+        int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | eg_far_reclaim() : 0;
         more |= spare_turn();
         recalls_do();
         for (uint32_t k = 0; k < eg_home.n_nodes; k++)
@@ -1285,155 +1169,4 @@ void eg_home_lost(uint32_t node)
     eg_die("lost a compute node on which threads or memory of the program were: ", eg_rt.pool->nodes[node].text, 0);
     for (;;)
         eg_sys1(SYS_exit_group, 135);
-}
-
-static int memory_init(void)
-{
-    struct eg_home *h = &eg_home;
-    if (!h->parked && !(h->parked = eg_sys_map(2 * EG_PARKED * sizeof *h->parked)))
-        return -ENOMEM;
-    struct eg_dir_wait *wait = h->dir.wait ? h->dir.wait : eg_sys_map(EG_DIR_WAITS * sizeof *wait);
-    if (!wait)
-        return -ENOMEM;
-    eg_dir_init(&h->dir, &ops, wait);
-    for (uint32_t k = 0; k < h->n_nodes; k++) {
-        struct eg_node *n = h->node[k];
-        if (!n && (n = h->node[k] = eg_sys_map(sizeof *n))) {
-            n->config = &eg_rt.pool->nodes[k];
-            n->out = eg_sys_map(EG_NODE_OUT_BYTES);
-            n->in = eg_sys_map(EG_NODE_IN_BYTES);
-            n->run = eg_sys_map(EG_NODE_RUNS * sizeof *n->run);
-        }
-        if (!n || !n->out || !n->in || !n->run)
-            return -ENOMEM;
-        n->fd = -1;
-    }
-    return 0;
-}
-
-static void *stack;
-
-static long agent_run(void *unused)
-{
-    (void)unused;
-    agent_main();
-    return 0;
-}
-
-/* From the pager's thread: its stack is small. */
-static void agent_succeed(void)
-{
-    eg_gate_call_on((uint8_t *)stack + STACK_BYTES, agent_run, NULL);
-}
-
-int eg_home_activate(void)
-{
-    struct eg_home *h = &eg_home;
-    if (h->active)
-        return 0;
-    h->n_nodes = eg_rt.pool->n_nodes < EG_HOME_NODES ? eg_rt.pool->n_nodes : EG_HOME_NODES;
-    int rc = memory_init();
-    if (rc || (!stack && !(stack = eg_sys_map(STACK_BYTES))))
-        return -ENOMEM;
-    eg_sys3(SYS_getrandom, &h->process, sizeof h->process, 0);
-    eg_lock_take(&eg_rt.lock); /* the pager may be starting just now */
-    if (eg_rt.uffd < 0)
-        rc = eg_uffd_open();
-    if (!rc && eg_rt.pagemap_fd < 0)
-        eg_rt.pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
-    if (!rc && eg_rt.wake_fd < 0)
-        rc = eg_account_listen();
-    if (h->load_fd < 0) /* without it, nobody knows: the threads spin */
-        h->load_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/loadavg", O_RDONLY | O_CLOEXEC, 0));
-    h->n_processors = eg_sys_processors();
-    eg_lock_give(&eg_rt.lock);
-    if (rc || eg_rt.pagemap_fd < 0 || eg_rt.wake_fd < 0)
-        return rc ? rc : -EMFILE;
-    uint32_t n_alive = 0;
-    for (uint32_t k = 0; k < h->n_nodes; k++) {
-        struct eg_node *n = h->node[k];
-        struct eg_node_welcome welcome;
-        /* A worker that died before its work is replaced, after a moment. */
-        for (int tries = 0; n->fd < 0 && tries < NODE_TRIES; tries++) {
-            struct timespec moment = {.tv_nsec = tries ? 100000000 : 0};
-            eg_sys2(SYS_nanosleep, &moment, 0);
-            n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, &welcome);
-            if (n->fd == -ECONNREFUSED || n->fd == -ENOENT)
-                break; /* nobody is there */
-        }
-        n->alive = n->fd >= 0;
-        n->most_pages = n->alive ? welcome.most_pages : 0;
-        n_alive += n->alive;
-        if (!n->alive)
-            eg_warn_once(EG_WARN_ACTIVATE, "a compute node cannot be used: ", n->config->text);
-    }
-    if (!n_alive)
-        return -EHOSTUNREACH;
-    /* One thread reads the faults: the pager's becomes the agent, or the agent does the pager's work, too, once there is some. */
-    long tid = 0;
-    eg_lock_take(&eg_rt.lock);
-    eg_rt.keeps = h->far ? far_keeps : NULL;
-    eg_rt.served = 1;
-    if (eg_rt.active) {
-        __atomic_store_n(&eg_rt.successor, agent_succeed, __ATOMIC_RELEASE);
-        eg_pager_kick();
-    } else {
-        tid = eg_thread_start((uint8_t *)stack + STACK_BYTES, agent_main);
-    }
-    eg_rt.served = !eg_sys_failed(tid);
-    eg_lock_give(&eg_rt.lock);
-    if (eg_sys_failed(tid))
-        return (int)tid;
-    __atomic_store_n(&h->active, 1, __ATOMIC_SEQ_CST);
-    return 0;
-}
-
-void eg_home_child(void)
-{
-    struct eg_home *h = &eg_home;
-    for (uint32_t k = 0; k < h->n_nodes; k++) {
-        struct eg_node *n = h->node[k];
-        if (!n)
-            continue;
-        if (n->fd >= 0)
-            eg_sys1(SYS_close, n->fd);
-        for (uint32_t i = 0; i < n->n_free; i++)
-            eg_sys1(SYS_close, n->free[i].fd);
-        n->fd = -1;
-        n->alive = 0;
-        n->n_free = n->n_threads = n->n_granted = 0;
-        n->n_held = n->n_leaving = n->run_begin = n->run_end = 0;
-        n->out_at = n->out_end = n->in_end = 0;
-        n->lock = (struct eg_lock){0};
-    }
-    for (uint32_t i = 0; i < h->n_threads; i++) {
-        struct eg_thread *t = h->thread[i];
-        int *fds[2] = {&t->fd, &t->signal_fd};
-        for (uint32_t k = 0; k < 2; k++) {
-            if (*fds[k] >= 0)
-                eg_sys1(SYS_close, *fds[k]);
-            *fds[k] = -1;
-        }
-        t->tid = t->tid == (uint32_t)eg_sys0(SYS_gettid) ? t->tid : 0;
-        t->n_pushed = 0;
-    }
-    struct eg_dir_chunk *c;
-    for (uint64_t at = 0, end; (c = chunk_next(&at, EG_USER_END, &end)); at = end)
-        memset(c, 0, sizeof *c);
-    h->active = 0;
-    h->n_parked = h->n_frozen = 0;
-    h->pending = 0;
-    h->request = EG_REQ_NONE;
-    h->kicks = h->pushes = 0;
-    h->agent_asleep = 0;
-    memset(h->held, 0, sizeof h->held);
-    h->start_lock = h->memory_lock = (struct eg_lock){0};
-    if (h->maps_fd >= 0)
-        eg_sys1(SYS_close, h->maps_fd);
-    h->maps_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
-    h->n_reclaim = 0;
-    if (h->far)
-        return; /* the pager has done the rest */
-    eg_cap_child_start(0, 0);
-    eg_rt.lock = (struct eg_lock){0};
 }

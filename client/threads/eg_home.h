@@ -34,10 +34,21 @@ struct eg_stream_free {
     uint32_t slot;
 };
 
+/* Has anybody seen what its threads did? CLEAN: no, home could undo it. DYING: it is lost, and being undone; DEAD: that is done. */
+enum eg_node_state { EG_NODE_CLEAN = 0, EG_NODE_SEEN = 1, EG_NODE_DYING = 2, EG_NODE_DEAD = 3 };
+struct eg_kept;
+
 struct eg_node {
     struct eg_pool_node *config;
     int fd; /* coherence stream; -1: no worker there yet, or lost */
     uint8_t alive;
+    uint8_t broken;      /* a thread's stream ended */
+    uint8_t refuses;   /* it takes no more threads */
+    uint32_t state;    /* enum eg_node_state */
+    uint32_t n_silent; /* times that it was asked in vain whether it is there; the agent's, as the next */
+    uint8_t heard;
+    uint32_t n_drops;  /* EG_CO_DROPs that a memory call waits for */
+    struct eg_kept *kept; /* lost.c's own */
     uint8_t *out, *in;
     uint64_t out_at, out_end, in_at, in_end;
     uint32_t n_threads; /* of this process, there now */
@@ -141,7 +152,7 @@ struct eg_home {
 
     /* The agent's. */
     struct eg_dir dir;
-    struct eg_dir_chunk **leaf[1u << 13]; /* agent.c's own */
+    struct eg_dir_chunk **leaf[1u << 13]; /* chunk.c's own */
     struct eg_home_held held[EG_HOME_HELD];
     uint32_t next_held;
     struct eg_parked *parked;
@@ -163,22 +174,33 @@ extern struct eg_home eg_home;
 /* In a page of its own: 0 at home; a worker has a page of its own there, with 1. */
 extern uint32_t eg_where[1024];
 
-/* --- agent.c --- */
+/* --- start.c --- */
 /* eg_home_activate - open userfaultfd, connect to the nodes, start the agent. Context: a program thread in the gate, signals
  * blocked. Returns: 0, -errno: threads stay at home, one warning was given. */
 int eg_home_activate(void);
-/* eg_home_wake - the agent looks at its requests. */
-void eg_home_wake(void);
+/* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */
+void eg_home_child(void);
+
+/* --- chunk.c --- */
 /* eg_home_owner - the node that has the page alone; -1: none. Context: any; it may be another one by now. */
 int eg_home_owner(uint64_t addr);
 /* eg_home_untouched - nothing of [lo, hi) is away, or was asked for. Context: EG_REQ_HELD of it, and the agent has seen that. */
 int eg_home_untouched(uint64_t lo, uint64_t hi);
 /* eg_home_changed - mappings in [lo, hi) may have changed; registering memory again costs little. Context: as before. */
 void eg_home_changed(uint64_t lo, uint64_t hi);
+
+/* --- agent.c --- */
+/* eg_home_wake - the agent looks at its requests. */
+void eg_home_wake(void);
 /* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */
 __attribute__((noreturn)) void eg_home_lost(uint32_t node);
-/* eg_home_child - in the child of a fork: nothing is away, nobody else is there. */
-void eg_home_child(void);
+
+/* --- lost.c --- */
+/* eg_node_seen - a thread of the node's is about to have an effect. Context: proxy, agent. Returns: 1; 0: too late, the node is lost. */
+int eg_node_seen(uint32_t k);
+/* eg_lost_wait - a stream of the node's has ended. Context: proxy. Returns: when nothing of the node is left; its threads may start again. If they
+ * may not, the program ends. */
+void eg_lost_wait(uint32_t k);
 
 /* --- node.c --- */
 /* eg_node_connect - a stream to node k. Returns: its descriptor, -errno. */

@@ -133,6 +133,8 @@ static void stream_give(struct eg_thread *t)
     t->where = EG_AT_HOME;
 }
 
+static __attribute__((noreturn)) void stream_lost(struct eg_thread *t);
+
 static void transfer(struct eg_thread *t, long nr, void *data, size_t bytes)
 {
     for (size_t at = 0; at < bytes;) {
@@ -140,7 +142,7 @@ static void transfer(struct eg_thread *t, long nr, void *data, size_t bytes)
         if (n > 0)
             at += (size_t)n;
         else if (n != -EINTR)
-            eg_home_lost(t->node);
+            stream_lost(t);
     }
 }
 
@@ -426,9 +428,12 @@ static int send_out(struct eg_thread *t)
     struct eg_node *n = eg_home.node[t->node];
     t->where = EG_AWAY;
     int rc = stream_take(t);
-    if (rc && rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)
-        eg_home_lost(t->node);
-    if (rc) {
+    if (rc) { /* it refuses, or does not answer; what is on it may be well all the same */
+        if (rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)
+            n->refuses = 1;
+        if (t->fd >= 0)
+            eg_sys1(SYS_close, t->fd);
+        t->fd = -1;
         eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no stream to a compute node: ", n->config->text);
         __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
         __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
@@ -476,6 +481,8 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         struct eg_call call;
         wait_for_word(t);
         transfer(t, SYS_recvfrom, &call, sizeof call);
+        if (!eg_node_seen(t->node)) /* its word came too late */
+            stream_lost(t);
         if (call.len_bytes)
             payload_read(t, call.len_bytes);
         if (call.type != EG_CALL_EXIT)
@@ -496,6 +503,42 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         default: eg_home_lost(t->node);
         }
     }
+}
+
+static int place(uint64_t stack);
+
+/* With the registers with which it went out. */
+static long start_again(void *thread)
+{
+    struct eg_thread *t = (struct eg_thread *)thread;
+    struct eg_node *n = eg_home.node[t->node];
+    eg_sys1(SYS_close, t->fd);
+    t->fd = -1;
+    t->where = EG_AT_HOME;
+    t->move_to = 0;
+    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    eg_warn_once(EG_WARN_SERVER, "lost a compute node; its threads, of which nothing was seen yet, start again elsewhere: ", n->config->text);
+    eg_lock_take(&eg_home.start_lock);
+    int node = t->kick ? -1 : place(t->state.rsp);
+    if (node >= 0) {
+        t->node = (uint32_t)node;
+        n = eg_home.node[node];
+        __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&n->config->threads_total, 1, __ATOMIC_RELAXED);
+    }
+    eg_lock_give(&eg_home.start_lock);
+    if (node < 0 || send_out(t))
+        run_at_home(t);
+    away(t);
+}
+
+static void stream_lost(struct eg_thread *t)
+{
+    eg_lost_wait(t->node);
+    eg_gate_call_on((uint8_t *)t + EG_THREAD_BYTES, start_again, t);
+    __builtin_unreachable();
 }
 
 static __attribute__((noreturn)) void go_out(struct eg_thread *t)
@@ -597,7 +640,7 @@ static int place(uint64_t stack)
     for (uint32_t i = 0; i < n; i++) {
         uint32_t k = (eg_home.next_node + i) % n;
         const struct eg_node *x = eg_home.node[k], *y = best < n ? eg_home.node[best] : NULL;
-        if (x && x->alive && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
+        if (x && x->alive && !x->refuses && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
             best = k;
     }
     eg_home.next_node = best + 1;
