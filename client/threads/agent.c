@@ -846,7 +846,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
         int mine = holds(p, node + 1);
         uint32_t window = ahead(&seen[(slot + node * 131) % 1024], c, page, write && mine, mine && (!write || p->state == EG_DIR_OWNED));
-        window = window < wanted ? wanted : window;
+        window = window < wanted ? run_join(c, page, 1, wanted, 1) : window;
         absent = 0;
         asking = t;
         dir_ask(p, page, node + 1, slot, write);
@@ -881,7 +881,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     }
     end = end < area.end ? end : area.end;
     uint32_t n = ahead(&seen[(slot + node * 131) % 1024], c, page, 0, 0);
-    n = n < wanted ? wanted : n;
+    n = n < wanted ? run_join(c, page, 1, wanted, 1) : n;
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
     uint64_t room = (end - addr) / EG_PAGE_BYTES;
