@@ -570,39 +570,84 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     __atomic_fetch_add(&eg_home.node[node]->config->pages_sent, n, __ATOMIC_RELAXED);
 }
 
-/* Accesses in order, several streams of them at once: a window grows while they go on. */
+/* Accesses in order, several streams of them at once: a window grows while they go on. What went in order once goes as one run to whoever asks for
+ * its first page next: a buffer that is handed on costs one trip. It is a guess about others' pages, too: so where somebody else begins, runs
+ * end, but for a stream that has come past such places already. Rights to write what is here already are streams of their own. */
 #define STREAMS 4
+#define AHEAD_MAX (2 * EG_CO_MAX_PAGES)
+#define CROSSED_MANY 2u
 struct reader {
     struct {
         uint64_t next;
         uint32_t window, used; /* used: when, in faults of this reader */
+        uint8_t upgrade, crossed;
     } stream[STREAMS];
     uint32_t n_faults;
 };
 
-/* Returns: how many pages to take, with this one. */
-static uint32_t ahead(struct reader *r, uint64_t page)
+static int mark(const uint64_t *marks, uint64_t page)
+{
+    return marks[page % EG_BLOCK_PAGES / 64] >> page % 64 & 1;
+}
+
+static void mark_set(uint64_t *marks, uint64_t page, int on)
+{
+    uint64_t bit = 1ull << page % 64, *word = &marks[page % EG_BLOCK_PAGES / 64];
+    *word = on ? *word | bit : *word & ~bit;
+}
+
+/* How many pages from `page` on went together, `most` at most, in its chunk. */
+static uint32_t run_pages(const struct eg_dir_chunk *c, uint64_t page, uint32_t most)
+{
+    uint32_t n = 1;
+    while (n < most && (page + n) % EG_BLOCK_PAGES && mark(c->joined, page + n))
+        n++;
+    return n;
+}
+
+/* Pages from page + `from` to page + n - 1 go together with those before them. Returns: n, or less: somebody else begins there. */
+static uint32_t run_join(struct eg_dir_chunk *c, uint64_t page, uint32_t from, uint32_t n, int past_others)
+{
+    for (uint32_t i = from; i < n; i++) {
+        if (i && (page + i) % EG_BLOCK_PAGES == 0)
+            return i;
+        if (i && !past_others && mark(c->first, page + i))
+            return i;
+        mark_set(c->joined, page + i, 1);
+        mark_set(c->first, page + i, 0);
+    }
+    return n;
+}
+
+/* Returns: how many pages to take, with this one. here: the asker has it, or it is coming. */
+static uint32_t ahead(struct reader *r, struct eg_dir_chunk *c, uint64_t page, int upgrade, int here)
 {
     uint32_t oldest = 0;
+    if (here)
+        return 1;
     r->n_faults++;
     for (uint32_t i = 0; i < STREAMS; i++) {
         uint64_t next = r->stream[i].next;
-        uint32_t window = r->stream[i].window;
-        if (page < next && page + window >= next)
-            return 1; /* of those that are coming */
-        if (page == next || page == next + 1) {
-            r->stream[i].window = window * 4 > EG_CO_MAX_PAGES ? EG_CO_MAX_PAGES : window * 4;
-            r->stream[i].next = page + r->stream[i].window;
+        uint32_t window = r->stream[i].window * 4;
+        if (r->stream[i].upgrade == upgrade && (page == next || page == next + 1)) {
+            r->stream[i].crossed = (uint8_t)(r->stream[i].crossed + (r->stream[i].crossed < CROSSED_MANY && mark(c->first, page)));
+            window = run_join(c, page, page == next ? 0 : 1, window > AHEAD_MAX ? AHEAD_MAX : window, r->stream[i].crossed == CROSSED_MANY);
+            r->stream[i].window = window;
+            r->stream[i].next = page + window;
             r->stream[i].used = r->n_faults;
-            return r->stream[i].window;
+            return window;
         }
         if (r->n_faults - r->stream[i].used > r->n_faults - r->stream[oldest].used)
             oldest = i;
     }
-    r->stream[oldest].window = 1;
-    r->stream[oldest].next = page + 1;
+    mark_set(c->joined, page, 0);
+    mark_set(c->first, page, 1);
+    r->stream[oldest].upgrade = (uint8_t)upgrade;
+    r->stream[oldest].crossed = 0;
+    r->stream[oldest].window = run_pages(c, page, AHEAD_MAX);
+    r->stream[oldest].next = page + r->stream[oldest].window;
     r->stream[oldest].used = r->n_faults;
-    return 1;
+    return r->stream[oldest].window;
 }
 
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
@@ -619,6 +664,16 @@ static int is_wanted(const struct eg_dir_page *p, unsigned agent, int write)
     if (p->state == EG_DIR_OWNED)
         return agent == EG_DIR_AT_HOME || p->owner != agent;
     return write || (agent != EG_DIR_AT_HOME && !(p->sharers >> agent & 1));
+}
+
+/* A worker has the page, or it is coming to it. */
+static int holds(const struct eg_dir_page *p, unsigned agent)
+{
+    switch (p->state) {
+    case EG_DIR_SHARED: return (int)(p->sharers >> agent & 1);
+    case EG_DIR_OWNED: return p->owner == agent;
+    default: return eg_dir_busy(p) && p->agent == agent;
+    }
 }
 
 /* A worker's thread asks. wanted: pages that it is known to want. */
@@ -643,8 +698,9 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
     uint64_t page = addr / EG_PAGE_BYTES;
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
-        uint32_t window = ahead(&seen[(slot + node * 131) % 1024], page);
-        window = window < wanted ? wanted : window;
+        int mine = holds(p, node + 1);
+        uint32_t window = ahead(&seen[(slot + node * 131) % 1024], c, page, write && mine, mine && (!write || p->state == EG_DIR_OWNED));
+        window = window < wanted ? run_join(c, page, 1, wanted, 1) : window;
         absent = 0;
         asking = t;
         eg_agent_ask(p, page, node + 1, slot, write);
@@ -678,8 +734,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         return;
     }
     end = end < area.end ? end : area.end;
-    uint32_t n = ahead(&seen[(slot + node * 131) % 1024], page);
-    n = n < wanted ? wanted : n;
+    uint32_t n = ahead(&seen[(slot + node * 131) % 1024], c, page, 0, 0);
+    n = n < wanted ? run_join(c, page, 1, wanted, 1) : n;
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
     uint64_t room = (end - addr) / EG_PAGE_BYTES;
@@ -875,7 +931,7 @@ static void home_fault(const struct uffd_msg *m)
     }
     absent = 0;
     static struct reader seen[64]; /* of home's threads */
-    uint32_t window = ahead(&seen[tid % 64], page);
+    uint32_t window = ahead(&seen[tid % 64], c, page, wp, 0);
     eg_agent_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp), write);
     for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
         p = eg_chunk_page(c, addr + i * EG_PAGE_BYTES);

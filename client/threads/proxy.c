@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #define ARCH_SET_FS 0x1002
@@ -220,6 +221,18 @@ void eg_home_robust_on(uint64_t head)
         eg_sys2(SYS_set_robust_list, head, ROBUST_BYTES);
 }
 
+/* The thread has ended elsewhere: its control block, which the end here needs, comes home together with its stack, which the next thread's beginning
+ * needs, if libc has put both into one place. They may be mapped no more: then the kernel says so. */
+static void take_back(const struct eg_thread *t)
+{
+    for (uint32_t i = 0; i < EG_PUSHED; i++) {
+        const struct eg_run *run = &t->pushed[i];
+        uint64_t bytes = run->n_pages * EG_PAGE_BYTES;
+        if (t->clear_tid >= run->addr && t->clear_tid < run->addr + bytes)
+            eg_sys3(SYS_madvise, run->addr, bytes, MADV_POPULATE_WRITE);
+    }
+}
+
 /* The end of a thread. The kernel would write the program's word (clear_child_tid) when no fault can be served any more: it is written
  * here, by a thread that needs nothing of the program's from then on. */
 static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long status)
@@ -411,6 +424,7 @@ static uint32_t pages_along(struct eg_thread *t)
 {
     const uint64_t at[] = {t->state.rsp - STACK_SOON, t->state.rsp, t->state.fs_base, t->state.fs_base + CONTROL_BYTES};
     uint32_t n = 0;
+    memset(t->pushed, 0, sizeof t->pushed);
     for (uint32_t i = 0; i < sizeof at / sizeof *at; i++) {
         uint64_t page = at[i] & ~(uint64_t)(EG_PAGE_BYTES - 1);
         struct eg_run *last = n ? &t->pushed[n - 1] : NULL;
@@ -491,6 +505,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_SYSCALL: forwarded(t, &call); break;
         case EG_CALL_EXIT:
             stream_give(t);
+            take_back(t);
             thread_end(t, (long)call.arg[0]);
         case EG_CALL_HOME:
             stream_give(t);
