@@ -314,11 +314,12 @@ static int do_prctl(struct eg_buffers *b, const long a[6])
     }
 }
 
-/* A private word is only named by its address when it is woken; waiting and taking over look at it. */
+/* A private word is only named by its address when it is woken; waiting and taking over look at it. One that is shared is named by its page, which
+ * the kernel wants to be writable then. */
 static int do_futex(struct eg_buffers *b, const long a[6])
 {
     uint32_t op = (uint32_t)a[1] & FUTEX_CMD_MASK;
-    int timed = 0, word2 = 0, write = 0, rc;
+    int timed = 0, word2 = 0, write = !((uint32_t)a[1] & FUTEX_PRIVATE_FLAG), rc;
     switch (op) {
     case FUTEX_WAKE:
     case FUTEX_WAKE_BITSET: break;

@@ -261,12 +261,15 @@ int eg_pager_busy_alone(uint64_t start, uint64_t end)
 
 void eg_pager_quiesce(uint64_t start, uint64_t end)
 {
+    uint8_t putting_off = eg_rt.putting_off;
+    eg_rt.putting_off = 0; /* what comes now ends here */
     while (eg_rt.outstanding && busy_in(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 0)) {
         if (eg_pager_busy_alone(start, end))
             eg_inline_give_way();
         else
             eg_pager_poll();
     }
+    eg_rt.putting_off = putting_off;
 }
 
 void eg_pager_written(void)

@@ -2,7 +2,7 @@
  * that must be the same natively and under endgame. A small budget and a sweep over PRESS_BYTES before each look make
  * sure that the memory looked at was evicted; a background thread keeps evictions going while calls are under way.
  *
- *   vm_semantics [--press MIB] [--quiet-background] [--without SECTION] [SECTION...]   all sections, or the named ones
+ *   vm_semantics [--press MIB] [--quiet-background] [--without SECTION,...] [SECTION...]   all sections, or the named ones
  *   vm_semantics --list
  *
  * The trace holds no addresses, numbers of processes or times. Natively, PRESS 0 gives the same trace faster. */
@@ -1010,11 +1010,17 @@ static void proc_self_mem(void)
     munmap(to, 3 * MIB);
 }
 
-static void kernel_remote(void)
+static void peer_memory(void)
 {
     char *at = map_evicted(3 * MIB, 94);
     press();
     out("child ended %d", in_child(read_parent, at));
+    munmap(at, 3 * MIB);
+}
+
+static void shared_futex(void)
+{
+    char *at = map_evicted(3 * MIB, 94);
     _Atomic int *word = (_Atomic int *)(void *)(at + 2 * MIB);
     *word = 5;
     struct timespec soon = {0, 1000000};
@@ -1670,7 +1676,8 @@ static void allocator(void)
     X(locking, "mlock, msync, mincore")                                         \
     X(kernel_reads_writes, "read, write and their kin on evicted buffers")      \
     X(kernel_messages, "other calls with pointers into evicted memory")         \
-    X(kernel_remote, "process_vm_readv, futex")                                 \
+    X(peer_memory, "process_vm_readv")                                          \
+    X(shared_futex, "futex words that are not private")                         \
     X(proc_self_mem, "/proc/self/mem")                                          \
     X(direct_io, "O_DIRECT")                                                    \
     X(alternate_stacks, "sigaltstack in malloced memory")                       \
@@ -1686,6 +1693,15 @@ static void allocator(void)
     X(descriptors, "programs that close or replace all descriptors")            \
     X(libraries, "dlopen")                                                      \
     X(allocator, "glibc malloc")
+
+static int in_list(const char *name, const char *list)
+{
+    size_t n = strlen(name);
+    for (const char *at = list; (at = strstr(at, name)); at += n)
+        if ((at == list || at[-1] == ',') && (at[n] == ',' || !at[n]))
+            return 1;
+    return 0;
+}
 
 static atomic_bool background_stop;
 
@@ -1761,7 +1777,7 @@ int main(int argc, char **argv)
 #undef X
     };
     for (size_t i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
-        int wanted = at == argc && strcmp(sections[i].name, without);
+        int wanted = at == argc && !in_list(sections[i].name, without);
         for (int a = at; a < argc; a++)
             wanted |= !strcmp(argv[a], sections[i].name);
         if (!wanted)
