@@ -45,6 +45,7 @@ set(EG_CORE_SOURCES
   gate/patch_all.c
   gate/texts.c
   gate/pin.c
+  gate/robust.c
   gate/signals.c
   gate/signals.S)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})

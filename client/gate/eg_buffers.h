@@ -39,6 +39,9 @@ int eg_gate_buffers(struct eg_buffers *b, long nr, const long arg[6]);
 int eg_gate_pin(struct eg_gate_frame *f, long *ret_result);
 /* eg_gate_unpin - the calling thread ends: its pins go. Context: as eg_gate_pin. */
 void eg_gate_unpin(void);
+/* eg_gate_robust_end - the calling thread ends: owners of its robust mutexes are marked as died, which the kernel cannot do when a page is away.
+ * Context: program thread, on its own stack, no lock; faults are served. */
+void eg_gate_robust_end(void);
 /* eg_gate_pin_blocked - threads that are inside a call which began before the pager was active: their buffers come home and stay, too. To be called when
  * the pager has become active, before anything leaves. Context: gate stack or the pager's thread, all signals blocked, lock not held. */
 void eg_gate_pin_blocked(void);

@@ -19,11 +19,13 @@
  * Context: start-up, one thread, after eg_gate_init and eg_sys_reserve, before the first page can leave. Returns: 0, -errno. */
 int eg_signals_init(size_t frame_bytes);
 
-/* eg_signals_thread_begins - the calling thread gets an alternate stack, if it has none (set_robust_list is libc's first call in a thread).
+/* eg_signals_thread_begins - the calling thread gets an alternate stack, if it has none (set_robust_list is libc's first call in a thread). robust: that list.
  * eg_signals_thread_ends - it goes back; the thread touches nothing far any more.
  * Context: program thread, on its own stack, no lock. */
-void eg_signals_thread_begins(void);
+void eg_signals_thread_begins(uint64_t robust);
 void eg_signals_thread_ends(void);
+/* eg_signals_robust - the head of the calling thread's list of robust mutexes; 0: none is known. Context: as eg_signals_thread_ends. */
+uint64_t eg_signals_robust(void);
 
 /* eg_signals_wants - does this call show or change signal state? rt_sigaction, rt_sigprocmask, rt_sigpending, sigaltstack, and what waits with a mask.
  * eg_signals_call - one of those. The frame's arguments may be changed for a call made in place; a mask then lies in the runtime's memory.

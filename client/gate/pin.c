@@ -135,10 +135,20 @@ static void pin_call(long nr, const long arg[6], uint64_t sp)
     eg_gate_alone(pin_frame, &f);
 }
 
+/* The kernel clears the thread's number (clear_child_tid) when it is gone, and writes to the rseq area until then. libc has both behind the thread
+ * pointer: they stay, by the thread's number, for another thread may have this thread pointer next. */
+#define TCB_BYTES 2560u
+
 static long pins_end(void *unused)
 {
+    uint64_t owner = thread_pointer();
+    struct eg_span_rw tcb = {owner, owner + TCB_BYTES, 1};
     (void)unused;
-    eg_pin_end(thread_pointer());
+    if (eg_ranges_seen(&eg_rt.ranges, tcb.start, tcb.end)) {
+        eg_pin_bury();
+        eg_pin_more(EG_PIN_TID | (uint64_t)eg_sys0(SYS_gettid), DEPTH_LASTING, &tcb, 1);
+    }
+    eg_pin_end(owner);
     return 0;
 }
 

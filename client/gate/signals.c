@@ -53,6 +53,7 @@ static const uint8_t kept[] = {SIGBUS, SIGSEGV, PROXY};
 struct thread {
     struct thread *next;             /* while it is free */
     stack_t alt;                     /* the program's own alternate stack */
+    uint64_t robust;                 /* its list of robust mutexes */
     uint32_t child;                  /* a vfork child on this thread's memory, and what it set */
     struct action child_kept[N_KEPT];
 };
@@ -298,9 +299,17 @@ static struct thread *thread_get(void)
     return t;
 }
 
-void eg_signals_thread_begins(void)
+void eg_signals_thread_begins(uint64_t robust)
 {
-    thread_get();
+    struct thread *t = thread_get();
+    if (t && (uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid)
+        t->robust = robust;
+}
+
+uint64_t eg_signals_robust(void)
+{
+    const struct thread *t = thread_here();
+    return t && (uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid ? t->robust : 0;
 }
 
 void eg_signals_thread_ends(void)
@@ -604,8 +613,12 @@ int eg_signals_init(size_t frame_bytes)
 {
     sig.stride = STACK_BYTES + ((frame_bytes > EG_PAGE_BYTES ? 4 * frame_bytes : 0) & ~(uint64_t)(EG_PAGE_BYTES - 1));
     sig.masks = eg_sys_map(N_MASKS * sizeof *sig.masks);
-    if (!sig.masks || !thread_get())
+    struct thread *first = sig.masks ? thread_get() : NULL;
+    uint64_t bytes;
+    if (!first)
         return -ENOMEM;
+    if (eg_sys3(SYS_get_robust_list, 0, &first->robust, &bytes)) /* given by the loader, before the gate was there */
+        first->robust = 0;
     for (int s = 1; s <= N_SIGNALS; s++) {
         struct action *a = &sig.action[s];
         action_get(s, a);

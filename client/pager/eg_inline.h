@@ -59,6 +59,8 @@ int eg_pin_known(uint64_t tid);
 #define EG_PIN_TID (1ull << 63)
 /* eg_pin_end - the thread ends: its pins go. Context: any, lock not held. */
 void eg_pin_end(uint64_t owner);
+/* eg_pin_bury - pins that outlasted their threads, by number, go. Context: gate stack, all signals blocked, lock not held. */
+void eg_pin_bury(void);
 /* eg_pin_has - is the page (number) pinned by any call? Context: lock held. Cheap when there are no pins. */
 int eg_pin_has(uint64_t page);
 /* eg_pin_any - is anything of [start, end) pinned? A block that is not armed must not be while this is so: pages of it that the kernel has not filled

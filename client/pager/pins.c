@@ -223,14 +223,14 @@ static void owner_remove(struct owner *o)
     pins.n_owners--;
 }
 
-/* Threads that ended without the gate's knowing. */
-static void owners_bury(void)
+/* Threads that ended without the gate's knowing. Only those with one of the bits of `only`, if any. */
+static void owners_bury(uint64_t only)
 {
     struct slots *s = pins.slots;
     long pid = eg_sys0(SYS_getpid);
     for (uint64_t i = 0; i <= s->mask;) {
         struct owner *o = s->slot[i];
-        if (o && o->tid && eg_sys3(SYS_tgkill, pid, o->tid, 0) == -ESRCH)
+        if (o && o->tid && (!only || o->owner & only) && eg_sys3(SYS_tgkill, pid, o->tid, 0) == -ESRCH)
             owner_remove(o); /* another may have moved here */
         else
             i++;
@@ -262,7 +262,7 @@ static struct owner *owner_new(uint64_t owner, uint32_t tid)
     if (!pins.count)
         pins.count = must(eg_sys_map(sizeof *pins.count << COUNT_BITS));
     if (pins.slots && pins.n_owners >= (pins.slots->mask + 1) / 4 * 3)
-        owners_bury();
+        owners_bury(0);
     if (!pins.slots || pins.n_owners >= (pins.slots->mask + 1) / 4 * 3)
         slots_grow();
     struct owner *o = pins.free;
@@ -452,6 +452,14 @@ void eg_pin_end(uint64_t owner)
     struct owner *o = owner_find(owner);
     if (o)
         owner_remove(o);
+    eg_lock_give(&eg_rt.lock);
+}
+
+void eg_pin_bury(void)
+{
+    eg_lock_take(&eg_rt.lock);
+    if (pins.slots)
+        owners_bury(EG_PIN_TID);
     eg_lock_give(&eg_rt.lock);
 }
 

@@ -842,8 +842,8 @@ static void *thread_main(void *arg)
 {
     stack_t *alt = arg, own = {.ss_sp = region + 30 * PAGE, .ss_size = 4 * PAGE};
     ck_assert_int_eq(kernels_alt().ss_flags, SS_DISABLE);
-    eg_signals_thread_begins();
-    eg_signals_thread_begins();
+    eg_signals_thread_begins(0);
+    eg_signals_thread_begins(0);
     *alt = kernels_alt();
     ck_assert_int_eq(alt_now().ss_flags, SS_DISABLE); /* whatever the last one with this stack had */
     ck_assert_int_eq(CALL(SYS_sigaltstack, &own, 0, 0, 0), 0);
