@@ -1,4 +1,5 @@
 #include "client/gate/eg_buffers.h"
+#include "client/gate/eg_robust.h"
 #include "client/gate/eg_signals.h"
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_inline.h"
@@ -21,7 +22,6 @@ static uint64_t stacks_used;
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
 #define NR_set_robust_list 273
-#define ROBUST_BYTES 24u
 #define NR_prctl 157
 #define PR_SET_SECCOMP_OPTION 22u
 #define NR_seccomp 317
@@ -261,7 +261,7 @@ static long sandbox_begins(void *unused)
 static int inline_first(struct eg_gate_frame *f, long *ret_result)
 {
     switch (f->nr) {
-    case NR_set_robust_list: eg_signals_thread_begins((uint64_t)f->arg[1] == ROBUST_BYTES ? (uint64_t)f->arg[0] : 0); break;
+    case NR_set_robust_list: eg_signals_thread_begins((uint64_t)f->arg[1] == EG_ROBUST_BYTES ? (uint64_t)f->arg[0] : 0); break;
     case NR_prctl:
         if ((uint32_t)f->arg[0] == PR_SET_SECCOMP_OPTION && eg_rt.inlined)
             eg_gate_alone(sandbox_begins, NULL);

@@ -6,6 +6,7 @@
  * signalfd; the thread is asked home, and the kernel delivers the signal there. Going home is also the answer to all that a node cannot do. */
 #include "client/threads/eg_home.h"
 
+#include "client/gate/eg_robust.h"
 #include "client/pager/eg_pager.h"
 
 #include <errno.h>
@@ -30,7 +31,6 @@
 #define CALL_COST_NS 25000u
 #define STAY_NS 500000000u /* others then stay here for a while; twice as long each time */
 #define STAY_MAX_NS 60000000000u
-#define ROBUST_BYTES sizeof(struct robust_list_head)
 #define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
 #define STACK_SOON 512u      /* of the stack, and of the thread's control block, are used at once */
 #define CONTROL_BYTES 2048u
@@ -117,6 +117,19 @@ static int stream_take(struct eg_thread *t)
     return 0;
 }
 
+/* A thread is to go to the node, or is not there any more. */
+static void node_gets(struct eg_node *n)
+{
+    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+}
+
+static void node_loses(struct eg_node *n)
+{
+    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+}
+
 /* The node's thread is idle: the next one may have it. */
 static void stream_give(struct eg_thread *t)
 {
@@ -162,45 +175,20 @@ static __attribute__((noreturn)) void run_at_home(struct eg_thread *t)
     eg_frame_return(sp);
 }
 
-/* What the kernel does for the mutexes that a thread dies with (Documentation/locking/robust-futexes): it could not, when a page is away. The
- * list is followed by copies, so that a wrong one does no harm. */
-static int word_read(uint64_t addr, uint64_t *ret)
+/* The list is followed by copies, so that a wrong one does no harm. */
+static long word_read(uint64_t addr, uint64_t *ret)
 {
-    return eg_sys_copy_in(ret, addr, 8) == 8;
-}
-
-static void owner_died(uint64_t word, uint32_t tid)
-{
-    uint64_t value;
-    if (word & 3 || !word_read(word & ~7ul, &value))
-        return;
-    uint32_t *futex = (uint32_t *)word, seen = __atomic_load_n(futex, __ATOMIC_SEQ_CST);
-    while ((seen & FUTEX_TID_MASK) == tid)
-        if (__atomic_compare_exchange_n(futex, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-            if (seen & FUTEX_WAITERS)
-                eg_sys6(SYS_futex, futex, FUTEX_WAKE, 1, 0, 0, 0);
-            return;
-        }
+    return eg_sys_copy_in(ret, addr, 8) == 8 ? 0 : -EFAULT;
 }
 
 static void robust_end(struct eg_thread *t)
 {
-    enum { MOST = 2048 };
-    uint64_t head = t->robust, entry, offset, pending, bytes;
-    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid);
+    struct eg_robust list;
+    uint64_t head = t->robust, bytes;
     if (!head && eg_sys3(SYS_get_robust_list, 0, &head, &bytes)) /* given to the kernel at home: which cannot wait for a page at the end */
         return;
-    if (!head || !word_read(head, &entry) || !word_read(head + 8, &offset) || !word_read(head + 16, &pending))
-        return;
-    for (int n = 0; n < MOST && (entry & ~1ul) != head; n++) {
-        uint64_t at = entry & ~1ul, pi = entry & 1;
-        if (!word_read(at, &entry))
-            return;
-        if (at != (pending & ~1ul) && !pi)
-            owner_died(at + offset, tid);
-    }
-    if (pending & ~1ul)
-        owner_died((pending & ~1ul) + offset, tid);
+    if (head && !eg_robust_open(&list, head, word_read) && !eg_robust_walk(&list))
+        eg_robust_pending(&list);
 }
 
 /* The kernel reads the list at an exec, too, when the other threads, the agent among them, are gone already: it would wait for a page for ever. */
@@ -210,7 +198,8 @@ uint64_t eg_home_robust_off(void)
     if (eg_sys3(SYS_get_robust_list, 0, &head, &bytes) || !head)
         return 0;
     /* Mutexes that it holds over the exec may be others', too: then the kernel is to see to them. */
-    if (word_read(head, &entry) && (entry & ~1ul) == head && word_read(head + 16, &pending) && !pending && !eg_sys2(SYS_set_robust_list, 0, ROBUST_BYTES))
+    if (!word_read(head, &entry) && (entry & ~EG_ROBUST_PI) == head && !word_read(head + 16, &pending) && !pending &&
+        !eg_sys2(SYS_set_robust_list, 0, EG_ROBUST_BYTES))
         return head;
     return 0;
 }
@@ -218,7 +207,7 @@ uint64_t eg_home_robust_off(void)
 void eg_home_robust_on(uint64_t head)
 {
     if (head)
-        eg_sys2(SYS_set_robust_list, head, ROBUST_BYTES);
+        eg_sys2(SYS_set_robust_list, head, EG_ROBUST_BYTES);
 }
 
 /* The thread has ended elsewhere: its control block, which the end here needs, comes home together with its stack, which the next thread's beginning
@@ -238,10 +227,8 @@ static void take_back(const struct eg_thread *t)
 static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long status)
 {
     uint64_t word = t->clear_tid;
-    if (t->starting) { /* it never went */
-        __atomic_fetch_sub(&eg_home.node[t->node]->n_threads, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_sub(&eg_home.node[t->node]->config->threads, 1, __ATOMIC_RELAXED);
-    }
+    if (t->starting) /* it never went */
+        node_loses(eg_home.node[t->node]);
     if (word) /* it is written below: then the page comes once, not first to be read */
         __atomic_fetch_or((uint32_t *)word, 0, __ATOMIC_SEQ_CST);
     robust_end(t);
@@ -340,7 +327,7 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         answer(t, t->tid);
         return;
     }
-    if (nr == SYS_set_robust_list && a[1] == ROBUST_BYTES) {
+    if (nr == SYS_set_robust_list && a[1] == EG_ROBUST_BYTES) {
         t->robust = (uint64_t)a[0];
         answer(t, 0);
         return;
@@ -449,8 +436,7 @@ static int send_out(struct eg_thread *t)
             eg_sys1(SYS_close, t->fd);
         t->fd = -1;
         eg_warn_once(EG_WARN_ACTIVATE, "threads stay here: no stream to a compute node: ", n->config->text);
-        __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+        node_loses(n);
         t->where = EG_AT_HOME;
         return rc;
     }
@@ -483,8 +469,7 @@ static int moves_on(struct eg_thread *t)
     struct eg_node *n = eg_home.node[to - 1];
     t->node = to - 1;
     t->kick = 0;
-    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+    node_gets(n);
     __atomic_fetch_add(&n->config->threads_total, 1, __ATOMIC_RELAXED);
     return send_out(t) == 0;
 }
@@ -531,16 +516,14 @@ static long start_again(void *thread)
     t->fd = -1;
     t->where = EG_AT_HOME;
     t->move_to = 0;
-    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    node_loses(n);
     eg_warn_once(EG_WARN_SERVER, "lost a compute node; its threads, of which nothing was seen yet, start again elsewhere: ", n->config->text);
     eg_lock_take(&eg_home.start_lock);
     int node = t->kick ? -1 : place(t->state.rsp);
     if (node >= 0) {
         t->node = (uint32_t)node;
         n = eg_home.node[node];
-        __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+        node_gets(n);
         __atomic_fetch_add(&n->config->threads_total, 1, __ATOMIC_RELAXED);
     }
     eg_lock_give(&eg_home.start_lock);
@@ -736,20 +719,16 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->moved_ns = 0;
     t->move_to = t->in_call = 0;
     eg_view_inherit(&t->view);
-    if (node >= 0) {
-        __atomic_fetch_add(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&eg_rt.pool->nodes[node].threads, 1, __ATOMIC_RELAXED);
-    }
+    if (node >= 0)
+        node_gets(eg_home.node[node]);
     long flags = (long)(a.flags & ~(uint64_t)(CLONE_CHILD_CLEARTID | CLONE_DETACHED)) | CLONE_SETTLS;
     long tid = eg_thread_clone(flags, (uint8_t *)t + EG_THREAD_BYTES, (long)a.parent_tid, 0, (long)t->state.fs_base, proxy_main, t);
     uint32_t taken = 1; /* the thread itself may be slower than a call about it */
     if (!eg_sys_failed(tid))
         __atomic_compare_exchange_n(&t->tid, &taken, (uint32_t)tid, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     if (eg_sys_failed(tid)) {
-        if (node >= 0) {
-            __atomic_fetch_sub(&eg_home.node[node]->n_threads, 1, __ATOMIC_RELAXED);
-            __atomic_fetch_sub(&eg_rt.pool->nodes[node].threads, 1, __ATOMIC_RELAXED);
-        }
+        if (node >= 0)
+            node_loses(eg_home.node[node]);
         __atomic_store_n(&t->tid, 0, __ATOMIC_RELEASE);
     }
     return tid;
