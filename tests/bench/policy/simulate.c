@@ -11,6 +11,8 @@
  *   ours     client/pager/evict.c: as turn; and a page that comes back when no more than a quarter of the capacity has left since, has three turns. It is
  *            what the pager does with pages that come one by one, written anew: what is read ahead in sequence has a queue of its own there, blocks of
  *            pages are looked at only once memory is short, and 32 pages leave at a time. */
+#include "words.h"
+
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,6 +29,8 @@ struct touch {
 static struct touch *trace;
 static uint32_t n_touches, n_pages, capacity;
 
+/* --- reading: pages get small numbers ------------------------------------------------------------------------------------- */
+
 static void *need(size_t n, size_t bytes)
 {
     void *p = calloc(n ? n : 1, bytes);
@@ -35,38 +39,18 @@ static void *need(size_t n, size_t bytes)
     return p;
 }
 
-/* --- reading: pages get small numbers ------------------------------------------------------------------------------------- */
-
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static void load(const char *path)
 {
-    FILE *f = fopen(path, "rb");
-    if (!f || fseek(f, 0, SEEK_END))
+    struct words words;
+    if (words_read(&words, path, need))
         exit(1);
-    n_touches = (uint32_t)(ftell(f) / 8);
-    rewind(f);
-    uint64_t *words = need(n_touches, 8), *pages = need(n_touches, 8);
-    if (!n_touches || fread(words, 8, n_touches, f) != n_touches)
-        exit(1);
-    for (uint32_t i = 0; i < n_touches; i++)
-        pages[i] = words[i] >> 1;
-    qsort(pages, n_touches, 8, by_value);
-    for (uint32_t i = 0; i < n_touches; i++)
-        if (!n_pages || pages[n_pages - 1] != pages[i])
-            pages[n_pages++] = pages[i];
+    n_touches = (uint32_t)words.n;
+    n_pages = (uint32_t)words.n_pages;
     trace = need(n_touches, sizeof *trace);
-    for (uint32_t i = 0; i < n_touches; i++) {
-        uint64_t page = words[i] >> 1, *at = bsearch(&page, pages, n_pages, 8, by_value);
-        trace[i] = (struct touch){(uint32_t)(at - pages), words[i] & 1};
-    }
-    free(words);
-    free(pages);
-    fclose(f);
+    for (uint32_t i = 0; i < n_touches; i++)
+        trace[i] = (struct touch){(uint32_t)words_page(&words, i), words.word[i] & 1};
+    free(words.word);
+    free(words.page);
 }
 
 /* --- a list of pages, oldest at the tail ----------------------------------------------------------------------------------- */
@@ -196,6 +180,21 @@ static uint32_t lru(void)
     return fetches;
 }
 
+/* The oldest page without turns left; those with some come last again, with one turn less. Returns: it; it has left. */
+static uint32_t leaves(struct list *l, uint8_t *turns)
+{
+    for (;;) {
+        uint32_t q = l->oldest;
+        list_take(l, q);
+        if (!turns[q]) {
+            here[q] = 0;
+            return q;
+        }
+        turns[q]--;
+        list_add(l, q);
+    }
+}
+
 /* turns: of a page that is touched while it is there (clock: 1); fifo: 0. */
 static uint32_t by_turns(uint8_t turns)
 {
@@ -209,16 +208,8 @@ static uint32_t by_turns(uint8_t turns)
             continue;
         }
         fetches += came(p);
-        while (l.n == capacity) {
-            uint32_t q = l.oldest;
-            list_take(&l, q);
-            if (left[q]) {
-                left[q]--;
-                list_add(&l, q);
-            } else {
-                here[q] = 0;
-            }
-        }
+        if (l.n == capacity)
+            leaves(&l, left);
         left[p] = 0;
         list_add(&l, p);
     }
@@ -298,14 +289,7 @@ static uint32_t s3fifo(void)
                     list_add(&ghosts, q);
                 }
             } else {
-                uint32_t q = large.oldest;
-                list_take(&large, q);
-                if (freq[q]) {
-                    freq[q]--;
-                    list_add(&large, q);
-                } else {
-                    here[q] = 0;
-                }
+                leaves(&large, freq);
             }
         }
         freq[p] = 0;
@@ -340,17 +324,10 @@ static uint32_t pager(uint32_t ghost_per_cent, uint8_t turns)
         }
         int fetched = (int)came(p);
         fetches += (uint32_t)fetched;
-        while (l.n == capacity) {
-            uint32_t q = l.oldest;
-            list_take(&l, q);
-            if (left[q]) {
-                left[q]--;
-                list_add(&l, q);
-            } else {
-                here[q] = 0;
-                left_at[q] = n_left++;
-                seen[q] = clean[q] ? 0 : seen[q];
-            }
+        if (l.n == capacity) {
+            uint32_t q = leaves(&l, left);
+            left_at[q] = n_left++;
+            seen[q] = clean[q] ? 0 : seen[q];
         }
         clean[p] = fetched && !trace[i].write && !seen[p];
         left[p] = fetched && n_left - left_at[p] < ghosts ? turns : 0;
