@@ -67,7 +67,8 @@ struct eg_link {
     uint32_t *keys;      /* rdma: remote key of each slab */
     uint8_t want_write;  /* tcp: something waits for room in the socket */
     uint32_t outstanding;
-    const uint8_t *view; /* shm: the arena, once that is wanted; else NULL */
+    uint8_t viewed;      /* shm: a view was asked for */
+    const uint8_t *view; /* the arena, if it could be mapped; else NULL */
     uint64_t view_bytes;
     struct eg_io_queue send, wait; /* shm: `wait` holds the completed ones until the next poll */
     uint32_t send_done_bytes;      /* of send.head */

@@ -1,4 +1,4 @@
-/* eg_uffd.h - userfaultfd as the running kernel has it: what Debian 12's headers (6.1) lack is defined here. */
+/* eg_uffd.h - userfaultfd, and what goes with it, as the running kernel has it: what Debian 12's headers (6.1) lack is defined here. */
 #ifndef EG_UFFD_H
 #define EG_UFFD_H
 
@@ -26,6 +26,32 @@ struct uffdio_move {
 #endif
 #ifndef USERFAULTFD_IOC_NEW /* 6.1 */
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+/* PAGEMAP_SCAN of Linux 6.7 (Documentation/admin-guide/mm/pagemap.rst). */
+#ifndef PAGEMAP_SCAN
+struct page_region {
+    __u64 start;
+    __u64 end;
+    __u64 categories;
+};
+struct pm_scan_arg {
+    __u64 size;
+    __u64 flags;
+    __u64 start;
+    __u64 end;
+    __u64 walk_end;
+    __u64 vec;
+    __u64 vec_len;
+    __u64 max_pages;
+    __u64 category_inverted;
+    __u64 category_mask;
+    __u64 category_anyof_mask;
+    __u64 return_mask;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#define PAGE_IS_PRESENT (1 << 3)
+#define PAGE_IS_HUGE (1 << 6)
 #endif
 
 #endif

@@ -1,9 +1,9 @@
-/* cli_uffd.h - what userfaultfd this machine and user have; also names for what Debian 12's kernel headers (6.1) lack. */
+/* cli_uffd.h - what userfaultfd this machine and user have. */
 #ifndef CLI_UFFD_H
 #define CLI_UFFD_H
 
-#include <linux/types.h>
-#include <linux/userfaultfd.h>
+#include "proto/eg_uffd.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,31 +21,6 @@
     X(MOVE, 16, "6.8", "take pages away from running threads in one step")
 
 #define CLI_UFFD_FEATURE_BIT(bit) (UINT64_C(1) << (bit))
-
-/* PAGEMAP_SCAN of Linux 6.7 (Documentation/admin-guide/mm/pagemap.rst). */
-#ifndef PAGEMAP_SCAN
-struct page_region {
-    __u64 start;
-    __u64 end;
-    __u64 categories;
-};
-struct pm_scan_arg {
-    __u64 size;
-    __u64 flags;
-    __u64 start;
-    __u64 end;
-    __u64 walk_end;
-    __u64 vec;
-    __u64 vec_len;
-    __u64 max_pages;
-    __u64 category_inverted;
-    __u64 category_mask;
-    __u64 category_anyof_mask;
-    __u64 return_mask;
-};
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_PRESENT (1 << 3)
-#endif
 
 struct cli_uffd {
     int error;           /* 0, or the errno that keeps run from using userfaultfd */

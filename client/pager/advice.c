@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#define ADVICE_COLD 20
-#define ADVICE_PAGEOUT 21
 
 int eg_advice_is(long number, enum eg_advice *ret_advice, uint32_t *ret_server)
 {
@@ -16,8 +14,8 @@ int eg_advice_is(long number, enum eg_advice *ret_advice, uint32_t *ret_server)
     case MADV_RANDOM: *ret_advice = EG_ADVICE_RANDOM; return 1;
     case MADV_SEQUENTIAL: *ret_advice = EG_ADVICE_SEQUENTIAL; return 1;
     case MADV_WILLNEED: *ret_advice = EG_ADVICE_PREFETCH; return 1;
-    case ADVICE_COLD: *ret_advice = EG_ADVICE_COLD; return 1;
-    case ADVICE_PAGEOUT: *ret_advice = EG_ADVICE_EVICT; return 1;
+    case MADV_COLD: *ret_advice = EG_ADVICE_COLD; return 1;
+    case MADV_PAGEOUT: *ret_advice = EG_ADVICE_EVICT; return 1;
     default: break;
     }
     long which = number - EG_ADVICE_BASE;

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#define ADVICE_COLD 20
 #define ADVICE_POPULATE_READ 22
 #define ADVICE_POPULATE_WRITE 23
 #define ADVICE_DONTNEED_LOCKED 24
@@ -428,7 +427,7 @@ static long cap_advise(uint64_t start, uint64_t end, long advice, enum eg_advice
     /* The kernel's own advice is its own first, mistakes included (-ENOMEM: a hole, what is beside it was advised). What is paged out is the pager's
      * affair: the kernel then only says what is wrong with it. */
     if (!own)
-        ret = eg_sys3(SYS_madvise, start, end - start, out && eg_rt.active ? ADVICE_COLD : advice);
+        ret = eg_sys3(SYS_madvise, start, end - start, out && eg_rt.active ? MADV_COLD : advice);
     if (eg_rt.foreign || (ret && ret != -ENOMEM))
         return eg_cap_leave(ret);
     struct eg_range part;

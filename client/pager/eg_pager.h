@@ -73,7 +73,6 @@ struct eg_server {
     const struct eg_pool_server *config;
     int control_fd; /* -1: no session yet */
     uint8_t dead;
-    uint8_t viewed; /* a view of its arena was asked for */
     uint64_t agent, secret;
     uint64_t n_slabs;   /* of the arena: slab numbers are below */
     struct eg_link link;
@@ -119,7 +118,7 @@ struct eg_fetch {
 struct eg_whole {
     struct eg_block *block;
     uint8_t *buf;        /* a huge page */
-    uint8_t busy, alone, write; /* as in eg_fetch */
+    uint8_t busy, alone; /* as in eg_fetch */
     uint8_t huge;        /* it was moved into its place in one step */
     uint8_t left;        /* pieces that have not come and been looked at yet, perhaps by several threads without the lock */
     uint8_t unsettled;   /* under the lock: pieces whose end has not been noted */

@@ -17,7 +17,7 @@ uint32_t eg_whole_window(const struct eg_block *b);
 int eg_whole_may(const struct eg_block *b);
 /* eg_whole_submit - all of the block is read. demand_ns: since when somebody waits for it (0: nobody). Context: lock held, eg_whole_may, the budget has room.
  * Returns: 0; -EAGAIN (too many are under way), -ENOMEM (no huge page to be had): nothing was begun. */
-int eg_whole_submit(struct eg_block *b, int write, uint64_t demand_ns);
+int eg_whole_submit(struct eg_block *b, uint64_t demand_ns);
 /* A piece of it was read, and is what was written: the last one installs the block. Context: the lock may be given up, as in fetch.c. */
 void eg_whole_piece(struct eg_fetch *f);
 /* What follows under the lock. */

@@ -15,18 +15,23 @@
 
 /* --- streams --------------------------------------------------------------------------------------------------------- */
 
+static int is_sequence(int32_t stride)
+{
+    return stride == 1 || stride == -1;
+}
+
 /* Beyond the window of a sequence, but near: what lies between was here. */
 static int skipped(const struct eg_stream *s, uint64_t page)
 {
     uint64_t beyond = s->stride == 1 ? page - s->expect : s->expect - page;
-    return (s->stride == 1 || s->stride == -1) && s->ahead && beyond <= (s->ahead > STREAM_NEAR ? s->ahead : STREAM_NEAR);
+    return is_sequence(s->stride) && s->ahead && beyond <= (s->ahead > STREAM_NEAR ? s->ahead : STREAM_NEAR);
 }
 
 /* A window of a block or more ends where a block does: blocks are then wanted whole. */
 static uint32_t to_border(uint64_t page, int32_t stride, uint32_t window)
 {
     const uint64_t in_block = EG_BLOCK_PAGES - 1;
-    if (window < EG_BLOCK_PAGES || (stride != 1 && stride != -1))
+    if (window < EG_BLOCK_PAGES || !is_sequence(stride))
         return window;
     return (uint32_t)(stride == 1 ? ((page + window + 1) & ~in_block) - page - 1 : page - ((page - window + in_block) & ~in_block));
 }
@@ -95,7 +100,7 @@ uint32_t eg_stream_fault(struct eg_stream *v, uint32_t n, uint64_t page, uint32_
     if (predicted) {
         *ret_hits = s->ahead;
         s->hits++;
-        uint32_t max = s->stride == 1 || s->stride == -1 ? max_window : STRIDED_WINDOW_MAX;
+        uint32_t max = is_sequence(s->stride) ? max_window : STRIDED_WINDOW_MAX;
         s->window = s->window ? s->window * 2 : STREAM_FIRST;
         if (s->window > max)
             s->window = max;
@@ -121,7 +126,7 @@ uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32
     for (uint32_t i = 0; i < n; i++) {
         struct eg_stream *s = &v[i];
         uint64_t left = s->stride == 1 ? s->expect - page : page - s->expect;
-        if (!s->used || s->tid != tid || (s->stride != 1 && s->stride != -1) || !s->ahead || !left || left > s->window)
+        if (!s->used || s->tid != tid || !is_sequence(s->stride) || !s->ahead || !left || left > s->window)
             continue;
         uint64_t last = s->stride == 1 ? s->expect - 1 : s->expect + 1; /* of what was asked for */
         uint64_t passed = s->stride == 1 ? page - s->last : s->last - page;
@@ -307,14 +312,14 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         uint32_t i = (uint32_t)(p % EG_BLOCK_PAGES);
         int wanted = b && eg_page_state(b, i) == EG_P_REMOTE;
         if (run && (!wanted || b != run_block || i != run_first + run || run == EG_FETCH_PAGES)) {
-            if (fetch_submit(run_block, run_first, run, write, stride == 1 || stride == -1, 0))
+            if (fetch_submit(run_block, run_first, run, write, is_sequence(stride), 0))
                 break;
             total += run;
             run = 0;
         }
         if (!wanted)
             continue;
-        if (!write && stride * stride == 1 && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, write, 0)) {
+        if (!write && is_sequence(stride) && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, 0)) {
             total += EG_BLOCK_PAGES;
             k += EG_BLOCK_PAGES - 1;
             continue;
@@ -325,7 +330,7 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
         }
         run++;
     }
-    if (run && !fetch_submit(run_block, run_first, run, write, stride == 1 || stride == -1, 0))
+    if (run && !fetch_submit(run_block, run_first, run, write, is_sequence(stride), 0))
         total += run;
     EG_COUNT(pages_prefetched, total);
 }
@@ -349,7 +354,7 @@ static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start
     int border = (stride == 1 && i == 0) || (stride == -1 && i == EG_BLOCK_PAGES - 1);
     if (!write && ahead + 1 >= EG_BLOCK_PAGES && border && eg_whole_may(b)) {
         eg_evict_room(EG_BLOCK_PAGES);
-        if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, write, start_ns)) {
+        if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, start_ns)) {
             EG_COUNT(pages_prefetched, EG_BLOCK_PAGES - 1);
             return EG_BLOCK_PAGES;
         }

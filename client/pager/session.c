@@ -292,7 +292,7 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
         if (rpc.memory_fd < 0)
             rc = -EPROTO;
         else
-            s->link = (struct eg_link){.ops = &eg_transport_shm, .fd = eg_fd_high(rpc.memory_fd)}, s->viewed = 0;
+            s->link = (struct eg_link){.ops = &eg_transport_shm, .fd = eg_fd_high(rpc.memory_fd)};
     } else if (!rc) {
         rc = attach_data(s);
     }

@@ -2,28 +2,17 @@
 #include "client/pager/eg_whole.h"
 
 #include "client/pager/eg_inline.h"
+#include "proto/eg_uffd.h"
 
 #include <errno.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 #define N_SPARE 1          /* huge pages kept, of blocks that have left */
-#define ADVICE_COLD 20
 #define SHARE 16           /* of the budget: a block must not be more */
 #define RETRY_NS 1000000000u /* no huge page was to be had */
 #define VIEW_NEAR (1ul << 45) /* where neither the kernel nor programs put anything of their own accord */
 #define PIECE_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
-
-/* PAGEMAP_SCAN (6.7), which Debian 12's headers lack. */
-struct scan_region {
-    uint64_t start, end, categories;
-};
-struct scan {
-    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask, any, wanted;
-};
-#define PAGEMAP_SCAN_CALL _IOWR('f', 16, struct scan)
-#define PAGE_IS_HUGE_BIT (1u << 6)
 
 enum place { EMPTY = 0, FULL, USED };
 
@@ -40,10 +29,10 @@ static uint8_t *spare_at(uint32_t k)
 
 static int is_huge(uint64_t addr)
 {
-    struct scan_region found;
-    struct scan s = {.size = sizeof s, .start = addr, .end = addr + EG_PAGE_BYTES, .vec = (uint64_t)&found, .vec_len = 1, .mask = PAGE_IS_HUGE_BIT,
-                     .wanted = PAGE_IS_HUGE_BIT};
-    return eg_sys3(SYS_ioctl, eg_rt.pagemap_fd, PAGEMAP_SCAN_CALL, &s) == 1;
+    struct page_region found;
+    struct pm_scan_arg s = {.size = sizeof s, .start = addr, .end = addr + EG_PAGE_BYTES, .vec = (uint64_t)&found, .vec_len = 1,
+                            .category_mask = PAGE_IS_HUGE, .return_mask = PAGE_IS_HUGE};
+    return eg_sys3(SYS_ioctl, eg_rt.pagemap_fd, PAGEMAP_SCAN, &s) == 1;
 }
 
 /* Its page table goes, too. */
@@ -110,14 +99,14 @@ static uint8_t *place_take(uint32_t own)
 static void view_need(struct eg_server *s)
 {
     struct rlimit most = {0, 0};
-    if (s->viewed || !s->link.ops->view)
+    if (s->link.viewed || !s->link.ops->view)
         return;
-    s->viewed = 1;
+    s->link.viewed = 1;
     if (!eg_sys4(SYS_prlimit64, 0, RLIMIT_AS, 0, &most) && most.rlim_cur == RLIM_INFINITY)
         (void)!s->link.ops->view(&s->link, s->n_slabs * EG_SLAB_BYTES, VIEW_NEAR);
 }
 
-int eg_whole_submit(struct eg_block *b, int write, uint64_t demand_ns)
+int eg_whole_submit(struct eg_block *b, uint64_t demand_ns)
 {
     struct eg_server *s = &eg_rt.server[b->server];
     struct eg_whole *w = NULL;
@@ -134,7 +123,6 @@ int eg_whole_submit(struct eg_block *b, int write, uint64_t demand_ns)
     w->buf = buf;
     w->busy = 1;
     w->alone = (uint8_t)alone;
-    w->write = (uint8_t)write;
     w->left = w->unsettled = EG_WHOLE_PIECES;
     w->start_ns = demand_ns;
     memset(w->changed, 0, sizeof w->changed);
@@ -185,9 +173,9 @@ static void install(struct eg_whole *w)
     place_empty((uint8_t *)addr); /* nothing is there, but a page table may be in the way */
     long rc = eg_uffd_move(addr, (uint64_t)w->buf, EG_BLOCK_BYTES);
     uint64_t moved = rc > 0 ? (uint64_t)rc : 0;
-    if (moved < EG_BLOCK_BYTES && eg_uffd_copy(addr + moved, w->buf + moved, EG_BLOCK_BYTES - moved, !w->write))
+    if (moved < EG_BLOCK_BYTES && eg_uffd_copy(addr + moved, w->buf + moved, EG_BLOCK_BYTES - moved, 1))
         eg_die("internal error: cannot put a block back into the program's memory", NULL, 0);
-    if (moved && !w->write)
+    if (moved)
         protect(w, addr, (uint32_t)(moved >> EG_PAGE_SHIFT));
     w->huge = moved == EG_BLOCK_BYTES && is_huge(addr);
     if (!w->huge)
@@ -213,13 +201,12 @@ void eg_whole_settle(struct eg_fetch *f)
         return;
     uint64_t changed = 0;
     for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++) {
-        int dirty = w->write || (w->changed[i / 64] >> i % 64 & 1);
-        eg_page_set(b, i, dirty ? EG_P_DIRTY : EG_P_CLEAN);
+        eg_page_set(b, i, w->changed[i / 64] >> i % 64 & 1 ? EG_P_DIRTY : EG_P_CLEAN);
         changed |= w->changed[i / 64];
     }
     eg_evict_arrived(b, 0, EG_BLOCK_PAGES, 1, 0);
     b->whole = w->huge;
-    if (w->write || changed)
+    if (changed)
         eg_whole_split(b);
     for (uint32_t k = 0; k < N_SPARE; k++)
         if (w->buf == spare_at(k))
@@ -252,7 +239,7 @@ void eg_whole_split(struct eg_block *b)
     if (!b->whole)
         return;
     b->whole = 0;
-    eg_sys3(SYS_madvise, eg_block_addr(b), EG_PAGE_BYTES, ADVICE_COLD); /* of a part of a huge page: the kernel splits it */
+    eg_sys3(SYS_madvise, eg_block_addr(b), EG_PAGE_BYTES, MADV_COLD); /* of a part of a huge page: the kernel splits it */
 }
 
 int eg_whole_busy(uint64_t first, uint64_t last, int alone)

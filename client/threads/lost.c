@@ -160,12 +160,8 @@ static int page_step(uint32_t k, struct eg_dir_page *p, uint64_t page)
     switch (p->state) {
     case EG_DIR_HOME: return 0;
     case EG_DIR_SHARED:
-        if (!(p->sharers & mine))
-            return 0;
-        eg_agent_ask(p, page, EG_DIR_AT_HOME, EG_SLOT_RECLAIM, 1);
-        return 1;
     case EG_DIR_OWNED:
-        if (p->owner != agent)
+        if (p->state == EG_DIR_SHARED ? !(p->sharers & mine) : p->owner != agent)
             return 0;
         eg_agent_ask(p, page, EG_DIR_AT_HOME, EG_SLOT_RECLAIM, 1);
         return 1;
