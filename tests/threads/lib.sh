@@ -183,6 +183,10 @@ went_remote() { # [N]
     [ "$n" -ge "${1:-1}" ] || fail "threads_remote is $n, wanted at least ${1:-1}"
     nothing_left
 }
+# The run ended with one line of endgame's, PATTERN in it. That threads stay at home or start again may have been said before.
+refused_in_a_line() { # [PATTERN]
+    [ "$(grep -Evc '^$|^endgame: threads stay here|start again elsewhere' "$WORK/remote.err")" -eq 1 ] && tail -n 1 "$WORK/remote.err" | grep -q "^endgame: ${1:-}"
+}
 show_remote_error() { [ ! -s "$WORK/remote.err" ] || { echo "--- standard error"; tail -c 1500 "$WORK/remote.err"; }; }
 same_as_native() { # N CMD...
     local n=$1 rc
