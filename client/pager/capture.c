@@ -1,6 +1,7 @@
 /* capture.c - the program's memory calls, with their exact semantics, on captured memory. */
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_inline.h"
+#include "client/pager/eg_whole.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -316,9 +317,14 @@ static void cap_unreserve(uint64_t start, uint64_t end, int arm)
 long eg_cap_mprotect(long addr, long len, long prot)
 {
     uint64_t start = (uint64_t)addr, end = start + eg_page_up((uint64_t)len);
-    if (prot == PROT_NONE || start % EG_PAGE_BYTES || end <= start)
+    if (start % EG_PAGE_BYTES || end <= start || (prot == PROT_NONE && !eg_rt.active))
         return eg_sys3(SYS_mprotect, addr, len, prot);
     eg_cap_enter();
+    /* A block that comes whole is read once more at its place (whole.c): not while it becomes unreadable. */
+    if (!(prot & (PROT_READ | PROT_WRITE)) && eg_whole_busy(start >> EG_BLOCK_SHIFT, (end - 1) >> EG_BLOCK_SHIFT, 0))
+        eg_pager_quiesce(start, end);
+    if (prot == PROT_NONE)
+        return eg_cap_leave(eg_sys3(SYS_mprotect, addr, len, prot));
     struct eg_range part;
     uint64_t n = 0, n_promise = 0;
     int arm = 0, ignore;
@@ -506,6 +512,10 @@ long eg_cap_memory(long nr, const long a[6])
     case SYS_madvise: return eg_cap_madvise(a[0], a[1], a[2]);
     case SYS_brk: return eg_cap_brk(a[0]);
     case SYS_pkey_mprotect: {
+        /* With a key, even what may be read cannot be, in a signal handler and in other threads (whole.c does). */
+        eg_cap_enter();
+        eg_whole_never();
+        eg_cap_leave(0);
         /* First as it is: only a success may open PROT_NONE memory, and that is what mprotect tells the pager. */
         long ret = eg_sys4(SYS_pkey_mprotect, a[0], a[1], a[2], a[3]);
         if (ret)

@@ -29,6 +29,8 @@ int eg_whole_take(struct eg_block *b);
 void eg_whole_split(struct eg_block *b);
 /* eg_whole_busy - is a whole block of [first, last] on its way (alone: read without the lock)? Context: lock held. */
 int eg_whole_busy(uint64_t first, uint64_t last, int alone);
+/* eg_whole_never - no block comes whole from here on. Context: lock held, may be given up meanwhile. */
+void eg_whole_never(void);
 /* eg_whole_let_go - no huge pages are kept. Context: nothing is on its way. */
 void eg_whole_let_go(void);
 

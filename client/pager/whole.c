@@ -46,6 +46,13 @@ static void rest(void)
     __atomic_store_n(&off_until_ns, eg_sys_now_ns() + RETRY_NS, __ATOMIC_RELAXED);
 }
 
+void eg_whole_never(void)
+{
+    if (eg_whole_busy(0, EG_N_BLOCKS - 1, 0))
+        eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
+    off_until_ns = ~0ull;
+}
+
 void eg_whole_start(void)
 {
     uint64_t bytes = (EG_N_WHOLE + N_SPARE) * EG_BLOCK_BYTES;
