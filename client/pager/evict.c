@@ -175,8 +175,11 @@ static void slots_empty(void)
         uint32_t from = eg_rt.slot_clean % EG_N_SLOTS, n = eg_rt.slot_tail - eg_rt.slot_clean;
         if (from + n > EG_N_SLOTS)
             n = EG_N_SLOTS - from;
-        if (eg_rt.move)
-            eg_sys3(SYS_madvise, eg_rt.ring + (uint64_t)from * EG_PAGE_BYTES, (uint64_t)n * EG_PAGE_BYTES, MADV_DONTNEED);
+        uint64_t at = (uint64_t)eg_rt.ring + (uint64_t)from * EG_PAGE_BYTES, bytes = (uint64_t)n * EG_PAGE_BYTES;
+        if (eg_rt.move && eg_sys3(SYS_madvise, at, bytes, MADV_DONTNEED) == -EINVAL) {
+            eg_sys2(SYS_munlock, eg_rt.ring, (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES); /* the program's mlockall was for its own memory */
+            eg_sys3(SYS_madvise, at, bytes, MADV_DONTNEED);
+        }
         eg_rt.slot_clean += n;
     }
 }
@@ -335,6 +338,8 @@ static enum taken take_one(uint64_t addr, uint32_t slot)
         }
         if (!eg_page_present(addr))
             return TAKEN_NOTHING; /* given back in a way that the gate does not see: zeros by the kernel's own rules */
+        if (rc == -EEXIST && !eg_sys_failed(eg_sys3(SYS_madvise, dst, EG_PAGE_BYTES, MADV_DONTNEED)))
+            continue; /* mlockall filled the ring */
         if (rc != -EBUSY)
             return take_by_copy(addr, slot);
         /* Busy: shared since a fork (also when the child is long gone), or a device may be writing into it (O_DIRECT). Making

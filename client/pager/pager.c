@@ -344,6 +344,11 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
 {
     addr &= ~(uint64_t)(EG_PAGE_BYTES - 1);
     uint64_t end = addr + EG_PAGE_BYTES;
+    if (addr - (uint64_t)eg_rt.ring < (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES) {
+        eg_uffd_zero_check(addr); /* the program's mlockall, which fills the runtime's memory, too: it stays registered */
+        eg_uffd_wake(addr, end);
+        return;
+    }
     struct eg_block *b = eg_block_get(addr >> EG_BLOCK_SHIFT);
     uint32_t i = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES;
     EG_COUNT(faults, 1);

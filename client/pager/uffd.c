@@ -147,9 +147,10 @@ long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes)
     if (rc == 0)
         return (long)bytes;
     /* Linux 6.18 does not count what it moves after it had to start over once (move_pages() keeps the old -EAGAIN), and then
-     * says that the source is empty. The target was empty before: what is there now has been moved. */
+     * says that the source is empty. What is at the target, and no longer at the source, has been moved; the target may not have been empty
+     * (mlockall fills the runtime's memory, too, and keeps it). */
     uint64_t moved = m.move > 0 ? (uint64_t)m.move : 0;
-    while (moved < bytes && eg_page_present(dst + moved))
+    while (moved < bytes && eg_page_present(dst + moved) && !eg_page_present(src + moved))
         moved += EG_PAGE_BYTES;
     return moved ? (long)moved : rc;
 }
