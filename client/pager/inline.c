@@ -187,20 +187,30 @@ static int is_captured(uint64_t addr)
     return eg_ranges_overlap(&eg_rt.ranges, page, page + EG_PAGE_BYTES);
 }
 
+/* Memory that got its registration past the gate, or that was captured, and away, until the program just now put something else in its place: the access
+ * is made once more. If it fails again, that is the program's own affair. */
+static int is_stranger(uint64_t addr, uint32_t tid)
+{
+    static uint64_t last[64]; /* by thread */
+    uint64_t *seen = &last[tid % (sizeof last / sizeof *last)];
+    int again = *seen != addr;
+    *seen = again ? addr : 0;
+    if (again)
+        (void)!eg_uffd_unregister(addr & ~(uint64_t)(EG_PAGE_BYTES - 1), (addr | (EG_PAGE_BYTES - 1)) + 1);
+    return again;
+}
+
 int eg_inline_fault(uint64_t addr, int write)
 {
-    static uint64_t last_stranger;
     if (!eg_rt.inlined || !eg_rt.active || addr >> EG_ADDR_BITS)
         return 0;
     uint64_t now = eg_sys_now_ns();
     uint32_t tid = (uint32_t)eg_sys0(SYS_gettid);
     eg_inline_lock();
     if (!is_captured(addr)) {
-        /* Memory that got its registration past the gate (once); else it is the program's own affair. */
-        int ours = last_stranger != addr && !eg_uffd_unregister(addr & ~(uint64_t)(EG_PAGE_BYTES - 1), (addr | (EG_PAGE_BYTES - 1)) + 1);
-        last_stranger = ours ? addr : 0;
+        int again = is_stranger(addr, tid);
         eg_inline_unlock();
-        return ours;
+        return again;
     }
     serve(addr, write, tid, now);
     eg_rt.recent[eg_rt.n_recent++ % EG_N_RECENT] = addr >> EG_PAGE_SHIFT;
