@@ -22,8 +22,8 @@ static uint64_t stacks_used;
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
 #define NR_set_robust_list 273
-#define NR_prctl 157
 #define PR_SET_SECCOMP_OPTION 22u
+#define PR_SET_MEMORY_MERGE_OPTION 67u
 #define NR_seccomp 317
 #define SECCOMP_SET_MODE_LAST 1u /* strict, filter */
 
@@ -349,6 +349,7 @@ static long slow(void *arg)
         f->pass = 1;
         return 0;
     case NR_close_range: return eg_cap_close_range(a[0], a[1], a[2]);
+    case NR_process_madvise: return eg_cap_process_madvise(a);
     default: f->pass = 1; return 0;
     }
 }
@@ -401,6 +402,15 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         eg_home_robust_on(robust);
         return ret;
     }
+    case NR_prctl:
+        /* As MADV_MERGEABLE: a hint, not taken. What was on before is off when the pager begins. */
+        f->pass = !eg_rt.pool || (uint32_t)f->arg[0] != PR_SET_MEMORY_MERGE_OPTION || f->arg[1] != 1 || f->arg[2] || f->arg[3] || f->arg[4];
+        return 0;
+    case NR_process_madvise:
+        if (!eg_home.on)
+            break;
+        f->pass = 1;
+        return 0;
     case NR_futex:
         if (eg_home.active && eg_home_futex_writes(f->arg[1]))
             return eg_home_futex(f->arg);

@@ -5,13 +5,16 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #define ADVICE_POPULATE_READ 22
 #define ADVICE_POPULATE_WRITE 23
 #define ADVICE_DONTNEED_LOCKED 24
+#define ADVICE_COLLAPSE 25
 #define ADVICE_GUARD_INSTALL 102
 #define GRANULE_BLOCKS 64u /* a word of the armed bitmap */
 #define EVICT_SLICE_BYTES (4u << 20)
+#define IOVS_MAX 1024u
 
 void eg_cap_enter(void)
 {
@@ -498,6 +501,31 @@ long eg_cap_madvise(long addr, long len, long advice)
     if (advice != MADV_FREE && (ret == 0 || ret == -ENOMEM))
         eg_cap_discard(start, end);
     return eg_cap_leave(ret);
+}
+
+#define ADVICE_PIECES 32
+
+long eg_cap_process_madvise(const long a[6])
+{
+    struct iovec v[ADVICE_PIECES];
+    uint64_t n = (uint64_t)a[2], done = 0;
+    long ret = 0, advice = a[3];
+    /* What may be said to other processes, too, changes no content. */
+    if (advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED || advice == ADVICE_COLLAPSE)
+        return eg_syscall6(SYS_process_madvise, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if ((ret = eg_sys5(SYS_process_madvise, a[0], 0, 0, advice, a[4]))) /* may it be said to that process? To none but this one */
+        return ret;
+    if (n > IOVS_MAX)
+        return -EINVAL;
+    for (uint64_t i = 0; i < n && !ret; i++) {
+        uint64_t bytes = (n - i < ADVICE_PIECES ? n - i : ADVICE_PIECES) * sizeof *v;
+        const struct iovec *part = &v[i % ADVICE_PIECES];
+        if (part == v && eg_sys_copy_in(v, (uint64_t)a[1] + i * sizeof *v, bytes) != (long)bytes)
+            ret = -EFAULT;
+        else if (!(ret = eg_cap_madvise((long)part->iov_base, (long)part->iov_len, advice)))
+            done += part->iov_len;
+    }
+    return done ? (long)done : ret;
 }
 
 /* --- by number ------------------------------------------------------------------------------------------------------------ */

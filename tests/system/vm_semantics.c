@@ -740,6 +740,36 @@ static void hints(void)
     munmap(fresh, 3 * MIB);
 }
 
+/* Advice by process_madvise, to itself (6.13) and to another process. */
+static void process_advice(void)
+{
+    char *at = map_evicted(4 * MIB, 76);
+    int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    struct iovec part[] = {{at, MIB}, {at + 3 * MIB, PAGE}, {at + 2 * MIB, MIB}}, bad[] = {{at + MIB, PAGE}, {at + 8, PAGE}, {at + MIB + PAGE, PAGE}};
+    out("of itself: %s", result(syscall(SYS_process_madvise, self, part, 3, MADV_DONTNEED, 0)));
+    for (int i = 0; i < 3; i++)
+        out("part %d %s", i, zeros(part[i].iov_base, part[i].iov_len));
+    out("rest %s, %s", content(at, MIB, MIB, 76), content(at, 3 * MIB + PAGE, MIB - PAGE, 76));
+    out("odd: %s", result(syscall(SYS_process_madvise, self, bad, 3, MADV_DONTNEED, 0)));
+    for (int i = 0; i < 3; i += 2)
+        out("part %d %s", i, zeros(bad[i].iov_base, PAGE));
+    out("no descriptor: %s", result(syscall(SYS_process_madvise, -1, part, 3, MADV_DONTNEED, 0)));
+    out("no vector: %s", result(syscall(SYS_process_madvise, self, 8, 1, MADV_DONTNEED, 0)));
+    out("flags: %s", result(syscall(SYS_process_madvise, self, part, 1, MADV_DONTNEED, 1)));
+    out("cold: %s", result(syscall(SYS_process_madvise, self, part + 1, 1, 20, 0)));
+    pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            pause();
+    int other = (int)syscall(SYS_pidfd_open, child, 0);
+    out("of another: %s", result(syscall(SYS_process_madvise, other, bad, 1, MADV_DONTNEED, 0)));
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    close(other);
+    close(self);
+    munmap(at, 4 * MIB);
+}
+
 static void look_at_wiped(void *arg)
 {
     char *at = arg;
@@ -1671,6 +1701,7 @@ static void allocator(void)
     X(dontneed, "MADV_DONTNEED")                                                \
     X(lazy_free, "MADV_FREE")                                                   \
     X(hints, "madvise that must not change anything")                           \
+    X(process_advice, "process_madvise")                                        \
     X(fork_advice, "MADV_WIPEONFORK, MADV_DONTFORK")                            \
     X(program_break, "brk")                                                     \
     X(locking, "mlock, msync, mincore")                                         \
