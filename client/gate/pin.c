@@ -139,14 +139,14 @@ static void pin_call(long nr, const long arg[6], uint64_t sp)
  * pointer: they stay, by the thread's number, for another thread may have this thread pointer next. */
 #define TCB_BYTES 2560u
 
-static long pins_end(void *unused)
+/* What is left to be done on the thread's stack is done without an alternate one: what the thread stands in stays, too. */
+static long pins_end(void *arg)
 {
-    uint64_t owner = thread_pointer();
-    struct eg_span_rw tcb = {owner, owner + TCB_BYTES, 1};
-    (void)unused;
-    if (eg_ranges_seen(&eg_rt.ranges, tcb.start, tcb.end)) {
+    uint64_t owner = thread_pointer(), sp = *(const uint64_t *)arg;
+    struct eg_span_rw last[] = {{owner, owner + TCB_BYTES, 1}, {sp - EG_PAGE_BYTES, sp + EG_PAGE_BYTES, 1}};
+    if (eg_ranges_seen(&eg_rt.ranges, last[0].start, last[0].end) || eg_ranges_seen(&eg_rt.ranges, last[1].start, last[1].end)) {
         eg_pin_bury();
-        eg_pin_more(EG_PIN_TID | (uint64_t)eg_sys0(SYS_gettid), DEPTH_LASTING, &tcb, 1);
+        eg_pin_more(EG_PIN_TID | (uint64_t)eg_sys0(SYS_gettid), DEPTH_LASTING, last, 2);
     }
     eg_pin_end(owner);
     return 0;
@@ -154,7 +154,8 @@ static long pins_end(void *unused)
 
 void eg_gate_unpin(void)
 {
-    eg_gate_alone(pins_end, NULL);
+    uint64_t sp = (uint64_t)__builtin_frame_address(0);
+    eg_gate_alone(pins_end, &sp);
 }
 
 /* --- large reads and writes ---------------------------------------------------------------------------------------------- */

@@ -420,12 +420,24 @@ static uint64_t fpu_bytes(const uint8_t *fpu)
     return !fpu ? 0 : sw[0] == XSTATE_MAGIC ? sw[1] : FXSAVE_BYTES;
 }
 
+/* The number of the system call that was made in place before rip; -1: it is not one of a patched site, whose trampoline begins with the number. */
+static long site_number(uint64_t rip)
+{
+    const uint8_t *site = (const uint8_t *)rip - 7, *trampoline;
+    int32_t rel, number;
+    if ((rip & (EG_PAGE_BYTES - 1)) < 7 || eg_ranges_seen(&eg_rt.ranges, rip - 7, rip) || site[0] != 0xe9) /* captured code may be away */
+        return -1;
+    memcpy(&rel, site + 1, 4);
+    trampoline = site + 5 + rel;
+    memcpy(&number, trampoline + 1, 4);
+    return trampoline[0] == 0xb8 ? number : -1;
+}
+
 /* A call that waits with a mask of its own was interrupted: that mask is in force when the handler begins, and the kernel shows the one before it.
  * Nothing else says so than the registers of the call, made in place. Returns: the mask, NULL: no such call. */
 static const struct mask *waited(const ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
-    const uint8_t *rip = (const uint8_t *)g[REG_RIP];
     const struct {
         uint64_t at, bytes; /* a pointer to the mask and its size */
         long nr, other;
@@ -433,21 +445,14 @@ static const struct mask *waited(const ucontext_t *uc)
                 {(uint64_t)g[REG_R10], (uint64_t)g[REG_R8], SYS_ppoll, -1},
                 {(uint64_t)g[REG_R8], (uint64_t)g[REG_R9], SYS_epoll_pwait, SYS_epoll_pwait2},
                 {(uint64_t)g[REG_R9] - offsetof(struct mask, ptr), 8, SYS_pselect6, SYS_io_pgetevents}};
-    long nr = -1;
     if (g[REG_RAX] != -EINTR)
         return NULL;
-    if (((uint64_t)rip & (EG_PAGE_BYTES - 1)) >= 7 && rip[-7] == 0xe9) { /* a patched site: its trampoline begins with the number */
-        int32_t rel, number;
-        memcpy(&rel, rip - 6, 4);
-        const uint8_t *trampoline = rip - 2 + rel;
-        memcpy(&number, trampoline + 1, 4);
-        if (trampoline[0] == 0xb8)
-            nr = number;
-    }
     for (uint32_t i = 0; i < sizeof call / sizeof *call; i++) {
         uint64_t at = call[i].at - (uint64_t)sig.masks;
         int known = (at < N_MASKS * sizeof(struct mask) && at % sizeof(struct mask) == 0) || call[i].at == (uint64_t)&sig.no_mask;
-        if (known && call[i].bytes == 8 && (nr < 0 || nr == call[i].nr || nr == call[i].other))
+        /* Only then is a jump at rip one of the gate's for sure. */
+        long nr = known && call[i].bytes == 8 ? site_number((uint64_t)g[REG_RIP]) : -2;
+        if (nr == -1 || nr == call[i].nr || (nr >= 0 && nr == call[i].other))
             return (const struct mask *)call[i].at;
     }
     return NULL;
