@@ -343,9 +343,10 @@ static enum taken take_one(uint64_t addr, uint32_t slot)
         if (rc != -EBUSY)
             return take_by_copy(addr, slot);
         /* Busy: shared since a fork (also when the child is long gone), or a device may be writing into it (O_DIRECT). Making
-         * the page this process's own (a dirty page is not protected, so this raises no fault) cures the first; in the second
-         * it is so already, and a copy would lose what the device writes. */
-        if (tries == 0 && eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, ADVICE_POPULATE_WRITE)))
+         * the page this process's own cures the first; in the second it is so already, and a copy would lose what the device writes. This raises no
+         * fault, which nobody could serve: a dirty page is not protected, unless it was moved by mremap (kernels before 6.13 keep that). */
+        if (tries == 0 && (eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0) ||
+                           eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, ADVICE_POPULATE_WRITE))))
             return take_by_copy(addr, slot);
     }
     return TAKEN_REFUSED;

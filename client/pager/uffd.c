@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#define NO_MEMORY_TRIES 1000 /* the kernel lacks some for a moment */
 #define WANTED (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE)
 
 static long uffd_ioctl(unsigned long request, void *arg)
@@ -117,7 +118,7 @@ int eg_uffd_copy(uint64_t dst, const void *src, uint64_t bytes, int write_protec
         }
         if (rc == -ENOENT && piece > EG_PAGE_BYTES) {
             piece = EG_PAGE_BYTES; /* the kernel wants one mapping at a time, and here two meet */
-        } else if (rc == -ENOMEM && ++tries < 1000) {
+        } else if (rc == -ENOMEM && ++tries < NO_MEMORY_TRIES) {
             eg_sys0(SYS_sched_yield);
         } else if (rc != -EAGAIN) {
             return (int)rc;
@@ -130,9 +131,10 @@ int eg_uffd_zero_check(uint64_t addr)
 {
     struct uffdio_zeropage z = {.range = {addr, EG_PAGE_BYTES}};
     long rc;
-    do
-        rc = uffd_ioctl(UFFDIO_ZEROPAGE, &z);
-    while (rc == -EAGAIN);
+    int tries = 0;
+    while ((rc = uffd_ioctl(UFFDIO_ZEROPAGE, &z)) == -EAGAIN || (rc == -ENOMEM && ++tries < NO_MEMORY_TRIES))
+        if (rc == -ENOMEM)
+            eg_sys0(SYS_sched_yield);
     return rc == 0 ? 1 : rc == -EEXIST ? 0 : (int)rc;
 }
 
