@@ -410,31 +410,80 @@ static const char *number(const char *s, uint64_t *ret_value)
     return s;
 }
 
-/* "7 0x7ffc.. 0x1 .. SP PC", or "running", or "-1 SP PC". */
-static void pin_blocked(uint64_t tid)
+/* A file of a thread's in /proc, as text. Returns: its length; 0: the thread is gone. */
+static size_t thread_file(uint64_t tid, const char *name, char *ret_text, size_t cap)
 {
-    char path[64], line[256];
+    char path[64];
     size_t n = eg_str_put(path, sizeof path, 0, "/proc/self/task/");
     n = eg_str_put_u64(path, sizeof path, n, tid);
-    eg_str_put(path, sizeof path, n, "/syscall");
+    eg_str_put(path, sizeof path, n, name);
     long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
     if (eg_sys_failed(fd))
-        return;
-    long got = eg_sys3(SYS_read, fd, line, sizeof line - 1);
+        return 0;
+    long got = eg_sys3(SYS_read, fd, ret_text, cap - 1);
     eg_sys1(SYS_close, fd);
-    if (got <= 0 || line[0] < '0' || line[0] > '9')
-        return;
-    line[got] = 0;
+    ret_text[got > 0 ? got : 0] = 0;
+    return got > 0 ? (size_t)got : 0;
+}
+
+/* "7 0x7ffc.. 0x1 .. SP PC", or "running", or "-1 SP PC". Returns: 1 it is running, in the program's code or in a call, nobody says which. */
+static int pin_blocked(uint64_t tid)
+{
+    char line[256];
+    if (!thread_file(tid, "/syscall", line, sizeof line) || line[0] < '0' || line[0] > '9')
+        return line[0] == 'r';
     uint64_t v[8];
     const char *s = line;
     for (int i = 0; i < 8; i++)
         s = number(s, v + i);
     pin_buffers(EG_PIN_TID | tid, (v[7] - BELOW) | EG_PIN_MAIN, (long)v[0], (const long *)(v + 1), 0);
+    return 0;
+}
+
+/* The time that the thread has spent in the program's code, in hundredths of a second: the 14th field of "1234 (name) R ...". */
+static uint64_t user_ticks(uint64_t tid)
+{
+    char text[512], *s = text;
+    uint64_t ticks;
+    size_t n = thread_file(tid, "/stat", text, sizeof text);
+    for (size_t i = 0; i < n; i++)
+        if (text[i] == ')')
+            s = text + i; /* the last one: a name may have some, too */
+    for (int spaces = 0; *s && spaces < 12; s++)
+        spaces += *s == ' ';
+    number(s, &ticks);
+    return ticks;
+}
+
+/* Threads that were running: perhaps inside a long call, such as a read of a large file into memory that is not here yet. They are waited for, until each
+ * has been in the program's code since: what it calls from then on is seen. */
+struct running {
+    uint64_t tid, ticks;
+};
+#define RUNNING_MAX 64u
+#define RUNNING_TICKS 2u /* the kernel's division into user and system time is off by one at times */
+#define RUNNING_LIMIT_NS 500000000u
+#define RUNNING_NAP_NS 2000000
+
+static void await_running(struct running *v, uint32_t n)
+{
+    uint64_t end_ns = eg_sys_now_ns() + RUNNING_LIMIT_NS;
+    for (struct timespec nap = {.tv_nsec = 50000}; n && eg_sys_now_ns() < end_ns; nap.tv_nsec = nap.tv_nsec < RUNNING_NAP_NS ? 2 * nap.tv_nsec : RUNNING_NAP_NS) {
+        eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
+        uint32_t left = 0;
+        for (uint32_t i = 0; i < n; i++)
+            if (!eg_pin_known(v[i].tid) && pin_blocked(v[i].tid) && user_ticks(v[i].tid) < v[i].ticks + RUNNING_TICKS)
+                v[left++] = v[i];
+        n = left;
+    }
 }
 
 void eg_gate_pin_blocked(void)
 {
+    static uint32_t waited; /* eg_rt.pid: the first look of a process is the one that nothing leaves before */
     uint64_t buf[512], own = (uint64_t)eg_sys0(SYS_gettid);
+    struct running running[RUNNING_MAX];
+    uint32_t n = 0;
     long got, fd = eg_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (eg_sys_failed(fd))
         return;
@@ -443,9 +492,11 @@ void eg_gate_pin_blocked(void)
             const struct dirent64 *d = (const struct dirent64 *)((const char *)buf + at);
             uint64_t tid;
             number(d->name, &tid);
-            if (tid && tid != own && !eg_pin_known(tid))
-                pin_blocked(tid);
+            if (tid && tid != own && !eg_pin_known(tid) && pin_blocked(tid) && n < RUNNING_MAX)
+                running[n++] = (struct running){tid, user_ticks(tid)};
             at += d->bytes;
         }
     eg_sys1(SYS_close, fd);
+    if (__atomic_exchange_n(&waited, eg_rt.pid, __ATOMIC_RELAXED) != eg_rt.pid)
+        await_running(running, n);
 }

@@ -11,6 +11,8 @@
 #define NAP_NS 1000000u     /* at most so long */
 #define SHARED_NAP_NS 60000u /* while another thread looks for all; it may stop doing so */
 #define PAUSES 8
+#define SETTLE_NAP_NS 200000
+#define SETTLE_LIMIT_NS 1000000000u
 
 /* Threads that wait for messages. With as many of them looking all the time as there are processors, the server would have none. */
 static uint32_t spinning, asleep; /* under the lock */
@@ -160,10 +162,26 @@ static void wait_outside(struct wait *w)
     asleep -= (uint32_t)sleeps;
 }
 
+/* Nothing may leave yet (eg_rt.began is under way): then no more may come than there is room for. The lock is given up meanwhile. */
+static void wait_settled(void)
+{
+    struct timespec nap = {.tv_nsec = SETTLE_NAP_NS};
+    uint64_t end_ns = eg_sys_now_ns() + SETTLE_LIMIT_NS;
+    while (eg_rt.settling && eg_account_total() >= eg_rt.budget && eg_sys_now_ns() < end_ns) {
+        uint8_t foreign = eg_rt.foreign;
+        eg_inline_unlock();
+        eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
+        eg_lock_take(&eg_rt.lock);
+        eg_rt.foreign = foreign;
+    }
+}
+
 /* The page is away, or on its way. Returns when it is here, or gone. */
 static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
 {
     struct wait w = {.addr = addr};
+    if (eg_rt.settling)
+        wait_settled();
     for (uint32_t looks = 0;; looks++) {
         if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT) {
             eg_rt.putting_off = 1;
