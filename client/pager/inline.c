@@ -176,7 +176,10 @@ static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
         eg_fetch_make_up();
         if (state_of(addr) != EG_P_FETCHING && state_of(addr) != EG_P_REMOTE)
             break;
-        wait_outside(&w);
+        if (looks == 0 && messages_are_due())
+            eg_pager_evict_some(1); /* there is time */
+        else
+            wait_outside(&w);
     }
     spinning -= w.spins;
 }
@@ -204,7 +207,7 @@ int eg_inline_fault(uint64_t addr, int write)
     }
     serve(addr, write, tid, now);
     eg_rt.recent[eg_rt.n_recent++ % EG_N_RECENT] = addr >> EG_PAGE_SHIFT;
-    eg_pager_evict_some();
+    eg_pager_evict_some(0);
     eg_account_sync();
     eg_inline_unlock();
     return 1;

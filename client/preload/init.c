@@ -323,7 +323,8 @@ static void nodes_init(void)
 
 static void budget_init(void)
 {
-    uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, margin = pages / 16;
+    uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, least = pages / 16 < 64 ? pages / 16 : 64;
+    uint64_t margin = pages / 64 > least ? pages / 64 : least; /* memory that is not used most of the time */
     eg_rt.budget = pages;
     eg_rt.high = pages - margin;
     eg_rt.low = eg_rt.high - margin / 2;
