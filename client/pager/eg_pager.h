@@ -252,6 +252,8 @@ extern struct eg_rt eg_rt;
 
 /* --- account.c: the budget, shared by the process tree ------------------------------------------------------------- */
 
+/* eg_account_budget - the budget, and where eviction begins and ends. Context: start-up; the pager becomes active. */
+void eg_account_budget(void);
 /* eg_account_sync - publish what changed. Context: lock held. */
 void eg_account_sync(void);
 /* eg_account_total - resident captured pages of the tree. */

@@ -841,9 +841,10 @@ void eg_evict_aside(uint64_t n, uint64_t writes)
     eg_rt.unlocked++;
     evict(n, writes, d);
     if (d->runs) {
+        uint8_t foreign = eg_rt.foreign;
         eg_inline_unlock();
         long gone = drop_call(d);
-        eg_inline_lock();
+        eg_inline_relock(foreign);
         drop_settle(d, gone);
     }
     d->busy = 0;

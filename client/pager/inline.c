@@ -17,10 +17,15 @@ static uint32_t spinning, asleep; /* under the lock */
 static uint32_t arrivals;         /* futex: counts what came, for those that are asleep */
 static uint32_t arrived;          /* for which of them: a bit for each page number modulo 32; under the lock */
 
-void eg_inline_lock(void)
+void eg_inline_relock(uint8_t foreign)
 {
     eg_lock_take_soon(&eg_rt.lock);
-    eg_rt.foreign = (uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid;
+    eg_rt.foreign = foreign;
+}
+
+void eg_inline_lock(void)
+{
+    eg_inline_relock((uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid);
 }
 
 void eg_inline_unlock(void)
@@ -155,8 +160,7 @@ static void wait_outside(struct wait *w)
         wait_links();
     else
         wait_awake(w);
-    eg_lock_take_soon(&eg_rt.lock);
-    eg_rt.foreign = foreign;
+    eg_inline_relock(foreign);
     asleep -= (uint32_t)sleeps;
 }
 

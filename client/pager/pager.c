@@ -679,6 +679,7 @@ int eg_pager_activate(void)
     if (eg_sys_failed(tid))
         return (int)tid;
     rt->active = 1;
+    eg_account_budget();
     if (rt->began) {
         rt->settling = 1;
         eg_inline_unlock();
