@@ -9,8 +9,20 @@
 #include <sys/un.h>
 
 #define SMALL_PAGES 256           /* a process below this is never asked to give way */
+#define INLINE_MARGIN_MIN 64u     /* pages */
 #define POKE_INTERVAL_NS 1000000u
 #define REAP_INTERVAL_NS 1000000u
+
+void eg_account_budget(void)
+{
+    uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, margin = pages / 16;
+    /* What is kept free is not used. Who serves inline evicts as he goes; a thread that serves needs room to go on while it does. */
+    if (eg_rt.active && eg_rt.inlined && margin > INLINE_MARGIN_MIN)
+        margin = pages / 64 > INLINE_MARGIN_MIN ? pages / 64 : INLINE_MARGIN_MIN;
+    eg_rt.budget = pages;
+    eg_rt.high = pages - margin;
+    eg_rt.low = eg_rt.high - margin / 2;
+}
 
 static void raise_to(uint64_t *peak, uint64_t v)
 {

@@ -22,6 +22,8 @@ void eg_inline_bring(uint64_t start, uint64_t end, int write);
 /* eg_inline_lock, eg_inline_unlock - the pager's lock for a moment that the pager's other parts may not notice. */
 void eg_inline_lock(void);
 void eg_inline_unlock(void);
+/* eg_inline_relock - the same after eg_inline_unlock by the same thread, which knows whether it is a vfork child's (eg_rt.foreign): no system call. */
+void eg_inline_relock(uint8_t foreign);
 /* eg_inline_arrived - pages [page, page+n) are here: threads that sleep until then are woken when the lock is given. Context: lock held. */
 void eg_inline_arrived(uint64_t page, uint32_t n);
 /* eg_inline_reset - in the child of a fork: nobody waits. Context: lock held. */

@@ -12,6 +12,8 @@
  *                                 INFLIGHT -------> REMOTE -> FETCHING (write: to DIRTY)
  *                                           acked
  *
+ * Inline, a CLEAN page may be FETCHING on its way to REMOTE: then it is dropped without the lock, and whoever wants it waits in the same way.
+ *
  * A block is armed (its captured pages are registered with userfaultfd) or not. In a block that is not armed every page is
  * FRESH or RESERVED, the kernel fills it as it likes, and each FRESH page counts as resident. */
 #ifndef EG_PAGER_H
@@ -40,7 +42,7 @@ enum eg_page_state {
     EG_P_CLEAN = 3,    /* resident, write-protected, same as the server's copy */
     EG_P_DIRTY = 4,    /* resident, writable */
     EG_P_REMOTE = 5,   /* only the server has it */
-    EG_P_FETCHING = 6, /* REMOTE, a read is under way, its place in memory is already counted */
+    EG_P_FETCHING = 6, /* REMOTE, a read is under way, its place in memory is already counted; or CLEAN, just being dropped without the lock */
     EG_P_INFLIGHT = 7  /* taken out of the program's memory, its write to the server is not acknowledged yet */
 };
 #define EG_P_STATE 0x07u
@@ -232,7 +234,7 @@ struct eg_rt {
     uint32_t outstanding;            /* fetches and writes */
     uint8_t putting_off;             /* inline: reads that need no message are put off until the lock's holder has given it up */
     struct eg_io_queue put_off;
-    uint32_t unlocked;               /* threads that make such reads just now */
+    uint32_t unlocked;               /* threads that make such reads, or drop pages, just now */
     uint64_t recent[EG_N_RECENT];    /* pages served lately: whoever waited for one has to have used it before it leaves */
     uint32_t n_recent;               /* free-running */
     struct eg_stream stream[EG_N_STREAMS];
@@ -250,6 +252,8 @@ extern struct eg_rt eg_rt;
 
 /* --- account.c: the budget, shared by the process tree ------------------------------------------------------------- */
 
+/* eg_account_budget - the budget, and where eviction begins and ends. Context: start-up; the pager becomes active. */
+void eg_account_budget(void);
 /* eg_account_sync - publish what changed. Context: lock held. */
 void eg_account_sync(void);
 /* eg_account_total - resident captured pages of the tree. */
@@ -395,6 +399,13 @@ void eg_profile_left(uint64_t page, uint32_t n, int dirty);
 
 /* eg_evict - free up to n pages. Returns: pages freed or on their way. */
 uint64_t eg_evict(uint64_t n);
+/* eg_evict_aside - inline: the same, but clean pages are dropped without the lock, and at most `writes` pages leave by a write. Context: lock held, given up
+ * and taken again. */
+void eg_evict_aside(uint64_t n, uint64_t writes);
+/* eg_evict_leaving - pages that are just being dropped without the lock, and still count. Context: lock held. */
+uint64_t eg_evict_leaving(void);
+/* eg_evict_busy_aside - is one of them in blocks [first, last]? Context: lock held. */
+int eg_evict_busy_aside(uint64_t first, uint64_t last);
 /* eg_evict_arrived - pages [first, first+n) have come from the servers: into a queue with them. passing: they were read ahead in sequence; demand: the
  * first one was waited for. Context: lock held. */
 void eg_evict_arrived(struct eg_block *b, uint32_t first, uint32_t n, int passing, int demand);
@@ -439,8 +450,9 @@ struct pollfd;
 void eg_pager_fault(const struct uffd_msg *m, uint64_t now_ns);
 /* eg_pager_serve - the same, taken apart. wp: the kernel says that the page is there and protected; inline nobody says so, and it is found out. */
 void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now_ns);
-/* eg_pager_evict_some - inline: who has served its fault evicts, too, when the budget asks for it. Context: lock held. */
-void eg_pager_evict_some(void);
+/* eg_pager_evict_some - inline: who has served its fault, or waits for a message (waiting), evicts, too, when the budget asks for it. Context: lock held,
+ * given up and taken again. */
+void eg_pager_evict_some(int waiting);
 int eg_pager_turn(int worked);
 uint32_t eg_pager_links(struct pollfd *ret_polls);
 /* eg_pager_collect - collect completions. Context: lock held. Returns: 0 when something is under way and nothing came. */

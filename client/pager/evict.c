@@ -13,7 +13,8 @@
 #define OTHERS_LIMIT_NS 200000000u /* before one that cannot goes beyond the budget */
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define STUCK_PAGES 64
-#define DROP_RUNS 32
+#define DROP_RUNS 128
+#define N_ASIDE 4
 #define RECENT_WHOLE 3
 #define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
@@ -468,34 +469,86 @@ static uint64_t drop_run(struct eg_block *b, uint32_t first, uint32_t n)
 struct drops {
     struct iovec iov[DROP_RUNS];
     uint32_t runs, pages;
+    uint8_t busy; /* of those that go without the lock: their pages are FETCHING meanwhile, and a fault on one waits until it is REMOTE */
 };
 
-static uint64_t drop_all(struct drops *d)
+static struct drops aside[N_ASIDE];
+
+/* The lock need not be held. Returns: bytes of the first runs that are gone; -errno. */
+static long drop_call(const struct drops *d)
+{
+    long gone = 0, rc = 0;
+    if (d->runs > 1 && eg_rt.pid_fd >= 0)
+        return eg_sys5(SYS_process_madvise, eg_rt.pid_fd, d->iov, d->runs, MADV_DONTNEED, 0);
+    for (uint32_t i = 0; i < d->runs && !rc; i++) {
+        rc = eg_sys3(SYS_madvise, d->iov[i].iov_base, d->iov[i].iov_len, MADV_DONTNEED);
+        gone += rc ? 0 : (long)d->iov[i].iov_len;
+    }
+    return gone;
+}
+
+/* gone: drop_call's answer. What it did not drop is tried run by run. */
+static uint64_t drop_settle(struct drops *d, long gone)
 {
     uint64_t freed = 0;
-    long rc = d->runs > 1 && eg_rt.pid_fd >= 0 ? eg_sys5(SYS_process_madvise, eg_rt.pid_fd, d->iov, d->runs, MADV_DONTNEED, 0) : 0;
-    if (eg_sys_failed(rc)) {
-        if (rc == -EINVAL || rc == -EPERM || rc == -ENOSYS || rc == -ESRCH) {
+    if (eg_sys_failed(gone)) {
+        if (eg_rt.pid_fd >= 0 && (gone == -EINVAL || gone == -EPERM || gone == -ENOSYS || gone == -ESRCH)) {
             eg_sys1(SYS_close, eg_rt.pid_fd); /* this kernel cannot */
             eg_rt.pid_fd = -1;
         }
-        rc = 0;
+        gone = 0;
     }
     for (uint32_t i = 0; i < d->runs; i++) {
         uint64_t addr = (uint64_t)d->iov[i].iov_base, bytes = d->iov[i].iov_len;
         struct eg_block *b = eg_block_find(addr >> EG_BLOCK_SHIFT);
         uint32_t first = (uint32_t)(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = (uint32_t)(bytes / EG_PAGE_BYTES);
-        if ((uint64_t)rc >= bytes) {
-            rc -= (long)bytes;
+        if ((uint64_t)gone >= bytes) {
+            gone -= (long)bytes;
             drop_note(b, first, n);
             freed += n;
-        } else {
-            rc = 0;
-            freed += drop_run(b, first, n);
+            continue;
         }
+        gone = 0;
+        for (uint32_t k = 0; k < n && d->busy; k++)
+            eg_page_set(b, first + k, EG_P_CLEAN);
+        freed += drop_run(b, first, n);
     }
+    for (uint32_t i = 0; i < d->runs && d->busy; i++)
+        eg_inline_arrived((uint64_t)d->iov[i].iov_base >> EG_PAGE_SHIFT, (uint32_t)(d->iov[i].iov_len / EG_PAGE_BYTES));
     d->runs = d->pages = 0;
     return freed;
+}
+
+static uint64_t drop_all(struct drops *d)
+{
+    return d->runs ? drop_settle(d, drop_call(d)) : 0;
+}
+
+static void drop_add(struct drops *d, struct eg_block *b, uint32_t first, uint32_t n)
+{
+    d->iov[d->runs++] = (struct iovec){(void *)(eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES), (uint64_t)n * EG_PAGE_BYTES};
+    d->pages += n;
+    for (uint32_t i = 0; i < n && d->busy; i++)
+        eg_page_set(b, first + i, EG_P_FETCHING);
+}
+
+int eg_evict_busy_aside(uint64_t first, uint64_t last)
+{
+    for (uint32_t k = 0; k < N_ASIDE; k++)
+        for (uint32_t i = 0; aside[k].busy && i < aside[k].runs; i++) {
+            uint64_t index = (uint64_t)aside[k].iov[i].iov_base >> EG_BLOCK_SHIFT;
+            if (index >= first && index <= last)
+                return 1;
+        }
+    return 0;
+}
+
+uint64_t eg_evict_leaving(void)
+{
+    uint64_t pages = 0;
+    for (uint32_t k = 0; k < N_ASIDE; k++)
+        pages += aside[k].busy ? aside[k].pages : 0;
+    return pages;
 }
 
 /* --- arming --------------------------------------------------------------------------------------------------------- */
@@ -602,6 +655,8 @@ void eg_evict_reset(void)
         eg_rt.write[i].busy = 0;
     for (uint32_t i = 0; i < EG_N_FETCHES; i++)
         eg_rt.fetch[i].busy = 0;
+    for (uint32_t i = 0; i < N_ASIDE; i++)
+        aside[i].busy = 0;
     eg_whole_let_go();
     eg_rt.outstanding = eg_rt.unlocked = 0;
     eg_rt.evicting = 0;
@@ -683,14 +738,14 @@ static struct eg_queue *next_queue(uint64_t spared)
     return queued(&eg_rt.queue) ? &eg_rt.queue : passing ? &eg_rt.passing : &eg_rt.first;
 }
 
-uint64_t eg_evict(uint64_t n)
+/* Up to n pages, at most so many of them by a write. Clean ones go with d, by the caller if d is busy (that may be after this). */
+static uint64_t evict(uint64_t n, uint64_t writes, struct drops *d)
 {
-    struct drops drops = {.runs = 0};
     uint64_t freed = 0, spared = 0;
     int can_arm = 1;
     if (eg_rt.foreign || eg_rt.settling || stuck())
         return 0;
-    while (freed + drops.pages < n) {
+    while (freed + d->pages < n) {
         struct eg_queue *q = next_queue(spared);
         int64_t in_all = (int64_t)queued_in_all();
         /* With each block's worth of pages that leaves one more is armed: what was here first must not stay for good. */
@@ -744,20 +799,25 @@ uint64_t eg_evict(uint64_t n)
             continue;
         }
         if (s == EG_P_CLEAN) {
-            drops.iov[drops.runs++] = (struct iovec){(void *)(eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES), (uint64_t)run * EG_PAGE_BYTES};
-            drops.pages += run;
-            if (drops.runs == DROP_RUNS)
-                freed += drop_all(&drops);
+            drop_add(d, b, first, run);
+            if (d->runs == DROP_RUNS && d->busy)
+                break;
+            if (d->runs == DROP_RUNS)
+                freed += drop_all(d);
             continue;
         }
         uint64_t got = write_run(b, first, run);
         freed += got;
         if (got < run)
             spared += run - got;
+        if (got >= writes)
+            break;
+        writes -= got;
     }
-    freed += drop_all(&drops);
+    if (!d->busy)
+        freed += drop_all(d);
     /* When nothing of a whole round through the queue can leave, it is not looked at again for every fault. */
-    eg_rt.spared = freed ? 0 : eg_rt.spared + spared + 1;
+    eg_rt.spared = freed + d->pages ? 0 : eg_rt.spared + spared + 1;
     if (eg_rt.spared > queued_in_all() * 4) {
         eg_rt.stuck_until_ns = eg_sys_now_ns() + FULL_RETRY_NS;
         eg_rt.stuck_charged = eg_rt.charged;
@@ -765,6 +825,37 @@ uint64_t eg_evict(uint64_t n)
     }
     eg_account_sync();
     return freed;
+}
+
+uint64_t eg_evict(uint64_t n)
+{
+    struct drops drops;
+    drops.runs = drops.pages = drops.busy = 0;
+    return evict(n, n, &drops);
+}
+
+void eg_evict_aside(uint64_t n, uint64_t writes)
+{
+    struct drops *d = aside;
+    while (d < aside + N_ASIDE && d->busy)
+        d++;
+    if (d == aside + N_ASIDE)
+        return; /* enough of them are at it */
+    d->busy = 1;
+    d->runs = d->pages = 0;
+    eg_rt.outstanding++;
+    eg_rt.unlocked++;
+    evict(n, writes, d);
+    if (d->runs) {
+        uint8_t foreign = eg_rt.foreign;
+        eg_inline_unlock();
+        long gone = drop_call(d);
+        eg_inline_relock(foreign);
+        drop_settle(d, gone);
+    }
+    d->busy = 0;
+    eg_rt.outstanding--;
+    eg_rt.unlocked--;
 }
 
 /* The accessible parts of [start, end), block by block, armed. Returns: 0 when there is none any more. */

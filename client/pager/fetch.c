@@ -279,6 +279,7 @@ static void read_now(const struct eg_link *link, struct eg_fetch *f)
 int eg_fetch_make_up(void)
 {
     struct eg_io_queue mine = eg_rt.put_off;
+    uint8_t foreign = eg_rt.foreign;
     if (!mine.head)
         return 0;
     eg_rt.put_off = (struct eg_io_queue){NULL, NULL};
@@ -291,7 +292,7 @@ int eg_fetch_make_up(void)
             read_now(link, f);
         fetch_install(f);
     }
-    eg_inline_lock();
+    eg_inline_relock(foreign);
     eg_rt.unlocked--;
     for (struct eg_io *io; (io = eg_io_pop(&mine));)
         fetch_settle((struct eg_fetch *)io);

@@ -19,10 +19,15 @@ static uint32_t spinning, asleep; /* under the lock */
 static uint32_t arrivals;         /* futex: counts what came, for those that are asleep */
 static uint32_t arrived;          /* for which of them: a bit for each page number modulo 32; under the lock */
 
-void eg_inline_lock(void)
+void eg_inline_relock(uint8_t foreign)
 {
     eg_lock_take_soon(&eg_rt.lock);
-    eg_rt.foreign = (uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid;
+    eg_rt.foreign = foreign;
+}
+
+void eg_inline_lock(void)
+{
+    eg_inline_relock((uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid);
 }
 
 void eg_inline_unlock(void)
@@ -157,8 +162,7 @@ static void wait_outside(struct wait *w)
         wait_links();
     else
         wait_awake(w);
-    eg_lock_take_soon(&eg_rt.lock);
-    eg_rt.foreign = foreign;
+    eg_inline_relock(foreign);
     asleep -= (uint32_t)sleeps;
 }
 
@@ -194,7 +198,10 @@ static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
         eg_fetch_make_up();
         if (state_of(addr) != EG_P_FETCHING && state_of(addr) != EG_P_REMOTE)
             break;
-        wait_outside(&w);
+        if (looks == 0 && messages_are_due())
+            eg_pager_evict_some(1); /* there is time */
+        else
+            wait_outside(&w);
     }
     spinning -= w.spins;
 }
@@ -232,7 +239,7 @@ int eg_inline_fault(uint64_t addr, int write)
     }
     serve(addr, write, tid, now);
     eg_rt.recent[eg_rt.n_recent++ % EG_N_RECENT] = addr >> EG_PAGE_SHIFT;
-    eg_pager_evict_some();
+    eg_pager_evict_some(0);
     eg_account_sync();
     eg_inline_unlock();
     return 1;

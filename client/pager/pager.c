@@ -25,6 +25,8 @@
 #define BESIDE_NAP_NS 5000000
 #define SPIN_MAX_GAP_NS 300000u /* no use in spinning for faults that are further apart */
 #define SLICE_PAGES 32
+#define BATCH_PAGES 128    /* clean ones, at once */
+#define WAITING_WRITES 4   /* pages; they take as long as a message */
 #define ADMIT_MIN_PAGES 64
 #define ZERO_AHEAD_MAX 16
 #define STALL_NS 60000000000ull
@@ -248,7 +250,7 @@ static int busy_in(uint64_t first, uint64_t last, int alone)
         if (f->busy && f->block->index >= first && f->block->index <= last && (f->alone || !alone))
             return 1;
     }
-    if (eg_whole_busy(first, last, alone))
+    if (eg_whole_busy(first, last, alone) || (eg_rt.unlocked && eg_evict_busy_aside(first, last)))
         return 1;
     for (uint32_t i = 0; i < EG_N_WRITES && !alone; i++)
         if (eg_rt.write[i].busy && eg_rt.write[i].block->index >= first && eg_rt.write[i].block->index <= last)
@@ -460,10 +462,17 @@ int eg_pager_turn(int worked)
     return more || eg_rt.outstanding || eg_rt.n_wanted;
 }
 
-void eg_pager_evict_some(void)
+/* By many pages a call: each interrupts the other processors. They must leave room for what comes meanwhile. */
+static uint64_t batch(void)
 {
-    if (eg_account_total() > eg_rt.high && !eg_account_ask_others(SLICE_PAGES))
-        eg_evict(SLICE_PAGES);
+    uint64_t room = (eg_rt.budget - eg_rt.high) / 2;
+    return room < SLICE_PAGES ? SLICE_PAGES : room < BATCH_PAGES ? room : BATCH_PAGES;
+}
+
+void eg_pager_evict_some(int waiting)
+{
+    if (eg_account_total() > eg_rt.high + eg_evict_leaving() && !eg_account_ask_others(SLICE_PAGES))
+        eg_evict_aside(batch(), waiting ? WAITING_WRITES : SLICE_PAGES);
 }
 
 static void wakes_drain(void)
@@ -679,6 +688,7 @@ int eg_pager_activate(void)
     if (eg_sys_failed(tid))
         return (int)tid;
     rt->active = 1;
+    eg_account_budget();
     if (rt->began) {
         rt->settling = 1;
         eg_inline_unlock();

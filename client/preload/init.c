@@ -321,14 +321,6 @@ static void nodes_init(void)
     eg_home.maps_fd = eg_fd_high(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
 }
 
-static void budget_init(void)
-{
-    uint64_t pages = eg_rt.pool->budget_bytes / EG_PAGE_BYTES, margin = pages / 16;
-    eg_rt.budget = pages;
-    eg_rt.high = pages - margin;
-    eg_rt.low = eg_rt.high - margin / 2;
-}
-
 static void pool_open(const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -395,7 +387,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     pool_open(path);
     if (!eg_rt.pool)
         return;
-    budget_init();
+    eg_account_budget();
     const char *kernel = env_find(envp, "ENDGAME_KERNEL");
     eg_rt.old_kernel = kernel && strcmp(kernel, "6.1") == 0;
     eg_say_init();
