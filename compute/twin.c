@@ -5,6 +5,7 @@
 #include "compute/worker.h"
 
 #include <errno.h>
+#include <linux/audit.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -20,6 +21,7 @@
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
 #define PF_WRITE 2u
+#define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
 
 extern char __executable_start[], etext[];
 
@@ -309,6 +311,13 @@ static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
         go_home(s, uc, EG_HOME_FAULT);
 }
 
+/* The trap is to be met at home, too: the thread goes there with the instruction still before it. */
+static void before_breakpoint(uint64_t *r)
+{
+    uint8_t byte = 0xcc;
+    r[EG_REG_RIP] -= value_in(&byte, r[EG_REG_RIP] - 1, 1) && byte == 0x03 ? 2 : 1;
+}
+
 static void on_signal(int number, siginfo_t *info, void *context)
 {
     struct eg_ucontext *uc = context;
@@ -322,13 +331,20 @@ static void on_signal(int number, siginfo_t *info, void *context)
         wk_die("internal error: a signal in its own code, number", number);
     switch (number) {
     case SIGBUS: page_fault(s, uc, (uint64_t)info->si_addr); break;
-    case SIGSYS: syscall_trap(s, uc); break;
+    case SIGSYS:
+        if (info->si_arch != AUDIT_ARCH_X86_64)
+            go_home(s, uc, EG_HOME_SYSCALL); /* int 0x80: other numbers, other registers */
+        syscall_trap(s, uc);
+        break;
     case SIGSEGV: go_home(s, uc, EG_HOME_FAULT);
     case WK_KICK:
         if (!s->kick || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
             break;
         go_home(s, uc, EG_HOME_KICK);
-    default: go_home(s, uc, EG_HOME_TRAP);
+    default:
+        if (number == SIGTRAP && uc->mc.trapno == TRAP_BREAKPOINT)
+            before_breakpoint(uc->mc.regs);
+        go_home(s, uc, EG_HOME_TRAP);
     }
 }
 

@@ -303,9 +303,13 @@ static void rseq_off(void)
 }
 
 /* A run with compute nodes. */
-static void nodes_init(void)
+static void nodes_init(const char *pulse)
 {
     int seen = 0;
+    uint32_t ms = 0;
+    for (; pulse && *pulse >= '0' && *pulse <= '9' && ms < 1000000; pulse++)
+        ms = ms * 10 + (uint32_t)(*pulse - '0');
+    eg_home.pulse_ms = ms ? ms : eg_home.pulse_ms;
     eg_home.on = 1;
     eg_home.far = eg_rt.n_servers > 0;
     eg_gate_nodes = 1;
@@ -398,7 +402,7 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
         *eg_rt.fork_mark = 1;
     }
     if (eg_rt.pool->n_nodes)
-        nodes_init();
+        nodes_init(env_find(envp, "ENDGAME_PULSE_MS"));
     verbs_open(); /* before the gate, so that nothing of it is captured */
     if (eg_gate_init())
         refuse("out of memory at start");

@@ -27,10 +27,9 @@
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define AGAIN_NS 400000u
 #define ZERO_AHEAD 16u
-#define PULSE_NS 2000000000u /* a node that says nothing for so long is asked whether it is there */
-#define PULSES 10u           /* so often: it hangs */
+#define PULSES 10u /* a node that was asked in vain so often hangs */
 
-struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1};
+struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1, .pulse_ms = EG_HOME_PULSE_MS};
 uint32_t eg_where[1024] __attribute__((aligned(4096)));
 
 static struct pollfd polls[2 + EG_HOME_NODES + 2 * EG_POOL_SERVERS];
@@ -1067,7 +1066,7 @@ static uint64_t pulse_turn(void)
         n->heard = due ? 0 : n->heard;
     }
     if (due)
-        next_ns = now_ns + PULSE_NS;
+        next_ns = now_ns + eg_home.pulse_ms * 1000000ull;
     return needed ? next_ns : 0;
 }
 

@@ -25,6 +25,7 @@
 #define EG_SLOT_SPARE 0xff00u /* of home, and the node's number: it holds too much */
 #define EG_NODE_RUNS (1u << 20)
 #define EG_RECLAIMS 256u
+#define EG_HOME_PULSE_MS 2000u /* a node that says nothing for so long is asked whether it is there */
 #define EG_PUSHED 4u /* runs of pages that go out with a thread */
 #define EG_PARKED (2 * (1 + EG_PUSHED) * EG_THREADS)
 
@@ -141,6 +142,7 @@ struct eg_home {
     struct eg_node *node[EG_HOME_NODES];
     uint32_t n_nodes, next_node;
     int maps_fd, load_fd;
+    uint32_t pulse_ms; /* EG_HOME_PULSE_MS; ENDGAME_PULSE_MS, for tests */
     uint32_t n_processors;
     uint8_t loaded;    /* more threads want to run here than there are processors */
     uint64_t stay_until_ns, stay_ns; /* auto: threads stay here until then, because it did not pay; for how long the last time */

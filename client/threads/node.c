@@ -9,11 +9,11 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-#define TIMEOUT_S 10
+#define TIMEOUT_PULSES 5u /* for the answer to a hello */
 
-static void set_timeouts(int fd, long seconds)
+static void set_timeouts(int fd, long ms)
 {
-    struct timeval tv = {.tv_sec = seconds};
+    struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
     eg_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
     eg_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
 }
@@ -53,7 +53,7 @@ int eg_node_connect(uint32_t k, enum eg_stream_kind kind, struct eg_node_welcome
     fd = eg_fd_high((int)fd);
     if (family != AF_UNIX)
         tune_tcp((int)fd);
-    set_timeouts((int)fd, TIMEOUT_S);
+    set_timeouts((int)fd, TIMEOUT_PULSES * eg_home.pulse_ms);
     struct eg_node_hello hello = {
         .magic = EG_THREADS_MAGIC,
         .version = EG_THREADS_VERSION,

@@ -16,12 +16,17 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #define ARCH_SET_FS 0x1002
 #define ARCH_SET_GS 0x1001
 #define ARCH_GET_FS 0x1003
 #define ARCH_GET_GS 0x1004
 #define PR_GET_TID_ADDRESS 40
+#define PR_SET_SECCOMP 22
+#define PR_SET_TSC 26
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#define SCHED_DEADLINE_POLICY 6
 #define SPIN_TURNS 30
 /* --threads auto: a thread that is away comes home when more than so much of its time went into being away. A node on this very machine has no
  * processors of its own to offer for it. */
@@ -181,6 +186,12 @@ static long word_read(uint64_t addr, uint64_t *ret)
     return eg_sys_copy_in(ret, addr, 8) == 8 ? 0 : -EFAULT;
 }
 
+static long word_write(uint64_t addr, uint64_t value)
+{
+    struct iovec local = {&value, sizeof value}, remote = {(void *)addr, sizeof value};
+    return eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == sizeof value ? 0 : -EFAULT;
+}
+
 static void robust_end(struct eg_thread *t)
 {
     struct eg_robust list;
@@ -292,12 +303,50 @@ static int is_gated(long nr)
     }
 }
 
-/* Only the thread itself can make these, where it stands. */
-static int goes_home(long nr)
+static int is_realtime(long policy)
+{
+    policy &= ~(long)SCHED_RESET_ON_FORK;
+    return policy == SCHED_FIFO || policy == SCHED_RR || policy == SCHED_DEADLINE_POLICY;
+}
+
+/* Only the thread itself can make these, where it stands; or they change what its instructions and calls do, or when it runs, which no node carries out. */
+static int goes_home(long nr, const long a[6])
 {
     switch (nr) {
+    case SYS_seccomp: case SYS_ioperm: case SYS_iopl: case SYS_modify_ldt: case SYS_sched_setattr: return 1;
+    case SYS_prctl: return a[0] == PR_SET_SECCOMP || a[0] == PR_SET_TSC || a[0] == PR_SET_SYSCALL_USER_DISPATCH;
+    case SYS_sched_setscheduler: return is_realtime(a[1]);
     case SYS_clone: case SYS_clone3: case SYS_fork: case SYS_vfork: case SYS_rt_sigreturn: case SYS_execve: case SYS_execveat:
     case SYS_arch_prctl: return 1;
+    default: return 0;
+    }
+}
+
+/* What the kernel would say of itself, but the runtime has in its place: the word for the thread's end, its list of robust mutexes. Returns: 1, 0: not such a
+ * call. */
+static int own_words(struct eg_thread *t, long nr, const long a[6], long *ret)
+{
+    switch (nr) {
+    case SYS_set_tid_address:
+        t->clear_tid = (uint64_t)a[0];
+        *ret = t->tid;
+        return 1;
+    case SYS_set_robust_list:
+        if (a[1] != EG_ROBUST_BYTES)
+            return 0;
+        t->robust = (uint64_t)a[0];
+        *ret = 0;
+        return 1;
+    case SYS_get_robust_list:
+        if (!t->robust || ((int32_t)a[0] && (uint32_t)a[0] != t->tid))
+            return 0;
+        *ret = word_write((uint64_t)a[2], EG_ROBUST_BYTES) || word_write((uint64_t)a[1], t->robust) ? -EFAULT : 0;
+        return 1;
+    case SYS_prctl:
+        if (a[0] != PR_GET_TID_ADDRESS)
+            return 0;
+        *ret = word_write((uint64_t)a[1], t->clear_tid);
+        return 1;
     default: return 0;
     }
 }
@@ -317,19 +366,14 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     int costly = !eg_home_pays(t);
     if (costly)
         eg_home_costly();
-    if (costly || goes_home(nr)) {
+    if (costly || goes_home(nr, a)) {
         struct eg_call come = {.type = EG_CALL_HOME};
         transfer(t, SYS_sendto, &come, sizeof come);
         return;
     }
-    if (nr == SYS_set_tid_address) {
-        t->clear_tid = (uint64_t)a[0];
-        answer(t, t->tid);
-        return;
-    }
-    if (nr == SYS_set_robust_list && a[1] == EG_ROBUST_BYTES) {
-        t->robust = (uint64_t)a[0];
-        answer(t, 0);
+    long own;
+    if (own_words(t, nr, a, &own)) {
+        answer(t, own);
         return;
     }
     if (nr == SYS_futex && ((a[1] & 0x7f) == FUTEX_WAIT || (a[1] & 0x7f) == FUTEX_WAIT_BITSET))
@@ -542,6 +586,10 @@ static void stream_lost(struct eg_thread *t)
 static __attribute__((noreturn)) void go_out(struct eg_thread *t)
 {
     t->starting = 0;
+    if (is_realtime(eg_sys1(SYS_sched_getscheduler, 0))) { /* a node would run it like any other */
+        node_loses(eg_home.node[t->node]);
+        run_at_home(t);
+    }
     if (send_out(t))
         run_at_home(t);
     __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);

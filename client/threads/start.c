@@ -81,8 +81,8 @@ int eg_home_activate(void)
             struct timespec moment = {.tv_nsec = tries ? 100000000 : 0};
             eg_sys2(SYS_nanosleep, &moment, 0);
             n->fd = eg_node_connect(k, EG_STREAM_COHERENCE, &welcome);
-            if (n->fd == -ECONNREFUSED || n->fd == -ENOENT)
-                break; /* nobody is there */
+            if (n->fd == -ECONNREFUSED || n->fd == -ENOENT || n->fd == -EAGAIN || n->fd == -EINPROGRESS)
+                break; /* nobody is there, or does not answer in time */
         }
         n->alive = n->fd >= 0;
         n->most_pages = n->alive ? welcome.most_pages : 0;

@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -369,6 +370,56 @@ static void exceptions(void)
         unhandle(signals[i]);
 }
 
+/* int3 is met behind the instruction, rdtsc may be forbidden, and the calls of 32-bit programs have other numbers. */
+static __thread volatile sig_atomic_t n_traps;
+
+static void count_trap(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    (void)info;
+    (void)context;
+    n_traps++;
+}
+
+static void breakpoints_body(struct member *me)
+{
+    const int n = rounds(10);
+    (void)me;
+    for (int i = 0; i < n; i++) {
+        __asm__ volatile("int3");
+        EQUAL(n_traps, i + 1);
+    }
+}
+
+static void forbidden_body(struct member *me)
+{
+    (void)me;
+    OK(prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0));
+    RAISES(SIGSEGV, SI_KERNEL, __builtin_ia32_rdtsc());
+    OK(prctl(PR_SET_TSC, PR_TSC_ENABLE, 0, 0, 0));
+}
+
+static void old_calls_body(struct member *me)
+{
+    long pid = 20; /* getpid's number there */
+    (void)me;
+    if (sigsetjmp(escape, 1))
+        return; /* this kernel has none */
+    __asm__ volatile("int $0x80" : "+a"(pid) : : "memory", "r8", "r9", "r10", "r11");
+    EQUAL(pid, getpid());
+}
+
+static void breakpoints(void)
+{
+    handle(SIGTRAP, count_trap, 0);
+    handle(SIGSEGV, jump_out, 0);
+    crew_run(threads(2), breakpoints_body, NULL);
+    crew_run(threads(2), forbidden_body, NULL);
+    crew_run(threads(2), old_calls_body, NULL);
+    unhandle(SIGTRAP);
+    unhandle(SIGSEGV);
+}
+
 /* siglongjmp out of the handler of a signal that came from another thread. */
 static void jumper_body(struct member *me)
 {
@@ -723,6 +774,7 @@ static const struct sub_test tests[] = {
     {"repair_by_mprotect", repair_by_mprotect, "a SIGSEGV handler that makes pages accessible"},
     {"changed_registers", changed_registers, "a SIGSEGV handler that changes registers"},
     {"exceptions", exceptions, "SIGFPE, SIGILL, SIGSEGV, left by siglongjmp"},
+    {"breakpoints", breakpoints, "int3, forbidden instructions, int 0x80"},
     {"jumps_out_of_handlers", jumps_out_of_handlers, "siglongjmp from another thread's signal"},
     {"alternate_stacks", alternate_stacks, "stack overflow handled on an alternate stack"},
     {"timers", timers, "timer_create for one thread, EINTR"},
