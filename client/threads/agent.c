@@ -300,7 +300,8 @@ static void batch_do(void)
             memcpy(copy, data, bytes);
             data = copy;
         }
-        eg_sys3(SYS_madvise, batch.addr, bytes, MADV_DONTNEED);
+        if (eg_sys_discard(batch.addr, bytes))
+            eg_die("cannot take a page away that goes to a compute node", NULL, 0);
     }
     if (batch.flags & EG_CO_F_EXCLUSIVE && !batch.data)
         eg_far_gone(batch.addr, batch.n);
