@@ -325,7 +325,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     case SIGSYS: syscall_trap(s, uc); break;
     case SIGSEGV: go_home(s, uc, EG_HOME_FAULT);
     case WK_KICK:
-        if (!s->kick || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
+        if (__atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) != s->state.tid || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
             break;
         go_home(s, uc, EG_HOME_KICK);
     default: go_home(s, uc, EG_HOME_TRAP);
@@ -361,7 +361,6 @@ static void idle(void *arg)
         twin_end(s);
     if (s->state.xstate_bytes)
         call_read(s, s->xstate, s->state.xstate_bytes);
-    s->kick = 0;
     s->mask = call.mask;
     s->n_held = 0;
     s->rip = 0;

@@ -293,7 +293,7 @@ static void message(const struct eg_co *m, const uint8_t *data)
         if (m->slot < wk.n_slots) {
             struct wk_slot *s = wk_slot(m->slot);
             uint32_t tid = __atomic_load_n(&s->ktid, __ATOMIC_ACQUIRE);
-            __atomic_store_n(&s->kick, 1, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&s->kick, (uint32_t)m->addr, __ATOMIC_SEQ_CST);
             if (tid)
                 eg_sys3(SYS_tgkill, wk.pid, tid, WK_KICK);
         }

@@ -84,7 +84,7 @@ static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned 
 /* The thread is to come home. */
 static void kick(struct eg_thread *t, uint32_t k, unsigned slot)
 {
-    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+    node_say(k, EG_CO_KICK, 0, slot, 1, __atomic_load_n(&t->tid, __ATOMIC_RELAXED));
     __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
 }
 
