@@ -352,6 +352,10 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
     t->in_call = 0;
+    if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
+        t->state.rax = (uint64_t)t->ret;
+        run_at_home(t);
+    }
     answer(t, t->ret);
 }
 
@@ -394,6 +398,24 @@ static void payload_read(struct eg_thread *t, uint32_t bytes)
         eg_home_lost(t->node);
     if (t->state.xstate_bytes)
         transfer(t, SYS_recvfrom, t->xstate, t->state.xstate_bytes);
+}
+
+void eg_home_come(void)
+{
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    struct eg_thread *t = NULL;
+    for (uint32_t i = 0; i < n && !t; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            t = eg_home.thread[i];
+    if (!t || t->where != EG_AWAY)
+        return;
+    struct eg_call call = {.type = EG_CALL_HOME};
+    transfer(t, SYS_sendto, &call, sizeof call);
+    transfer(t, SYS_recvfrom, &call, sizeof call);
+    if (call.type != EG_CALL_HOME)
+        eg_home_lost(t->node);
+    payload_read(t, call.len_bytes);
+    stream_give(t);
 }
 
 /* The instruction before which the thread stands made a call: at a patched place the gate must see it again. */
