@@ -48,6 +48,29 @@ struct clone3_args {
 
 /* --- slots ---------------------------------------------------------------------------------------------------------------------- */
 
+/* A thread is to go to the node, or is not there any more. */
+static void node_gets(struct eg_node *n)
+{
+    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+}
+
+static void node_loses(struct eg_node *n)
+{
+    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+}
+
+/* A handler jumped away from a call: the node still waits for its end. */
+static void stream_left(struct eg_thread *t)
+{
+    if (t->fd < 0)
+        return;
+    eg_sys1(SYS_close, t->fd);
+    t->fd = -1;
+    node_loses(eg_home.node[t->node]);
+}
+
 static struct eg_thread *slot_take(void)
 {
     struct eg_home *h = &eg_home;
@@ -64,10 +87,8 @@ static struct eg_thread *slot_take(void)
     if (t)
         t->tid = 1; /* taken; the kernel writes the number */
     eg_lock_give(&h->start_lock);
-    if (t && t->fd >= 0) { /* its thread ended in a way that kept its stream from us */
-        eg_sys1(SYS_close, t->fd);
-        t->fd = -1;
-    }
+    if (t)
+        stream_left(t); /* its thread may have ended past the gate */
     return t;
 }
 
@@ -117,19 +138,6 @@ static int stream_take(struct eg_thread *t)
     return 0;
 }
 
-/* A thread is to go to the node, or is not there any more. */
-static void node_gets(struct eg_node *n)
-{
-    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
-}
-
-static void node_loses(struct eg_node *n)
-{
-    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
-}
-
 /* The node's thread is idle: the next one may have it. */
 static void stream_give(struct eg_thread *t)
 {
@@ -138,9 +146,8 @@ static void stream_give(struct eg_thread *t)
     int kept = n->n_free < EG_THREADS;
     if (kept)
         n->free[n->n_free++] = (struct eg_stream_free){t->fd, t->slot};
-    n->n_threads--;
     eg_lock_give(&n->lock);
-    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    node_loses(n);
     if (!kept)
         eg_sys1(SYS_close, t->fd);
     t->fd = -1;
@@ -229,8 +236,11 @@ static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long statu
     uint64_t word = t->clear_tid;
     if (t->starting) /* it never went */
         node_loses(eg_home.node[t->node]);
-    if (word) /* it is written below: then the page comes once, not first to be read */
-        __atomic_fetch_or((uint32_t *)word, 0, __ATOMIC_SEQ_CST);
+    stream_left(t);
+    if (word) { /* it is written below: then the page comes once, not first to be read. There may be none, or one that cannot be written: no matter */
+        long rc = eg_sys3(SYS_madvise, word & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE);
+        word = rc == -ENOMEM || rc == -EFAULT ? 0 : word;
+    }
     robust_end(t);
     if (t->signal_fd >= 0)
         eg_sys1(SYS_close, t->signal_fd);
@@ -263,7 +273,7 @@ void eg_home_exit(long status)
         if (eg_home.thread[i]->tid == tid)
             e.thread = eg_home.thread[i];
     if (e.thread == &first) {
-        first.signal_fd = -1;
+        first.fd = first.signal_fd = -1;
         first.clear_tid = 0;
         eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &first.clear_tid, 0, 0, 0);
         thread_end(&first, status);
