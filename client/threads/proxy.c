@@ -431,11 +431,8 @@ void eg_home_come(void)
 /* The instruction before which the thread stands made a call: at a patched place the gate must see it again. */
 static void before_call(struct eg_thread_state *s)
 {
-    uint8_t code[7];
-    if (eg_sys_copy_in(code, s->rip - sizeof code, sizeof code) == sizeof code && code[0] == 0xe9)
-        s->rip -= 7;
-    else
-        s->rip -= 2;
+    uint64_t site = eg_gate_site(s->rip);
+    s->rip = site ? site : s->rip - 2;
 }
 
 /* What it will touch first goes with it: its stack and its control block, which libc has above it. Returns: runs of pages. */
