@@ -26,6 +26,7 @@
     X(fork, 57, 0)            \
     X(vfork, 58, 0)           \
     X(pkey_mprotect, 329, 0)  \
+    X(process_madvise, 440, 0) \
     X(exit, 60, EG_GATE_FOR_NODES)   \
     X(futex, 202, EG_GATE_FOR_NODES) \
     X(rt_sigprocmask, 14, EG_GATE_FOR_START) \

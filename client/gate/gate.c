@@ -25,6 +25,7 @@ static uint64_t stacks_used;
 #define NR_prctl 157
 #define PR_SET_SECCOMP_OPTION 22u
 #define NR_seccomp 317
+#define ADVICE_COLLAPSE 25 /* MADV_COLLAPSE, Linux 6.1 */
 #define SECCOMP_SET_MODE_LAST 1u /* strict, filter */
 
 enum {
@@ -353,9 +354,17 @@ static long slow(void *arg)
     }
 }
 
+/* process_madvise by which a program changes its own memory (6.13): as before that, it has to do so by madvise, which the pager and the agent see. */
+static int advises_itself(const struct eg_gate_frame *f)
+{
+    return f->nr == NR_process_madvise && f->arg[3] != MADV_COLD && f->arg[3] != MADV_PAGEOUT && f->arg[3] != MADV_WILLNEED && f->arg[3] != ADVICE_COLLAPSE;
+}
+
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
     long first;
+    if (advises_itself(f))
+        return -EINVAL;
     if (eg_gate_all && inline_first(f, &first))
         return first;
     switch (f->nr) {

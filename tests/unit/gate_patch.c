@@ -211,7 +211,7 @@ static const struct {
     {SYS_brk, 0, 0, 0, -1},                {SYS_mremap, 1, 1, 1, -EINVAL},     {SYS_madvise, 1, 1, 0, -EINVAL},
     {SYS_clone, 0x10000, 0, 0, -EINVAL},   {SYS_clone3, 0, 0, 0, -EINVAL},     {SYS_pkey_mprotect, 1, 1, 0, -EINVAL},
     {SYS_close, ~0ull, 0, 0, -EBADF},      {SYS_close_range, 5, 4, 0, -EINVAL}, {SYS_dup2, ~0ull, ~0ull, 0, -EBADF},
-    {SYS_dup3, 1, 1, 0, -EINVAL},
+    {SYS_dup3, 1, 1, 0, -EINVAL},          {SYS_process_madvise, ~0ull, 0, 0, -1},
 };
 
 START_TEST(passed_call_is_made_in_place)
