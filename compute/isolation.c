@@ -61,7 +61,6 @@
     X(rt_sigaction)     \
     X(rt_sigprocmask)   \
     X(sigaltstack)      \
-    X(prctl)            \
     X(arch_prctl)       \
     X(tgkill)           \
     X(gettid)           \
@@ -113,6 +112,7 @@ static int compile_filter(int *ret_fd)
     for (size_t i = 0; !r && i < sizeof requests / sizeof *requests; i++)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
                              SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, requests[i]));
+    if (!r) r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_SYSCALL_USER_DISPATCH));
     if (!r)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
                              SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, MAP_ANONYMOUS));

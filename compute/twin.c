@@ -338,7 +338,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
         break;
     case SIGSEGV: go_home(s, uc, EG_HOME_FAULT);
     case WK_KICK:
-        if (!s->kick || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
+        if (__atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) != s->state.tid || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
             break;
         go_home(s, uc, EG_HOME_KICK);
     default:
@@ -377,7 +377,6 @@ static void idle(void *arg)
         twin_end(s);
     if (s->state.xstate_bytes)
         call_read(s, s->xstate, s->state.xstate_bytes);
-    s->kick = 0;
     s->mask = call.mask;
     s->n_held = 0;
     s->rip = 0;

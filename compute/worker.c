@@ -225,14 +225,22 @@ static void asked_back(const struct eg_co *m)
     give_back(&part);
 }
 
-/* What home granted on the threads' streams is here, up to message `number`: those threads wait for nothing else. */
+/* What home granted on the threads' streams is here, up to message `number`: those threads wait for nothing else. If home is gone, a message may be,
+ * too. */
 static void grants_wait(uint32_t number)
 {
+    const struct timespec patience = {.tv_sec = 1};
     uint32_t seen;
     while ((int32_t)((seen = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST)) - number) < 0) {
         __atomic_store_n(&wk.taken_asked, 1, __ATOMIC_SEQ_CST); /* pairs with wk_taken: it counts, then looks here */
-        if (__atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) == seen)
-            eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAIT_PRIVATE, seen, 0, 0, 0);
+        if (__atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) != seen ||
+            eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAIT_PRIVATE, seen, &patience, 0, 0) != -ETIMEDOUT)
+            continue;
+        struct pollfd p = {.fd = wk.stream_fd, .events = POLLRDHUP};
+        const struct timespec now = {0};
+        if (eg_sys5(SYS_ppoll, &p, 1, &now, 0, 8) == 1)
+            for (;;)
+                eg_sys1(SYS_exit_group, 0);
     }
     wk.taken_asked = 0;
 }
@@ -293,7 +301,7 @@ static void message(const struct eg_co *m, const uint8_t *data)
         if (m->slot < wk.n_slots) {
             struct wk_slot *s = wk_slot(m->slot);
             uint32_t tid = __atomic_load_n(&s->ktid, __ATOMIC_ACQUIRE);
-            __atomic_store_n(&s->kick, 1, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&s->kick, (uint32_t)m->addr, __ATOMIC_SEQ_CST);
             if (tid)
                 eg_sys3(SYS_tgkill, wk.pid, tid, WK_KICK);
         }

@@ -24,7 +24,7 @@ struct wk_slot {
     uint32_t index;
     uint32_t ktid;   /* 0: the slot is free */
     int fd;          /* thread stream */
-    uint32_t kick;
+    uint32_t kick;   /* the number of the thread that is to go home: it may be here only soon, or not any more */
     uint32_t active; /* between a fault's beginning and the return to its instruction */
     uint32_t n_held;
     uint32_t turn;   /* of running without a call; the leases of its pages end with it */

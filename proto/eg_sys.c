@@ -1,8 +1,13 @@
 #include "proto/eg_sys.h"
 
+#include <errno.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <time.h>
+
+#ifndef MADV_DONTNEED_LOCKED /* Linux 5.18 */
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
 #ifndef EG_HOSTED
 void *memcpy(void *restrict dst, const void *restrict src, size_t n)
@@ -153,10 +158,20 @@ void *eg_sys_map(size_t bytes)
     return p;
 }
 
+int eg_sys_discard(uint64_t addr, size_t bytes)
+{
+    long rc = eg_sys3(SYS_madvise, addr, bytes, MADV_DONTNEED);
+    if (rc == -EINVAL)
+        rc = eg_sys3(SYS_madvise, addr, bytes, MADV_DONTNEED_LOCKED);
+    if (rc == -EINVAL && !eg_sys2(SYS_munlock, addr, bytes)) /* that is newer */
+        rc = eg_sys3(SYS_madvise, addr, bytes, MADV_DONTNEED);
+    return (int)rc;
+}
+
 void eg_sys_unmap(void *p, size_t bytes)
 {
     /* The addresses stay the runtime's; only the pages go back. */
-    eg_sys3(SYS_madvise, p, bytes & ~4095ul, MADV_DONTNEED);
+    eg_sys_discard((uint64_t)p, bytes & ~4095ul);
 }
 
 size_t eg_strlen(const char *s)

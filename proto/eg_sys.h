@@ -67,6 +67,8 @@ void eg_sys_reserved(uint64_t *ret_start, uint64_t *ret_end);
 /* eg_sys_map - zeroed memory of the runtime's own, never captured; page-aligned from a page upwards.
  * Context: any, with signals blocked. Returns: the address, or NULL when the kernel has none. */
 void *eg_sys_map(size_t bytes);
+/* eg_sys_discard - whole pages of private anonymous memory go back to the kernel, those that mlock keeps, too. Returns: 0, -errno. */
+int eg_sys_discard(uint64_t addr, size_t bytes);
 /* eg_sys_unmap - the pages of an eg_sys_map go back to the kernel, the addresses do not. */
 void eg_sys_unmap(void *p, size_t bytes);
 

@@ -16,7 +16,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 3u
+#define EG_THREADS_VERSION 4u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -70,7 +70,7 @@ enum eg_co_type {
     EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
     EG_CO_RECALL = 19,    /* give n pages back; EG_CO_F_KEPT: keep a shared copy; DATA, in one or more parts */
     EG_CO_DROP = 20,      /* forget n pages from addr, whatever they are; ACK */
-    EG_CO_KICK = 21       /* the thread in slot is to come home now */
+    EG_CO_KICK = 21       /* the thread in slot is to come home now, if it is number addr (its tid) */
 };
 
 enum {

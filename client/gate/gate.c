@@ -409,6 +409,8 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
     case NR_process_madvise:
         if (!eg_home.on)
             break;
+        if (!eg_cap_keeps_content(f->arg[3])) /* as before 6.13: the agent sees madvise */
+            return -EINVAL;
         f->pass = 1;
         return 0;
     case NR_futex:

@@ -192,6 +192,24 @@ static void trampoline_write(uint8_t *t, const uint8_t *site, size_t between, vo
     eg_patch_put_jump(eg_patch_put_red_zone_back(at), site + between + 5);
 }
 
+#define IN_PLACE_JUMP 37u /* where that last jump is, if nothing lies between mov and syscall */
+
+static uint64_t jump_at(uint64_t at)
+{
+    uint8_t code[5];
+    int32_t rel;
+    if (eg_sys_copy_in(code, at, sizeof code) != sizeof code || code[0] != 0xe9)
+        return 0;
+    memcpy(&rel, code + 1, sizeof rel);
+    return at + sizeof code + (uint64_t)(int64_t)rel;
+}
+
+uint64_t eg_gate_site(uint64_t after)
+{
+    uint64_t site = after - 7, trampoline = jump_at(site);
+    return trampoline && jump_at(trampoline + IN_PLACE_JUMP) == after - 2 ? site : 0;
+}
+
 static void exit_trampoline_write(uint8_t *t, void *const *entry)
 {
     static const uint8_t begin[] = {0xb8, 0x3c, 0x00, 0x00, 0x00, 0x31, 0xff, 0x48, 0x8d, 0x64, 0x24, 0x80}; /* mov $60,%eax; xor %edi,%edi; lea -128(%rsp),%rsp */

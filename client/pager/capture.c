@@ -505,13 +505,17 @@ long eg_cap_madvise(long addr, long len, long advice)
 
 #define ADVICE_PIECES 32
 
+int eg_cap_keeps_content(long advice)
+{
+    return advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED || advice == ADVICE_COLLAPSE;
+}
+
 long eg_cap_process_madvise(const long a[6])
 {
     struct iovec v[ADVICE_PIECES];
     uint64_t n = (uint64_t)a[2], done = 0;
     long ret = 0, advice = a[3];
-    /* What may be said to other processes, too, changes no content. */
-    if (advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED || advice == ADVICE_COLLAPSE)
+    if (eg_cap_keeps_content(advice))
         return eg_syscall6(SYS_process_madvise, a[0], a[1], a[2], a[3], a[4], a[5]);
     if ((ret = eg_sys5(SYS_process_madvise, a[0], 0, 0, advice, a[4]))) /* may it be said to that process? To none but this one */
         return ret;

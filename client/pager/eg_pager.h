@@ -488,6 +488,8 @@ long eg_cap_mremap(long old, long old_len, long new_len, long flags, long new_ad
 long eg_cap_remap_home(const long arg[6]);
 long eg_cap_mprotect(long addr, long len, long prot);
 long eg_cap_madvise(long addr, long len, long advice);
+/* eg_cap_keeps_content - whether this advice may be given to other processes, too, and so changes no content. */
+int eg_cap_keeps_content(long advice);
 /* eg_cap_process_madvise - process_madvise(2), by which a process may give all advice to itself (6.13). */
 long eg_cap_process_madvise(const long arg[6]);
 long eg_cap_brk(long addr);

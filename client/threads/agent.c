@@ -62,8 +62,10 @@ static uint8_t *node_room(uint32_t k, uint64_t bytes)
         memmove(n->out, n->out + n->out_at, n->out_end - n->out_at);
         n->out_end -= n->out_at;
         n->out_at = 0;
-        if (n->out_end + bytes > EG_NODE_OUT_BYTES)
-            eg_lost_node(k); /* it takes nothing any more */
+        if (n->out_end + bytes > EG_NODE_OUT_BYTES) { /* it takes nothing any more; if the program goes on without it, nobody sends this */
+            eg_lost_node(k);
+            n->out_at = n->out_end = 0;
+        }
     }
     uint8_t *p = n->out + n->out_end;
     n->out_end += bytes;
@@ -83,7 +85,7 @@ static void node_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned 
 /* The thread is to come home. */
 static void kick(struct eg_thread *t, uint32_t k, unsigned slot)
 {
-    node_say(k, EG_CO_KICK, 0, slot, 1, 0);
+    node_say(k, EG_CO_KICK, 0, slot, 1, __atomic_load_n(&t->tid, __ATOMIC_RELAXED));
     __atomic_store_n(&t->kick, 2, __ATOMIC_RELEASE);
 }
 
@@ -299,7 +301,8 @@ static void batch_do(void)
             memcpy(copy, data, bytes);
             data = copy;
         }
-        eg_sys3(SYS_madvise, batch.addr, bytes, MADV_DONTNEED);
+        if (eg_sys_discard(batch.addr, bytes))
+            eg_die("cannot take a page away that goes to a compute node", NULL, 0);
     }
     if (batch.flags & EG_CO_F_EXCLUSIVE && !batch.data)
         eg_far_gone(batch.addr, batch.n);
@@ -816,8 +819,11 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA ? 0 : -EPROTO;
     absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
-        eg_home.pending -= !(m->flags & EG_CO_F_SPARE);
-        eg_home.node[node]->n_drops -= !(m->flags & EG_CO_F_SPARE);
+        uint32_t awaited = !(m->flags & EG_CO_F_SPARE);
+        if (awaited > eg_home.node[node]->n_drops)
+            eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
+        eg_home.pending -= awaited;
+        eg_home.node[node]->n_drops -= awaited;
         return;
     }
     if (m->type == EG_CO_DATA)
@@ -874,7 +880,7 @@ static int node_turn(uint32_t k)
         struct eg_co m;
         memcpy(&m, n->in + at, sizeof m);
         uint64_t payload = eg_co_payload_bytes(&m);
-        if (m.type < EG_CO_GRANT && m.n > EG_CO_MAX_PAGES && !(m.flags & EG_CO_F_STATIC))
+        if (m.type >= EG_CO_GRANT || (m.n > EG_CO_MAX_PAGES && !(m.type == EG_CO_ACK && m.flags & EG_CO_F_STATIC)))
             eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
         if (n->in_end - at < sizeof m + payload)
             break;
@@ -1091,11 +1097,14 @@ static int pushes_turn(void)
         return 0;
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
-        uint32_t n = __atomic_load_n(&t->n_pushed, __ATOMIC_ACQUIRE);
+        struct eg_run run[EG_PUSHED];
+        uint32_t n = __atomic_load_n(&t->n_pushed, __ATOMIC_ACQUIRE), node = t->node, slot = t->slot;
+        if (!n)
+            continue;
+        memcpy(run, t->pushed, sizeof run);
+        __atomic_store_n(&t->n_pushed, 0, __ATOMIC_RELEASE); /* once it has the last one, it may go out again */
         for (uint32_t k = 0; k < n; k++)
-            get(t->node, t->slot, t->pushed[k].addr, 1, t->pushed[k].n_pages);
-        if (n)
-            __atomic_store_n(&t->n_pushed, 0, __ATOMIC_RELEASE);
+            get(node, slot, run[k].addr, 1, run[k].n_pages);
     }
     return 1;
 }

@@ -251,6 +251,9 @@ enum eg_clones eg_home_clones(long nr, const long arg[6]);
 struct eg_thread *eg_home_starting(void);
 /* eg_home_begin - it does, with these registers and its present signal mask; it comes back elsewhere. Context: as before. */
 __attribute__((noreturn)) void eg_home_begin(struct eg_thread *thread, const struct eg_thread_state *state);
+/* eg_home_come - before a fork: if this is a handler, in a call that is made for a thread that is away, the child will need the registers to return to:
+ * they come home, and the thread with them. Context: gate stack, signals blocked. */
+void eg_home_come(void);
 /* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
 int eg_home_pays(const struct eg_thread *thread);
 /* eg_home_costly - a thread comes home because it did not pay: the next ones stay for a while. */

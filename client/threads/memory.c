@@ -335,6 +335,7 @@ long eg_home_futex(const long a[6])
 
 long eg_home_fork(long nr, const long arg[6])
 {
+    eg_home_come();
     eg_lock_take(&eg_home.start_lock);
     eg_lock_take(&eg_home.memory_lock);
     int active = eg_home.active;

@@ -53,6 +53,29 @@ struct clone3_args {
 
 /* --- slots ---------------------------------------------------------------------------------------------------------------------- */
 
+/* A thread is to go to the node, or is not there any more. */
+static void node_gets(struct eg_node *n)
+{
+    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
+}
+
+static void node_loses(struct eg_node *n)
+{
+    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+}
+
+/* A handler jumped away from a call: the node still waits for its end. */
+static void stream_left(struct eg_thread *t)
+{
+    if (t->fd < 0)
+        return;
+    eg_sys1(SYS_close, t->fd);
+    t->fd = -1;
+    node_loses(eg_home.node[t->node]);
+}
+
 static struct eg_thread *slot_take(void)
 {
     struct eg_home *h = &eg_home;
@@ -69,10 +92,8 @@ static struct eg_thread *slot_take(void)
     if (t)
         t->tid = 1; /* taken; the kernel writes the number */
     eg_lock_give(&h->start_lock);
-    if (t && t->fd >= 0) { /* its thread ended in a way that kept its stream from us */
-        eg_sys1(SYS_close, t->fd);
-        t->fd = -1;
-    }
+    if (t)
+        stream_left(t); /* its thread may have ended past the gate */
     return t;
 }
 
@@ -122,19 +143,6 @@ static int stream_take(struct eg_thread *t)
     return 0;
 }
 
-/* A thread is to go to the node, or is not there any more. */
-static void node_gets(struct eg_node *n)
-{
-    __atomic_fetch_add(&n->n_threads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&n->config->threads, 1, __ATOMIC_RELAXED);
-}
-
-static void node_loses(struct eg_node *n)
-{
-    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
-}
-
 /* The node's thread is idle: the next one may have it. */
 static void stream_give(struct eg_thread *t)
 {
@@ -143,9 +151,8 @@ static void stream_give(struct eg_thread *t)
     int kept = n->n_free < EG_THREADS;
     if (kept)
         n->free[n->n_free++] = (struct eg_stream_free){t->fd, t->slot};
-    n->n_threads--;
     eg_lock_give(&n->lock);
-    __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    node_loses(n);
     if (!kept)
         eg_sys1(SYS_close, t->fd);
     t->fd = -1;
@@ -240,8 +247,11 @@ static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long statu
     uint64_t word = t->clear_tid;
     if (t->starting) /* it never went */
         node_loses(eg_home.node[t->node]);
-    if (word) /* it is written below: then the page comes once, not first to be read */
-        __atomic_fetch_or((uint32_t *)word, 0, __ATOMIC_SEQ_CST);
+    stream_left(t);
+    if (word) { /* it is written below: then the page comes once, not first to be read. There may be none, or one that cannot be written: no matter */
+        long rc = eg_sys3(SYS_madvise, word & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE);
+        word = rc == -ENOMEM || rc == -EFAULT ? 0 : word;
+    }
     robust_end(t);
     if (t->signal_fd >= 0)
         eg_sys1(SYS_close, t->signal_fd);
@@ -274,7 +284,7 @@ void eg_home_exit(long status)
         if (eg_home.thread[i]->tid == tid)
             e.thread = eg_home.thread[i];
     if (e.thread == &first) {
-        first.signal_fd = -1;
+        first.fd = first.signal_fd = -1;
         first.clear_tid = 0;
         eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &first.clear_tid, 0, 0, 0);
         thread_end(&first, status);
@@ -297,6 +307,7 @@ static int is_gated(long nr)
 {
     switch (nr) {
     case SYS_mmap: case SYS_munmap: case SYS_mremap: case SYS_mprotect: case SYS_madvise: case SYS_brk: case SYS_pkey_mprotect:
+    case SYS_process_madvise:
     case SYS_close: case SYS_close_range: case SYS_dup2: case SYS_dup3:
     case SYS_open: case SYS_openat: case SYS_lseek: case SYS_sched_getaffinity: case SYS_sched_setaffinity: return 1;
     default: return 0;
@@ -396,6 +407,10 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
     t->in_call = 0;
+    if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
+        t->state.rax = (uint64_t)t->ret;
+        run_at_home(t);
+    }
     answer(t, t->ret);
 }
 
@@ -440,14 +455,29 @@ static void payload_read(struct eg_thread *t, uint32_t bytes)
         transfer(t, SYS_recvfrom, t->xstate, t->state.xstate_bytes);
 }
 
+void eg_home_come(void)
+{
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    struct eg_thread *t = NULL;
+    for (uint32_t i = 0; i < n && !t; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            t = eg_home.thread[i];
+    if (!t || t->where != EG_AWAY)
+        return;
+    struct eg_call call = {.type = EG_CALL_HOME};
+    transfer(t, SYS_sendto, &call, sizeof call);
+    transfer(t, SYS_recvfrom, &call, sizeof call);
+    if (call.type != EG_CALL_HOME)
+        eg_home_lost(t->node);
+    payload_read(t, call.len_bytes);
+    stream_give(t);
+}
+
 /* The instruction before which the thread stands made a call: at a patched place the gate must see it again. */
 static void before_call(struct eg_thread_state *s)
 {
-    uint8_t code[7];
-    if (eg_sys_copy_in(code, s->rip - sizeof code, sizeof code) == sizeof code && code[0] == 0xe9)
-        s->rip -= 7;
-    else
-        s->rip -= 2;
+    uint64_t site = eg_gate_site(s->rip);
+    s->rip = site ? site : s->rip - 2;
 }
 
 /* What it will touch first goes with it: its stack and its control block, which libc has above it. Returns: runs of pages. */

@@ -131,13 +131,20 @@ static void take(struct egr_bridge *b)
 
 /* --- both ---------------------------------------------------------------------------------------------------------------- */
 
+/* Does the socket's other side say something that is not on its way yet? */
+static bool says(const struct egr_bridge *b)
+{
+    uint8_t byte;
+    return b->in_at < b->in_end || recv(b->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 bool egr_bridge_turn(struct egr_bridge *b)
 {
     struct eg_io_queue none = { 0 };
     b->moved = false;
     if (out_bytes(b)) flush(b);
-    /* While too much waits for the socket, its event is on. */
-    if ((b->state == EGR_OPEN || b->state == EGR_LAST_IN) && out_bytes(b) < EGR_OUT_MOST_BYTES) {
+    /* While too much waits for the socket, its event is on. But a worker that does not read may be waiting to be read itself. */
+    if ((b->state == EGR_OPEN || b->state == EGR_LAST_IN) && (out_bytes(b) < EGR_OUT_MOST_BYTES || says(b))) {
         if (eg_rdma_poll(&b->ep, &none) < 0) egr_bridge_lost(b);
         else take(b);
         flush(b);

@@ -5,8 +5,8 @@
  *   node      listens on the rdma: address; each connection becomes a socket pair, whose other end the compute daemon gets (--hand-to)
  *
  * Ends travel: what a side had sent before its socket ended arrives, then the other side's socket ends. Neither half lives on alone.
- * Both directions of a bridge wait while one side does not take what came for it (over EGR_OUT_MOST_BYTES): home's agent always reads, and the
- * streams of threads go by turns, so none waits for itself.
+ * Both directions of a bridge wait while one side does not take what came for it (over EGR_OUT_MOST_BYTES) and says nothing itself. A side that does
+ * may read only when that is gone: then more is kept for it, at most what home sends unasked (runs of pages for the worker's threads).
  *
  * Context of everything: the relay's one thread, in the event loop. */
 #ifndef EGR_RELAY_H

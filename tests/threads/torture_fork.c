@@ -178,6 +178,52 @@ static void threads_in_child(void)
     with_busy_threads(threads_in_child_body, 1);
 }
 
+/* ---- a handler forks while its thread is in a call: both come back from it ----------------------------------------------- */
+
+static int handler_pipe[2];
+static atomic_int in_read;
+static __thread volatile pid_t handler_child = -1;
+
+static void forking_handler(int signal)
+{
+    const int saved = errno;
+    (void)signal;
+    handler_child = fork();
+    errno = saved;
+}
+
+static void fork_in_handler_body(struct member *me)
+{
+    char byte;
+    uint64_t value = mix((uint64_t)me->number + 7);
+    double half = 0.5 * me->number;
+    atomic_store(&in_read, 1);
+    errno = 0;
+    const ssize_t got = read(handler_pipe[0], &byte, 1);
+    CHECK(got == -1 && errno == EINTR, "read: %zd, errno %d", got, errno);
+    CHECK(value == mix((uint64_t)me->number + 7) && half == 0.5 * me->number, "a register is another one after the fork");
+    if (handler_child == 0)
+        _exit(23);
+    check_status(handler_child, 23);
+    me->sum++;
+}
+
+static void fork_in_handler(void)
+{
+    const struct sigaction action = {.sa_handler = forking_handler}, before = {.sa_handler = SIG_DFL};
+    SYS(pipe(handler_pipe));
+    SYS(sigaction(SIGUSR1, &action, NULL));
+    in_read = 0;
+    struct member *crew = crew_start(1, fork_in_handler_body, NULL);
+    wait_until_at_least(&in_read, 1);
+    sleep_ms(30);
+    OK(pthread_kill(crew[0].id, SIGUSR1));
+    EQUAL(crew_join(crew), 1);
+    SYS(sigaction(SIGUSR1, &before, NULL));
+    SYS(close(handler_pipe[0]));
+    SYS(close(handler_pipe[1]));
+}
+
 /* ---- pthread_atfork ----------------------------------------------------------------------------------------------------- */
 
 static pthread_mutex_t atfork_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -391,6 +437,7 @@ static const struct sub_test tests[] = {
     {"fork_main", fork_main, "the main thread forks while others run"},
     {"fork_storm", fork_storm, "several threads fork"},
     {"threads_in_child", threads_in_child, "the child of a thread makes threads"},
+    {"fork_in_handler", fork_in_handler, "a handler forks while its thread sleeps in a call"},
     {"spawn", spawn, "posix_spawn with pipes"},
     {"vfork", vfork_test, "vfork and execve"},
     {"popen", popen_test, "popen, both ways"},

@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
 static unsigned char *map(size_t len, int protection, int flags)
 {
@@ -506,6 +508,26 @@ static void inquiries(void)
     crew_run(threads(3), inquiries_body, NULL);
 }
 
+/* process_madvise discards, or says that it does not. */
+static void filled_body(struct member *me)
+{
+    fill_bytes(me->shared, 4 * PAGE, 31);
+}
+
+static void discarded_by_process(void)
+{
+    unsigned char *const at = map_private(4 * PAGE);
+    const struct iovec part = {at, 4 * PAGE};
+    const int self = SYS((int)syscall(SYS_pidfd_open, getpid(), 0));
+    crew_run(1, filled_body, at);
+    if (syscall(SYS_process_madvise, self, &part, 1, MADV_DONTNEED, 0) < 0)
+        CHECK_BYTES(at, 4 * PAGE, 31);
+    else
+        CHECK_ZEROS(at, 4 * PAGE);
+    SYS(close(self));
+    SYS(munmap(at, 4 * PAGE));
+}
+
 /* A mapping across a 2 MiB border, of which threads elsewhere have had one side only, moves as one: to a given place, and to grow. */
 enum { SIDE = 16 };
 
@@ -543,6 +565,40 @@ static void moved_as_one(void)
     }
 }
 
+/* Pages that mlock keeps here move all the same: a copy that stayed would be read for ever. */
+static struct {
+    volatile int *word;
+    atomic_int turn;
+} locked_stage;
+
+static void locked_body(struct member *me)
+{
+    (void)me;
+    for (int i = 1; i <= rounds(20); i++) {
+        *locked_stage.word = i;
+        atomic_store(&locked_stage.turn, 2 * i - 1);
+        wait_until_at_least(&locked_stage.turn, 2 * i);
+    }
+}
+
+static void locked(void)
+{
+    const int n = rounds(20);
+    unsigned char *const at = map_private(4 * PAGE);
+    memset(at, 0, 4 * PAGE);
+    SYS(mlock(at, 4 * PAGE));
+    locked_stage.word = (void *)(at + PAGE);
+    locked_stage.turn = 0;
+    struct member *crew = crew_start(1, locked_body, NULL);
+    for (int i = 1; i <= n; i++) {
+        wait_until_at_least(&locked_stage.turn, 2 * i - 1);
+        EQUAL(*locked_stage.word, i);
+        atomic_store(&locked_stage.turn, 2 * i);
+    }
+    crew_join(crew);
+    SYS(munmap(at, 4 * PAGE));
+}
+
 static const struct sub_test tests[] = {
     {"churn", churn, "every call on mappings of one's own, every byte checked"},
     {"seen_by_all", seen_by_all, "one changes a mapping, all look"},
@@ -555,6 +611,8 @@ static const struct sub_test tests[] = {
     {"made_code", made_code, "functions written at run time"},
     {"read_only", read_only, "constants and code, read"},
     {"inquiries", inquiries, "mincore, and errors"},
+    {"locked", locked, "pages locked by mlock, written by threads"},
+    {"discarded_by_process", discarded_by_process, "process_madvise on one's own memory"},
     {"moved_as_one", moved_as_one, "a mapping of which one side was away"},
 };
 

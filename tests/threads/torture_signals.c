@@ -108,6 +108,45 @@ static void kill_computing(void)
     result("%d", got);
 }
 
+/* ---- to a thread that has just begun ------------------------------------------------------------------------------------ */
+
+static void *just_begun(void *arg)
+{
+    volatile atomic_int *seen = arg;
+    while (!atomic_load_explicit(seen, memory_order_relaxed))
+        ; /* no call at all: a signal that is lost is never seen */
+    return NULL;
+}
+
+static atomic_int just_seen[4];
+
+static void just_count(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    (void)context;
+    atomic_store(&just_seen[info->si_value.sival_int], 1);
+}
+
+static void kill_just_begun(void)
+{
+    const int n = rounds(40);
+    handle(SIGUSR1, just_count, SA_RESTART);
+    for (int i = 0; i < n; i++) {
+        pthread_t id[COUNT_OF(just_seen)];
+        for (size_t k = 0; k < COUNT_OF(just_seen); k++) {
+            just_seen[k] = 0;
+            OK(pthread_create(&id[k], NULL, just_begun, &just_seen[k]));
+            for (volatile int spin = 0; spin < i * 1000; spin = spin + 1)
+                ;
+            OK(pthread_sigqueue(id[k], SIGUSR1, (union sigval){.sival_int = (int)k}));
+        }
+        for (size_t k = 0; k < COUNT_OF(just_seen); k++)
+            OK(pthread_join(id[k], NULL));
+    }
+    unhandle(SIGUSR1);
+    result("%d", n);
+}
+
 /* ---- to a thread that sleeps -------------------------------------------------------------------------------------------- */
 
 static int sleepers_socket[2];
@@ -769,6 +808,7 @@ static void storm_test(void)
 
 static const struct sub_test tests[] = {
     {"kill_computing", kill_computing, "pthread_kill to threads that compute"},
+    {"kill_just_begun", kill_just_begun, "a signal to threads that have just begun, and compute"},
     {"kill_blocked", kill_blocked, "pthread_kill to threads in calls: EINTR"},
     {"restart", restart, "the same with SA_RESTART"},
     {"repair_by_mprotect", repair_by_mprotect, "a SIGSEGV handler that makes pages accessible"},

@@ -211,7 +211,7 @@ static const struct {
     {SYS_brk, 0, 0, 0, -1},                {SYS_mremap, 1, 1, 1, -EINVAL},     {SYS_madvise, 1, 1, 0, -EINVAL},
     {SYS_clone, 0x10000, 0, 0, -EINVAL},   {SYS_clone3, 0, 0, 0, -EINVAL},     {SYS_pkey_mprotect, 1, 1, 0, -EINVAL},
     {SYS_close, ~0ull, 0, 0, -EBADF},      {SYS_close_range, 5, 4, 0, -EINVAL}, {SYS_dup2, ~0ull, ~0ull, 0, -EBADF},
-    {SYS_dup3, 1, 1, 0, -EINVAL},
+    {SYS_dup3, 1, 1, 0, -EINVAL},          {SYS_process_madvise, ~0ull, 0, 0, -1},
 };
 
 START_TEST(passed_call_is_made_in_place)
@@ -238,6 +238,24 @@ START_TEST(passed_call_is_made_in_place)
     check_kept(&native, 0);
     check_kept(&patched, 0);
     ck_assert_uint_eq(patched.out[RCX], (uint64_t)(text + 64 + SITE_BYTES)); /* the kernel saw the call at its own place */
+    ck_assert_uint_eq(eg_gate_site(patched.out[RCX]), (uint64_t)text + 64);
+    stop();
+}
+END_TEST
+
+/* e9 before a call is part of another instruction, or a jump to somewhere else. */
+START_TEST(other_jumps_are_no_site)
+{
+    static const uint8_t code[][7] = {
+        {0xe9, 0x89, 0xd8, 0x31, 0xd2, 0x0f, 0x05}, /* of mov %rbp,%r9; then mov %ebx,%eax; xor %edx,%edx */
+        {0xe9, 0x10, 0x00, 0x00, 0x00, 0x0f, 0x05},
+        {0xb8, 0x0b, 0x00, 0x00, 0x00, 0x0f, 0x05},
+    };
+    start();
+    memcpy(text + 65, code[_i], sizeof code[_i]);
+    executable();
+    ck_assert_uint_eq(eg_gate_site((uint64_t)text + 65 + SITE_BYTES), 0);
+    ck_assert_uint_eq(eg_gate_site(3), 0);
     stop();
 }
 END_TEST
@@ -1022,6 +1040,7 @@ int main(void)
     TCase *tc = unit_case(suite, "patch", 120);
     tcase_add_loop_test(tc, answered_call_returns_the_gates_value, 0, N_CALLS);
     tcase_add_loop_test(tc, passed_call_is_made_in_place, 0, sizeof refused / sizeof *refused);
+    tcase_add_loop_test(tc, other_jumps_are_no_site, 0, 3);
     tcase_add_test(tc, generic_site_carries_any_call);
     tcase_add_loop_test(tc, site_may_lie_across_a_page_boundary, 0, 13);
     tcase_add_test(tc, jump_onto_the_syscall_itself_still_works);
