@@ -16,6 +16,7 @@ set(EG_CORE_SOURCES
   pager/fork.c
   pager/hints.c
   pager/inline.c
+  pager/peer.c
   pager/pins.c
   pager/pager.c
   pager/remap.c
@@ -39,11 +40,13 @@ set(EG_CORE_SOURCES
   threads/view_text.c
   gate/gate.c
   gate/gate.S
+  gate/aio.c
   gate/buffers.c
   gate/insn.c
   gate/patch.c
   gate/patch_all.c
   gate/texts.c
+  gate/peer.c
   gate/pin.c
   gate/robust.c
   gate/signals.c

@@ -358,6 +358,46 @@ static int do_keyctl(struct eg_buffers *b, const long a[6])
     return rc;
 }
 
+/* struct iocb of linux/aio_abi.h. */
+struct request {
+    uint64_t data;
+    uint32_t key, flags;
+    uint16_t op, priority;
+    uint32_t fd;
+    uint64_t buf, bytes, offset, unused[2];
+};
+enum { IO_PREAD = 0, IO_PWRITE = 1, IO_PREADV = 7, IO_PWRITEV = 8 };
+
+/* Its key is filled in. */
+static int request(struct eg_buffers *b, uint64_t at)
+{
+    struct request r;
+    int rc = span(b, at, sizeof r, 1);
+    if (rc || !at || b->look(b, &r, at, sizeof r))
+        return rc;
+    switch (r.op) {
+    case IO_PREAD: return span(b, r.buf, r.bytes < RW_MAX ? r.bytes : RW_MAX, 1);
+    case IO_PWRITE: return span(b, r.buf, r.bytes < RW_MAX ? r.bytes : RW_MAX, 0);
+    case IO_PREADV: return pairs(b, r.buf, r.bytes, 16, 1);
+    case IO_PWRITEV: return pairs(b, r.buf, r.bytes, 16, 0);
+    default: return 0;
+    }
+}
+
+static int requests(struct eg_buffers *b, uint64_t at, int64_t n)
+{
+    int rc = 0;
+    for (n = n < IOVS_MAX ? n : IOVS_MAX; n > 0 && !rc; n--, at += sizeof at) {
+        uint64_t one;
+        if ((rc = span(b, at, sizeof one, 0)))
+            return rc;
+        if (!at || b->look(b, &one, at, sizeof one))
+            return 0;
+        rc = request(b, one);
+    }
+    return rc;
+}
+
 /* struct xattr_args: where the value is, and how long. */
 static int xattr_value(struct eg_buffers *b, uint64_t at, int write)
 {
@@ -404,6 +444,7 @@ static int any(struct eg_buffers *b, long nr, const long a[6])
     case NR_bpf: return scan(b, u[1], (uint32_t)u[2]);
     case NR_futex_waitv: return futex_words(b, u[0], (uint32_t)u[1]);
     case NR_futex_requeue: return futex_words(b, u[0], 2);
+    case NR_io_submit: return requests(b, u[2], a[1]);
     case NR_process_vm_readv:
     case NR_process_vm_writev:
         if ((long)(int32_t)u[0] == eg_sys0(SYS_getpid) || (long)(int32_t)u[0] == eg_sys0(SYS_gettid))

@@ -152,9 +152,9 @@
     X(202, futex, 0, ANY) /* by operation: the word, the second word, the timeout */ \
     X(203, sched_setaffinity, 0, RI(2, 1, 1)) \
     X(204, sched_getaffinity, 0, WI(2, 1, 1)) \
-    X(206, io_setup, EG_CALL_DECLINED, RW(1, 8)) \
+    X(206, io_setup, 0, RW(1, 8)) \
     X(208, io_getevents, 0, WN(3, 2, 32), R(4, 16)) \
-    X(209, io_submit, 0, RN(2, 1, 8)) \
+    X(209, io_submit, 0, ANY) /* pointers to requests, which have pointers to buffers */ \
     X(210, io_cancel, 0, RW(1, 64), W(2, 32)) \
     X(212, lookup_dcookie, 0, WN(1, 2, 1)) \
     X(217, getdents64, 0, WI(1, 2, 1)) \

@@ -39,9 +39,24 @@ int eg_gate_buffers(struct eg_buffers *b, long nr, const long arg[6]);
 int eg_gate_pin(struct eg_gate_frame *f, long *ret_result);
 /* eg_gate_unpin - the calling thread ends: its pins go. Context: as eg_gate_pin. */
 void eg_gate_unpin(void);
+/* eg_gate_pin_for - what a call will access is pinned for `owner` until eg_pin_end. Context: gate stack, all signals blocked, lock not held.
+ * Returns: bytes. */
+uint64_t eg_gate_pin_for(uint64_t owner, long nr, const long arg[6]);
+/* eg_gate_pin_limit - bytes: about as much as is to be pinned at a time. Context: any. */
+uint64_t eg_gate_pin_limit(void);
+/* eg_gate_peer - a process_vm_readv or process_vm_writev (peer.c). Pre: what it accesses of this process is pinned, if faults are served inline.
+ * Context: as eg_gate_pin. Returns: 1 it is done, *ret_result; 0 it is as any other call. */
+int eg_gate_peer(const struct eg_gate_frame *f, long *ret_result);
+/* eg_gate_aio - a call on a context of libaio's (aio.c). Pre, Context, Returns: as eg_gate_pin, which comes after it.
+ * eg_gate_aio_child - in the child of a fork: its parent's contexts are not there. Context: gate stack. */
+int eg_gate_aio(const struct eg_gate_frame *f, long *ret_result);
+void eg_gate_aio_child(void);
 /* eg_gate_robust_end - the calling thread ends: owners of its robust mutexes are marked as died, which the kernel cannot do when a page is away.
- * Context: program thread, on its own stack, no lock; faults are served. */
+ * Context: program thread, on its own stack, no lock; faults are served.
+ * eg_gate_robust_stays - the process ends (exit_group): what the kernel will follow comes home and stays, for all threads. It marks them itself, when none
+ * of them can see it any more. Pre, Context: as eg_gate_pin. */
 void eg_gate_robust_end(void);
+void eg_gate_robust_stays(void);
 /* eg_gate_pin_blocked - threads that are inside a call which began before the pager was active: their buffers come home and stay, too. To be called when
  * the pager has become active, before anything leaves. Context: gate stack or the pager's thread, all signals blocked, lock not held. */
 void eg_gate_pin_blocked(void);

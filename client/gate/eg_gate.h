@@ -27,8 +27,11 @@
     X(vfork, 58, 0)           \
     X(pkey_mprotect, 329, 0)  \
     X(process_madvise, 440, 0) \
+    X(exit, 60, 0)            \
     X(prctl, 157, 0)          \
-    X(exit, 60, EG_GATE_FOR_NODES)   \
+    X(seccomp, 317, 0)        \
+    X(process_vm_readv, 310, 0)  \
+    X(process_vm_writev, 311, 0) \
     X(futex, 202, EG_GATE_FOR_NODES) \
     X(rt_sigprocmask, 14, EG_GATE_FOR_START) \
     X(close, 3, 1)            \
@@ -52,7 +55,7 @@ struct eg_gate_frame {
 /* eg_gate_dispatch - one call of the program's. Context: any program thread, on its own stack.
  * Returns: the call's result or -errno; meaningless when frame->pass is set. */
 long eg_gate_dispatch(struct eg_gate_frame *frame);
-/* eg_gate_nodes - set before patching: thread ends (exit) and futex calls are led to the gate as well; only remote threads need that. */
+/* eg_gate_nodes - set before patching: futex calls, and where threads begin, are led to the gate as well; only remote threads need that. */
 extern uint8_t eg_gate_nodes;
 /* eg_gate_start - set by patching: the place where libc's new threads are ready to run was found. */
 extern uint8_t eg_gate_start;

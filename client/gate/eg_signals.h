@@ -26,6 +26,9 @@ void eg_signals_thread_begins(uint64_t robust);
 void eg_signals_thread_ends(void);
 /* eg_signals_robust - the head of the calling thread's list of robust mutexes; 0: none is known. Context: as eg_signals_thread_ends. */
 uint64_t eg_signals_robust(void);
+/* eg_signals_robust_next - that of the next of all threads that there have been; 0: none. *at begins with 0. Context: any; stale. Returns: EG_SIGNALS_NO_MORE at the end. */
+#define EG_SIGNALS_NO_MORE (~0ull)
+uint64_t eg_signals_robust_next(uint64_t *at);
 
 /* eg_signals_wants - does this call show or change signal state? rt_sigaction, rt_sigprocmask, rt_sigpending, sigaltstack, and what waits with a mask.
  * eg_signals_call - one of those. The frame's arguments may be changed for a call made in place; a mask then lies in the runtime's memory.

@@ -18,13 +18,16 @@ static uint8_t *stacks;
 static uint64_t stacks_used;
 
 #define CLONE_FLAG_VM 0x100ul
+#define CLONE_FLAG_FILES 0x400ul
 #define CLONE_FLAG_SETTLS 0x80000ul
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
 #define NR_set_robust_list 273
+#define NR_exit_group 231
 #define PR_SET_SECCOMP_OPTION 22u
+#define PR_SET_TSC_OPTION 26u
 #define PR_SET_MEMORY_MERGE_OPTION 67u
-#define NR_seccomp 317
+#define PR_TSC_FORBIDDEN 2
 #define SECCOMP_SET_MODE_LAST 1u /* strict, filter */
 
 enum {
@@ -64,8 +67,10 @@ long eg_gate_on_stack(long (*fn)(void *), void *arg)
 {
     uint32_t i = stack_take(), pid = eg_rt.pid;
     long ret = eg_gate_call_on(stacks + (size_t)(i + 1) * STACK_BYTES, fn, arg);
-    if (eg_rt.pid != pid)
-        __atomic_store_n(&stacks_used, 1ull << i, __ATOMIC_RELAXED); /* fork child: the other threads are not here */
+    if (eg_rt.pid != pid) { /* fork child: the other threads are not here */
+        __atomic_store_n(&stacks_used, 1ull << i, __ATOMIC_RELAXED);
+        eg_gate_aio_child();
+    }
     __atomic_fetch_and(&stacks_used, ~(1ull << i), __ATOMIC_RELEASE);
     return ret;
 }
@@ -137,9 +142,9 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
         *ret_pass = 1; /* the child comes back on another stack: the call has to be made in place */
         return 0;
     }
-    if (a.stack) {
+    if (a.stack || a.flags & CLONE_FLAG_FILES) {
         *ret_pass = !eg_rt.active;
-        return -ENOMEM; /* a new process on a new stack: its pager could not be started */
+        return -ENOMEM; /* a new process on a new stack, or with this one's descriptors: its pager could not be started */
     }
     return eg_cap_fork(nr, arg);
 }
@@ -277,6 +282,10 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
         }
         eg_signals_thread_ends();
         return 0;
+    case NR_exit_group:
+        if (eg_rt.inlined && eg_rt.active)
+            eg_gate_robust_stays();
+        return 0;
     default: break;
     }
     if (eg_call_declined((uint32_t)f->nr)) {
@@ -288,7 +297,7 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
         if (!f->pass)
             return 1;
     }
-    if (eg_rt.active && eg_rt.inlined && eg_gate_pin(f, ret_result)) {
+    if (eg_rt.active && eg_rt.inlined && (eg_gate_aio(f, ret_result) || eg_gate_pin(f, ret_result))) {
         f->pass = 0;
         return 1;
     }
@@ -297,6 +306,17 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
         return 1;
     }
     return 0;
+}
+
+/* The program shuts itself in (seccomp): calls that it would not make itself may be refused, or end it. */
+static uint8_t shut_in;
+
+static void sets_itself(const struct eg_gate_frame *f)
+{
+    if (f->nr == NR_seccomp || (uint32_t)f->arg[0] == PR_SET_SECCOMP_OPTION)
+        shut_in = 1;
+    else if ((uint32_t)f->arg[0] == PR_SET_TSC_OPTION && (int32_t)f->arg[1] == PR_TSC_FORBIDDEN)
+        eg_sys_clock_init(NULL); /* the vDSO's clock needs what is being forbidden */
 }
 
 static long slow(void *arg)
@@ -354,6 +374,12 @@ static long slow(void *arg)
     }
 }
 
+/* As MADV_MERGEABLE: a hint, not taken. What was on before is off when the pager begins. */
+static int merges_memory(const struct eg_gate_frame *f)
+{
+    return f->nr == NR_prctl && eg_rt.pool && (uint32_t)f->arg[0] == PR_SET_MEMORY_MERGE_OPTION && f->arg[1] == 1 && !f->arg[2] && !f->arg[3] && !f->arg[4];
+}
+
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
     long first;
@@ -363,7 +389,20 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
     case NR_exit:
         if (eg_home.on)
             eg_home_exit(f->arg[0]);
+        else if (eg_rt.active && !eg_rt.inlined && !shut_in)
+            eg_gate_robust_end();
         f->pass = 1;
+        return 0;
+    case NR_process_vm_readv:
+    case NR_process_vm_writev:
+        if (!eg_home.on && eg_rt.pool && eg_gate_peer(f, &first))
+            return first;
+        f->pass = 1;
+        return 0;
+    case NR_prctl:
+    case NR_seccomp:
+        sets_itself(f);
+        f->pass = !merges_memory(f);
         return 0;
     case NR_rt_sigprocmask:
         if (eg_home.on)
@@ -402,10 +441,6 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         eg_home_robust_on(robust);
         return ret;
     }
-    case NR_prctl:
-        /* As MADV_MERGEABLE: a hint, not taken. What was on before is off when the pager begins. */
-        f->pass = !eg_rt.pool || (uint32_t)f->arg[0] != PR_SET_MEMORY_MERGE_OPTION || f->arg[1] != 1 || f->arg[2] || f->arg[3] || f->arg[4];
-        return 0;
     case NR_process_madvise:
         if (!eg_home.on)
             break;

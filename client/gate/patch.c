@@ -39,7 +39,7 @@ uint8_t eg_gate_nodes, eg_gate_view, eg_gate_start, eg_gate_all;
 
 static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
 {
-    if (!eg_gate_nodes || syscall - text < 4 + EXIT_REACH || memcmp(syscall - 4, exit_site, sizeof exit_site) != 0)
+    if (syscall - text < 4 + EXIT_REACH || memcmp(syscall - 4, exit_site, sizeof exit_site) != 0)
         return 0;
     for (int back = 5; back <= EXIT_REACH; back++)
         if (memcmp(syscall - 4 - back, exit_number, sizeof exit_number) == 0)

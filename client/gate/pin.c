@@ -74,6 +74,7 @@ struct pinning {
     struct eg_buffers b; /* first member */
     uint64_t owner, depth;
     int begun;
+    uint64_t bytes;
     uint32_t n;
     struct eg_span_rw v[SPANS];
 };
@@ -94,6 +95,7 @@ static int pin_span(struct eg_buffers *b, uint64_t start, uint64_t end, int writ
     if (p->n == SPANS)
         pin_now(p);
     p->v[p->n++] = (struct eg_span_rw){start, end, write};
+    p->bytes += end - start;
     return 0;
 }
 
@@ -105,12 +107,19 @@ static int pin_look(struct eg_buffers *b, void *to, uint64_t from, size_t bytes)
     return eg_sys_copy_in(to, from, bytes) == (long)bytes ? 0 : -1;
 }
 
-static void pin_buffers(uint64_t owner, uint64_t depth, long nr, const long arg[6], int lasting)
+/* Returns: bytes. */
+static uint64_t pin_buffers(uint64_t owner, uint64_t depth, long nr, const long arg[6], int lasting)
 {
     struct pinning p = {.b = {pin_span, pin_look, seen}, .owner = owner, .depth = depth, .begun = lasting};
     eg_gate_buffers(&p.b, nr, arg);
     if (p.n || !p.begun)
         pin_now(&p);
+    return p.bytes;
+}
+
+uint64_t eg_gate_pin_for(uint64_t owner, long nr, const long arg[6])
+{
+    return pin_buffers(owner, DEPTH_LASTING, nr, arg, 1);
 }
 
 /* f->pass: the stack pointer of the call. */
@@ -166,7 +175,7 @@ void eg_gate_unpin(void)
 #define WINDOW 16
 
 /* What one call pins at most: an eighth of the budget, less when there are many threads. */
-static uint64_t limit(void)
+uint64_t eg_gate_pin_limit(void)
 {
     uint64_t threads = eg_pin_owners(), bytes = eg_rt.budget / (4 * (threads > 2 ? threads : 2)) * EG_PAGE_BYTES;
     return bytes < LIMIT_MIN ? LIMIT_MIN : bytes > LIMIT_MAX ? LIMIT_MAX : bytes;
@@ -347,7 +356,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
     int wait_all = f->nr == NR_recvfrom && f->arg[3] & MSG_WAITALL, one = target == T_STREAM && l.write && !wait_all;
     if (f->nr == NR_recvfrom && f->arg[3] & MSG_PEEK)
         one = 1;
-    l.piece = one ? LIMIT_MIN : limit();
+    l.piece = one ? LIMIT_MIN : eg_gate_pin_limit();
     if (target == T_MESSAGES) {
         /* A message is taken or sent as a whole. */
         l.piece = l.piece < DATAGRAM_MAX ? DATAGRAM_MAX : l.piece;

@@ -4,7 +4,7 @@
 
 #include "client/gate/eg_buffers.h"
 #include "client/gate/eg_signals.h"
-#include "client/pager/eg_pager.h"
+#include "client/pager/eg_inline.h"
 
 #include <errno.h>
 
@@ -53,11 +53,25 @@ void eg_robust_pending(const struct eg_robust *list)
         owner_died(list, (list->pending & ~EG_ROBUST_PI) + list->offset);
 }
 
+/* Where a thread serves the faults, it serves the kernel's, too. */
+static long copied(uint64_t addr, uint64_t *ret_word)
+{
+    return eg_sys_copy_in(ret_word, addr, sizeof *ret_word) == (long)sizeof *ret_word ? 0 : -EFAULT;
+}
+
+static uint64_t head_here(void)
+{
+    uint64_t head = 0, bytes;
+    if (eg_gate_all)
+        return eg_signals_robust();
+    return eg_sys3(SYS_get_robust_list, 0, &head, &bytes) ? 0 : head;
+}
+
 void eg_gate_robust_end(void)
 {
     struct eg_robust list;
-    uint64_t head = eg_signals_robust();
-    if (!head || eg_robust_open(&list, head, eg_signals_peek) || ((list.entry & ~EG_ROBUST_PI) == head && !list.pending))
+    uint64_t head = head_here();
+    if (!head || eg_robust_open(&list, head, eg_gate_all ? eg_signals_peek : copied) || ((list.entry & ~EG_ROBUST_PI) == head && !list.pending))
         return;
     (void)!eg_robust_walk(&list);
     list.n_pi += list.pending & EG_ROBUST_PI;
@@ -66,4 +80,53 @@ void eg_gate_robust_end(void)
     /* The kernel must not follow it later: by then the mutexes may have been taken over and freed. */
     if (!list.n_pi)
         eg_sys2(SYS_set_robust_list, 0, EG_ROBUST_BYTES);
+}
+
+/* --- the end of all threads ---------------------------------------------------------------------------------------------- */
+
+static int stays(uint64_t at, uint64_t bytes)
+{
+    struct eg_span_rw v = {at, at + bytes, 1};
+    if (at >> EG_ADDR_BITS)
+        return 0;
+    if (eg_ranges_seen(&eg_rt.ranges, v.start, v.end))
+        eg_pin_more(EG_PIN_TID | (uint64_t)eg_sys0(SYS_gettid), ~0ull, &v, 1);
+    return 1;
+}
+
+static long stays_and_read(uint64_t addr, uint64_t *ret_word)
+{
+    return stays(addr, sizeof *ret_word) ? copied(addr, ret_word) : -EFAULT;
+}
+
+static void list_stays(uint64_t head)
+{
+    struct eg_robust list;
+    if (eg_robust_open(&list, head, stays_and_read))
+        return;
+    uint64_t entry = list.entry & ~EG_ROBUST_PI;
+    for (int n = 0; n < ENTRIES_MAX && entry != head; n++) {
+        stays(entry + list.offset, sizeof(uint32_t));
+        if (stays_and_read(entry, &entry))
+            return;
+        entry &= ~EG_ROBUST_PI;
+    }
+    if (list.pending)
+        stays((list.pending & ~EG_ROBUST_PI) + list.offset, sizeof(uint32_t));
+}
+
+static long all_stay(void *unused)
+{
+    uint64_t at = 0, head;
+    (void)unused;
+    while ((head = eg_signals_robust_next(&at)) != EG_SIGNALS_NO_MORE)
+        if (head)
+            list_stays(head);
+    return 0;
+}
+
+void eg_gate_robust_stays(void)
+{
+    if ((uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid)
+        eg_gate_alone(all_stay, NULL);
 }

@@ -312,6 +312,16 @@ uint64_t eg_signals_robust(void)
     return t && (uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid ? t->robust : 0;
 }
 
+uint64_t eg_signals_robust_next(uint64_t *at)
+{
+    for (uint64_t n, k = 0, i = (*at)++; k < __atomic_load_n(&sig.n_chunks, __ATOMIC_ACQUIRE); k++, i -= n) {
+        n = sig.chunk[k].n;
+        if (i < n)
+            return ((const struct thread *)(sig.chunk[k].start + (i + 1) * sig.stride) - 1)->robust;
+    }
+    return EG_SIGNALS_NO_MORE;
+}
+
 void eg_signals_thread_ends(void)
 {
     struct thread *t = thread_here();
@@ -319,6 +329,7 @@ void eg_signals_thread_ends(void)
         return; /* the end of a vfork child is not the end of its parent's thread */
     uint64_t old = enter();
     alt_set(NULL, SS_DISABLE, 0);
+    t->robust = 0;
     t->next = sig.free;
     sig.free = t;
     leave(old);

@@ -210,6 +210,26 @@ int eg_account_listen(void)
     return rc < 0 ? (int)rc : 0;
 }
 
+struct eg_pool_row *eg_account_row_of(uint32_t pid)
+{
+    struct eg_pool_row *found = NULL;
+    for (uint32_t i = 1; pid && i < rows_used(); i++)
+        if (row_at(i)->pid == pid && (!found || row_at(i)->start_ns > found->start_ns)) /* numbers are used again */
+            found = row_at(i);
+    return found;
+}
+
+void eg_account_poke(const struct eg_pool_row *row)
+{
+    struct sockaddr_un sa;
+    uint32_t len = poke_name(&sa, (uint32_t)(row - row_at(0)));
+    long fd = eg_sys3(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* this process may not have one yet */
+    if (eg_sys_failed(fd))
+        return;
+    eg_sys6(SYS_sendto, fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, &sa, len);
+    eg_sys1(SYS_close, fd);
+}
+
 uint64_t eg_account_ask_others(uint64_t n)
 {
     /* This process counts, however small: one that has just been forked could not grow else. */

@@ -25,7 +25,7 @@ void eg_cap_enter(void)
     if (eg_rt.foreign && eg_rt.fork_mark && *eg_rt.fork_mark == 0) {
         /* Not a vfork child: a copy of the address space that was made past the gate. */
         if (eg_rt.active)
-            eg_die("the program forked in a way that endgame cannot follow (clone with a stack of its own)", NULL, 0);
+            eg_die("the program forked in a way that endgame cannot follow (clone with a stack of its own, or with its parent's descriptors)", NULL, 0);
         eg_cap_child_start(0, 0);
     }
 }
@@ -43,8 +43,10 @@ long eg_cap_leave(long ret)
 
 void eg_cap_must(int rc)
 {
+    if (rc == -ENOMEM)
+        eg_die("no memory for the pager's own tables, or no more mappings (vm.max_map_count)", NULL, 0);
     if (rc)
-        eg_die("no memory for the pager's own tables", NULL, 0);
+        eg_die("the kernel does not let the program's memory be watched over any more", NULL, rc);
 }
 
 /* Accessible pages of [start, end). */
@@ -145,7 +147,7 @@ static void cap_open(uint64_t start, uint64_t end, int fresh, int arm)
         else if (!armed)
             eg_rt.charged += (int64_t)((hi - at) >> EG_PAGE_SHIFT);
         if (armed && !fresh) {
-            eg_cap_must(!(b = eg_block_get(index)));
+            eg_cap_must((b = eg_block_get(index)) ? 0 : -ENOMEM);
             eg_cap_must(eg_uffd_register(at, hi));
             eg_evict_scan(b, at, hi);
         } else if (armed && !reg) {

@@ -59,7 +59,11 @@ uint32_t eg_pin_owners(void);
 int eg_pin_known(uint64_t tid);
 /* Owner of pins made for a thread by somebody else, who knows its number only. They become the thread's own at its next call. */
 #define EG_PIN_TID (1ull << 63)
-/* eg_pin_end - the thread ends: its pins go. Context: any, lock not held. */
+/* Owner of pins of a request that goes on behind its call (libaio), by a number that whoever makes it gives out. They are lasting ones. */
+#define EG_PIN_AIO (1ull << 61)
+/* Owner of what another process wants to access (eg_peer.h). Lasting, too. */
+#define EG_PIN_PEER (1ull << 60)
+/* eg_pin_end - the thread, or the request, ends: its pins go. Context: any, lock not held. */
 void eg_pin_end(uint64_t owner);
 /* eg_pin_bury - pins that outlasted their threads, by number, go. Context: gate stack, all signals blocked, lock not held. */
 void eg_pin_bury(void);

@@ -267,6 +267,9 @@ int eg_account_listen(void);
 uint64_t eg_account_ask_others(uint64_t n);
 /* eg_account_bury - processes that are gone leave the account. */
 void eg_account_bury(void);
+/* eg_account_row_of - the row of the process with that number; NULL: none. eg_account_poke - its pager looks up. Context: any. */
+struct eg_pool_row *eg_account_row_of(uint32_t pid);
+void eg_account_poke(const struct eg_pool_row *row);
 /* eg_account_time - one more in a histogram of the row's (EG_HIST_BUCKETS). */
 void eg_account_time(uint32_t *hist, uint64_t ns);
 

@@ -84,6 +84,15 @@ struct eg_pool_exec {
     X(pages_coherent_fetched, "pages handed to another machine, or taken back")                           \
     X(invalidations, "shared copies of a page that had to go because somebody wrote to it")
 
+/* Another process wants to access this one's memory (eg_peer.h). */
+struct eg_pool_peer {
+    uint32_t asker; /* a thread's number; 0: none */
+    uint32_t state; /* futex; peer.c's own */
+    uint64_t start, end;
+    uint32_t write, unused;
+};
+_Static_assert(sizeof(struct eg_pool_peer) == 32, "eg_pool_row's size");
+
 struct eg_pool_row {
     uint32_t lock_byte;  /* lives at the row's start: the OFD lock is on its first byte */
     uint32_t pid;        /* 0: the row was never used */
@@ -104,7 +113,8 @@ struct eg_pool_row {
     uint32_t fault_hist[EG_HIST_BUCKETS];
     uint32_t thread_start_hist[EG_HIST_BUCKETS];   /* clone to the thread's first instruction on its node */
     uint32_t coherent_fault_hist[EG_HIST_BUCKETS]; /* a request from a node (or of home's) to its answer, at the directory */
-    uint8_t reserved[EG_POOL_ROW_BYTES - 144 - 8 * 22 - 3 * 4 * EG_HIST_BUCKETS];
+    struct eg_pool_peer peer;
+    uint8_t reserved[EG_POOL_ROW_BYTES - 144 - 8 * 22 - 3 * 4 * EG_HIST_BUCKETS - 32];
 };
 _Static_assert(sizeof(struct eg_pool_row) == EG_POOL_ROW_BYTES, "eg_pool_row is a file format");
 

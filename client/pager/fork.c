@@ -4,6 +4,7 @@
 #include "client/pager/eg_whole.h"
 
 #include <errno.h>
+#include <linux/kcmp.h>
 #include <sys/mman.h>
 
 #define SPAWN_MIN_PAGES 1024
@@ -38,9 +39,27 @@ static void child_forget(void)
     }
 }
 
+/* kcmp: is the table of descriptors its parent's (CLONE_FILES)? Where the kernel does not tell, it is not. */
+static int shares_descriptors(void)
+{
+    return eg_sys5(SYS_kcmp, eg_sys0(SYS_getpid), eg_sys0(SYS_getppid), KCMP_FILES, 0, 0) == 0;
+}
+
+/* A row, sessions and a pager need descriptors, and those would be its parent's, too: it goes on as a vfork child does, its memory counts for nobody. */
+static void child_apart(void)
+{
+    eg_rt.row = &eg_rt.own_row;
+    eg_rt.foreign = 1;
+    *eg_rt.fork_mark = 1;
+}
+
 void eg_cap_child_start(int was_active, int drop)
 {
     struct eg_rt *rt = &eg_rt;
+    if (!was_active && rt->fork_mark && shares_descriptors()) {
+        child_apart();
+        return;
+    }
     int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd, &rt->pid_fd};
     rt->lock = (struct eg_lock){.word = 1};
     /* Row locks belong to an open file: one of its own. */
@@ -154,7 +173,7 @@ long eg_cap_fork(long nr, const long arg[6])
         /* Parent and child do not both fit: the servers get a copy of everything, and the child starts with nothing resident. */
         eg_evict_clean_all();
         drop = 1;
-    } else if (eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate()) {
+    } else if (eg_rt.charged > SPAWN_MIN_PAGES && !eg_rt.foreign && eg_pager_activate()) {
         eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
     }
     eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);

@@ -3,6 +3,7 @@
  * It spins for a while after each event before it sleeps: waking a sleeping thread costs more than a page. The spin yields the
  * processor on every turn, so it takes nothing from a program that wants to run. */
 #include "client/pager/eg_inline.h"
+#include "client/pager/eg_peer.h"
 #include "client/pager/eg_whole.h"
 #include "proto/eg_uffd.h"
 
@@ -57,8 +58,7 @@ static void say(const char *what, const char *name, int err)
     if (name)
         n = eg_str_put(line, sizeof line, n, name);
     if (err) {
-        n = eg_str_put(line, sizeof line, n, err == -ETIMEDOUT ? " (no answer for a minute" : " (connection broken");
-        n = eg_str_put(line, sizeof line, n, ", errno ");
+        n = eg_str_put(line, sizeof line, n, err == -ETIMEDOUT ? " (no answer for a minute, errno " : name ? " (connection broken, errno " : " (errno ");
         n = eg_str_put_u64(line, sizeof line, n, (uint64_t)-err);
         n = eg_str_put(line, sizeof line, n, ")");
     }
@@ -524,9 +524,10 @@ static __attribute__((noreturn)) void pager_beside(void)
             more = eg_pager_turn(0) && (over() || eg_rt.n_wanted);
             pager_unlock();
         }
+        int kept = eg_peer_turn();
         if (more && idle_polls <= SPIN_POLLS)
             continue;
-        struct timespec limit = {.tv_sec = eg_rt.outstanding || more ? 0 : 3600, .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : 0};
+        struct timespec limit = {.tv_sec = eg_rt.outstanding || more ? 0 : kept ? 1 : 3600, .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : 0};
         struct pollfd p[1 + EG_POOL_SERVERS] = {{.fd = eg_rt.wake_fd, .events = POLLIN}};
         for (uint32_t i = 0; i < eg_rt.n_servers; i++)
             p[1 + i] = (struct pollfd){.fd = eg_rt.server[i].control_fd, .events = POLLIN}; /* one that is gone hangs up */

@@ -1,11 +1,14 @@
 /* thread_ends.c - threads end while what the kernel looks at then is away: robust mutexes, and a thread's control block on a stack of the program's own.
- * Prints "ok", or what is wrong. */
+ * Prints "ok", or what is wrong. Argument "threads": not what the kernel looks at when the whole process ends. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
@@ -106,7 +109,67 @@ static void own_stacks(void)
     }
 }
 
-int main(void)
+/* A mutex that processes share, and behind it in the list of what the thread holds (so before it, as the kernel goes) one whose page is away. */
+static pthread_mutex_t *shared;
+static pthread_barrier_t both;
+
+static void hold(int i)
+{
+    if (pthread_mutex_lock(shared + i) || pthread_mutex_lock(held[i]))
+        wrong("lock", i);
+}
+
+static void *holder(void *arg)
+{
+    hold(1);
+    pthread_barrier_wait(&both);
+    for (;;)
+        pause();
+    return arg;
+}
+
+static void exits(void)
+{
+    pthread_t other;
+    pthread_barrier_init(&both, NULL, 2);
+    pthread_create(&other, NULL, holder, NULL);
+    hold(0);
+    pthread_barrier_wait(&both);
+    press();
+    madvise(apart, MIB, MADV_PAGEOUT);
+    press();
+    madvise(apart, MIB, MADV_PAGEOUT);
+    _exit(0);
+}
+
+static void process_ends(void)
+{
+    pthread_mutexattr_t kind;
+    int status;
+    shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_setrobust(&kind, PTHREAD_MUTEX_ROBUST);
+    for (int i = 0; i < 2; i++)
+        pthread_mutex_init(held[i], &kind);
+    pthread_mutexattr_setpshared(&kind, PTHREAD_PROCESS_SHARED);
+    for (int i = 0; i < 2; i++)
+        pthread_mutex_init(shared + i, &kind);
+    pid_t pid = fork();
+    if (!pid)
+        exits();
+    if (waitpid(pid, &status, 0) != pid || status)
+        wrong("the child", status);
+    for (int i = 0; i < 2; i++) {
+        struct timespec soon;
+        clock_gettime(CLOCK_REALTIME, &soon);
+        soon.tv_sec += 5;
+        int rc = pthread_mutex_timedlock(shared + i, &soon);
+        if (rc != EOWNERDEAD)
+            wrong("a dead process's mutex", rc);
+    }
+}
+
+int main(int argc, char **argv)
 {
     alarm(100);
     area = map(AREA);
@@ -115,6 +178,8 @@ int main(void)
     robust(0);
     robust(1);
     own_stacks();
+    if (argc < 2 || strcmp(argv[1], "threads") != 0)
+        process_ends();
     puts("ok");
     return 0;
 }
