@@ -100,6 +100,7 @@ struct eg_thread {
     uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;
+    uint8_t *data;     /* of a call: a page, in which its answer's head ends, then EG_CALL_DATA_MAX from anywhere in the next page on; NULL: not yet */
     uint8_t xstate[EG_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
     uint8_t frame[EG_XSTATE_MAX_BYTES + 1024]; /* that rt_sigreturn reads: the way home */
 };

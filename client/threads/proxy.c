@@ -282,6 +282,39 @@ static void answer(struct eg_thread *t, int64_t ret)
     transfer(t, SYS_sendto, &call, sizeof call);
 }
 
+/* The content of the buffer at addr is here during a call: as it is aligned there. Returns: NULL: no memory. */
+static uint8_t *data_at(struct eg_thread *t, uint64_t addr)
+{
+    if (!t->data) {
+        uint8_t *p = eg_sys_map(EG_CALL_DATA_MAX + 3 * EG_PAGE_BYTES);
+        t->data = p ? p + (-(uint64_t)p & (EG_PAGE_BYTES - 1)) : NULL;
+    }
+    return t->data ? t->data + EG_PAGE_BYTES + addr % EG_PAGE_BYTES : NULL;
+}
+
+/* What a call writes. Without memory for it the call takes it from its place. */
+static uint8_t *data_read(struct eg_thread *t, const struct eg_call *call)
+{
+    uint8_t *data = data_at(t, (uint64_t)call->arg[2]), byte;
+    if (call->len_bytes > EG_CALL_DATA_MAX || call->len_bytes != (uint64_t)call->arg[3])
+        eg_home_lost(t->node);
+    if (data)
+        transfer(t, SYS_recvfrom, data, call->len_bytes);
+    for (uint32_t i = 0; !data && i < call->len_bytes; i++)
+        transfer(t, SYS_recvfrom, &byte, 1);
+    return data;
+}
+
+/* With what was read. */
+static void answer_data(struct eg_thread *t, uint8_t *data, uint64_t most)
+{
+    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0; /* MSG_TRUNC: of a longer message */
+    n = n < most ? n : most;
+    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = (uint32_t)n, .arg = {t->ret}, .mask = t->mask};
+    memcpy(data - sizeof call, &call, sizeof call);
+    transfer(t, SYS_sendto, data - sizeof call, sizeof call + n);
+}
+
 static int is_gated(long nr)
 {
     switch (nr) {
@@ -309,7 +342,10 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         a[i] = (long)call->arg[1 + i];
     __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
-    if (call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
+    uint8_t *data = call->type == EG_CALL_WRITE ? data_read(t, call) : NULL;
+    if (call->type == EG_CALL_READ && (uint64_t)a[2] <= EG_CALL_DATA_MAX)
+        data = data_at(t, (uint64_t)a[1]);
+    if (call->type == EG_CALL_SYSCALL && call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
         answer(t, eg_home_clone(nr, a, &t->state, t->xstate, t->mask, 0));
         return;
     }
@@ -345,6 +381,8 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     }
     t->nr = nr;
     memcpy(t->arg, a, sizeof a);
+    if (data)
+        t->arg[1] = (int64_t)data;
     t->prog_sp = call->rsp;
     int tries = 0;
     t->in_call = 1;
@@ -352,7 +390,10 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
     t->in_call = 0;
-    answer(t, t->ret);
+    if (data && call->type == EG_CALL_READ)
+        answer_data(t, data, (uint64_t)a[2]);
+    else
+        answer(t, t->ret);
 }
 
 /* --- the proxy ------------------------------------------------------------------------------------------------------------------------ */
@@ -482,12 +523,14 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         transfer(t, SYS_recvfrom, &call, sizeof call);
         if (!eg_node_seen(t->node)) /* its word came too late */
             stream_lost(t);
-        if (call.len_bytes)
+        if (call.len_bytes && call.type != EG_CALL_WRITE)
             payload_read(t, call.len_bytes);
         if (call.type != EG_CALL_EXIT)
             t->mask = call.mask;
         switch (call.type) {
-        case EG_CALL_SYSCALL: forwarded(t, &call); break;
+        case EG_CALL_SYSCALL:
+        case EG_CALL_WRITE:
+        case EG_CALL_READ: forwarded(t, &call); break;
         case EG_CALL_EXIT:
             stream_give(t);
             take_back(t);
