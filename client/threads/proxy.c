@@ -34,6 +34,8 @@
 #define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
 #define STACK_SOON 512u      /* of the stack, and of the thread's control block, are used at once */
 #define CONTROL_BYTES 2048u
+#define VISIT_STAY_NS 20000000u /* between two visits; twice as long after a short one */
+#define VISIT_STAY_MAX_NS 30000000000u
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
 
 _Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
@@ -162,9 +164,22 @@ static void transfer(struct eg_thread *t, long nr, void *data, size_t bytes)
 
 /* --- at home ------------------------------------------------------------------------------------------------------------------------ */
 
+/* A visit is over. */
+static void visit_end(struct eg_thread *t)
+{
+    uint64_t now = eg_sys_now_ns(), stay = now - t->visit_ns > 8 * t->stay_ns ? VISIT_STAY_NS : t->stay_ns * 2;
+    t->visits = 0;
+    t->stay_ns = stay < VISIT_STAY_MAX_NS ? stay : VISIT_STAY_MAX_NS;
+    __atomic_store_n(&t->stay_until_ns, now + t->stay_ns, __ATOMIC_RELAXED);
+    eg_home_robust_on(t->robust);
+    t->robust = 0;
+}
+
 static __attribute__((noreturn)) void run_at_home(struct eg_thread *t)
 {
     struct eg_frame_stack alt = {0};
+    if (t->visits)
+        visit_end(t);
     eg_sys2(SYS_sigaltstack, 0, &alt); /* the program's: its calls were made here */
     alt.flags &= 2 /* SS_DISABLE */;
     t->where = EG_AT_HOME;
@@ -617,16 +632,64 @@ struct eg_thread *eg_home_starting(void)
     return NULL;
 }
 
+static struct eg_thread *slot_find(uint32_t tid)
+{
+    uint32_t n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < n; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            return eg_home.thread[i];
+    return NULL;
+}
+
+struct eg_thread *eg_home_visitor(void)
+{
+    uint64_t visit = __atomic_load_n(&eg_home.visit, __ATOMIC_ACQUIRE), all = ~0ull, old;
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), node = (uint32_t)visit - 1;
+    if (visit >> 32 != tid || node >= eg_home.n_nodes || !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return NULL;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    struct eg_thread *t = slot_find(tid);
+    if (!t && tid == eg_rt.pid && (t = slot_take())) { /* the process's first thread */
+        t->robust = t->stay_ns = t->stay_until_ns = t->starting = 0;
+        t->where = EG_AT_HOME;
+        int rc = (int)eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &t->clear_tid, 0, 0, 0);
+        __atomic_store_n(&t->tid, rc ? 0 : tid, __ATOMIC_RELEASE);
+        if (rc)
+            t = NULL;
+        else
+            eg_sys1(SYS_set_tid_address, &t->tid);
+    }
+    if (t) {
+        t->node = node;
+        t->kick = t->move_to = t->in_call = t->n_pushed = 0;
+        t->visit_ns = t->start_ns = eg_sys_now_ns();
+        t->moved_ns = t->cost_ns = 0;
+        memset(t->from, 0, sizeof t->from);
+        t->n_asked = 0;
+        t->visits = 1;
+        node_gets(eg_home.node[node]);
+    }
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
+    return t;
+}
+
 static long begin_on_own_stack(void *thread)
 {
-    go_out((struct eg_thread *)thread);
+    struct eg_thread *t = (struct eg_thread *)thread;
+    if (!t->visits)
+        go_out(t);
+    if (send_out(t))
+        run_at_home(t);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
+    away(t);
 }
 
 void eg_home_begin(struct eg_thread *t, const struct eg_thread_state *state)
 {
     uint64_t all = ~0ull;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &t->mask, 8);
-    t->robust = eg_home_robust_off();
+    uint64_t robust = eg_home_robust_off();
+    t->robust = robust ? robust : t->robust; /* one that has come home before: the kernel may have none any more */
     t->state = *state;
     t->state.tid = t->tid;
     t->state.xstate_bytes = eg_frame_xsave(t->xstate);
@@ -756,6 +819,8 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->kick = 0;
     t->fd = t->signal_fd = -1;
     t->start_ns = eg_sys_now_ns();
+    t->visits = 0;
+    t->stay_ns = t->stay_until_ns = 0;
     t->cost_ns = 0;
     memset(t->from, 0, sizeof t->from);
     t->n_asked = 0;
