@@ -20,6 +20,7 @@
 #define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
+#define MSG_ZEROCOPY_FLAG 0x4000000
 #define PF_WRITE 2u
 #define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
 
@@ -217,6 +218,64 @@ static int mask_here(struct wk_slot *s, uint64_t *r)
     return 1;
 }
 
+static int page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
+
+/* Calls whose second argument is a buffer, as long as the third says: its content travels, not its pages. */
+static enum eg_call_type type_of(const uint64_t *r)
+{
+    switch (r[EG_REG_RAX]) {
+    case SYS_write: case SYS_pwrite64: return EG_CALL_WRITE;
+    case SYS_sendto: return r[EG_REG_R8] || r[EG_REG_R10] & MSG_ZEROCOPY_FLAG ? EG_CALL_SYSCALL : EG_CALL_WRITE;
+    case SYS_read: case SYS_pread64: return EG_CALL_READ;
+    case SYS_recvfrom: return r[EG_REG_R8] ? EG_CALL_SYSCALL : EG_CALL_READ;
+    default: return EG_CALL_SYSCALL;
+    }
+}
+
+static uint64_t page_rest(uint64_t at, uint64_t end)
+{
+    uint64_t next = (at | (EG_PAGE_BYTES - 1)) + 1;
+    return (next < end ? next : end) - at;
+}
+
+/* Is the buffer here? Otherwise home takes it from wherever it is. To WRITE: its content is in the slot then; to READ: it may be written. */
+static int data_begin(struct wk_slot *s, const struct eg_ucontext *uc, enum eg_call_type type)
+{
+    const uint64_t *r = uc->mc.regs;
+    uint64_t addr = r[EG_REG_RSI], bytes = r[EG_REG_RDX], end = addr + bytes, n;
+    uint8_t *data = (uint8_t *)s + WK_DATA_OFFSET, byte;
+    if (!bytes || bytes > EG_CALL_DATA_MAX || end < addr || end > EG_USER_END || (addr < EG_WORKER_END && end > EG_WORKER_START))
+        return 0;
+    for (uint64_t at = addr; at < end; at += n) {
+        n = page_rest(at, end);
+        if (type == EG_CALL_WRITE ? !value_in(data + (at - addr), at, n) : !value_in(&byte, at, 1))
+            return 0;
+    }
+    for (uint64_t at = addr; type == EG_CALL_READ && at < end; at += page_rest(at, end))
+        while (!wk_try_touch((void *)at))
+            if (!page_get(s, at, r[EG_REG_RIP], 1))
+                return 0;
+    return 1;
+}
+
+/* What was READ goes to its place. Returns: the call's result. */
+static int64_t data_end(struct wk_slot *s, const struct eg_ucontext *uc, const struct eg_call *answer)
+{
+    const uint64_t *r = uc->mc.regs;
+    uint64_t addr = r[EG_REG_RSI], end = addr + answer->len_bytes, n;
+    uint8_t *data = (uint8_t *)s + WK_DATA_OFFSET;
+    if (answer->len_bytes > r[EG_REG_RDX] || answer->len_bytes > EG_CALL_DATA_MAX)
+        wk_die("home sent more than was asked for, bytes:", answer->len_bytes);
+    call_read(s, data, answer->len_bytes);
+    for (uint64_t at = addr; at < end; at += n) {
+        n = page_rest(at, end);
+        while (!value_out(at, data + (at - addr), n))
+            if (!page_get(s, at, r[EG_REG_RIP], 1))
+                return -EFAULT; /* the program has taken its buffer away meanwhile */
+    }
+    return answer->arg[0];
+}
+
 static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
 {
     struct {
@@ -247,9 +306,13 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         become_idle(s);
     default: break;
     }
+    enum eg_call_type type = type_of(r);
+    if (type != EG_CALL_SYSCALL && !data_begin(s, uc, type))
+        type = EG_CALL_SYSCALL;
     s->turn++; /* what it was given it does not use now */
     out.call = (struct eg_call){
-        .type = EG_CALL_SYSCALL,
+        .type = type,
+        .len_bytes = type == EG_CALL_WRITE ? (uint32_t)r[EG_REG_RDX] : 0,
         .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],
                 (int64_t)r[EG_REG_R8], (int64_t)r[EG_REG_R9]},
         .rsp = r[EG_REG_RSP],
@@ -263,14 +326,14 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         if (!wk_write_full(s->fd, &out, sizeof out, uc->mc.fpstate, out.state.xstate_bytes))
             twin_end(s);
     } else {
-        call_send(s, &out.call, NULL);
+        call_send(s, &out.call, (uint8_t *)s + WK_DATA_OFFSET);
     }
     struct eg_call answer;
     call_read(s, &answer, sizeof answer);
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL);
     s->mask = answer.mask;
-    r[EG_REG_RAX] = (uint64_t)answer.arg[0];
+    r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? data_end(s, uc, &answer) : answer.arg[0]);
 }
 
 /* --- faults ------------------------------------------------------------------------------------------------------------------ */
@@ -291,12 +354,13 @@ static void grant_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
         wk_install(ret, in + sizeof *ret);
 }
 
-static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
+/* The page comes, for the instruction at rip. Returns: 1; 0: the thread cannot have it here. */
+static int page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
 {
     addr &= ~(uint64_t)(EG_PAGE_BYTES - 1);
-    active_begin(s, addr, uc->mc.regs[EG_REG_RIP]);
+    active_begin(s, addr, rip);
     struct eg_co m = {
-        .type = uc->mc.err & PF_WRITE ? EG_CO_GET_EXCLUSIVE : EG_CO_GET_SHARED,
+        .type = write ? EG_CO_GET_EXCLUSIVE : EG_CO_GET_SHARED,
         .slot = (uint16_t)s->index,
         .n = 1,
         .addr = addr,
@@ -307,8 +371,7 @@ static void page_fault(struct wk_slot *s, struct eg_ucontext *uc, uint64_t addr)
     grant_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
     active_end(s);
     wk_taken(m.number);
-    if (m.type == EG_CO_DENY)
-        go_home(s, uc, EG_HOME_FAULT);
+    return m.type != EG_CO_DENY;
 }
 
 /* The trap is to be met at home, too: the thread goes there with the instruction still before it. */
@@ -330,7 +393,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
     if ((uint64_t)s < WK_SLOTS_BASE || (rip >= EG_WORKER_START && rip < EG_WORKER_END && number != WK_KICK))
         wk_die("internal error: a signal in its own code, number", number);
     switch (number) {
-    case SIGBUS: page_fault(s, uc, (uint64_t)info->si_addr); break;
+    case SIGBUS:
+        if (!page_get(s, (uint64_t)info->si_addr, rip, (uc->mc.err & PF_WRITE) != 0))
+            go_home(s, uc, EG_HOME_FAULT);
+        break;
     case SIGSYS:
         if (info->si_arch != AUDIT_ARCH_X86_64)
             go_home(s, uc, EG_HOME_SYSCALL); /* int 0x80: other numbers, other registers */

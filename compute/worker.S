@@ -56,14 +56,18 @@ wk_clone:
     ud2
     .size wk_clone, . - wk_clone
 
-/* int wk_try_copy(void *to, const void *from, uint64_t bytes) */
-    .globl wk_try_copy, wk_try_copy_from, wk_try_copy_to, wk_try_copy_failed
-    .hidden wk_try_copy, wk_try_copy_from, wk_try_copy_to, wk_try_copy_failed
+/* int wk_try_copy(void *to, const void *from, uint64_t bytes); int wk_try_touch(void *addr) */
+    .globl wk_try_copy, wk_try_touch, wk_try_copy_from, wk_try_copy_to, wk_try_copy_failed
+    .hidden wk_try_copy, wk_try_touch, wk_try_copy_from, wk_try_copy_to, wk_try_copy_failed
     .type wk_try_copy, @function
 wk_try_copy:
     mov %rdx, %rcx
 wk_try_copy_from:
     rep movsb
+    mov $1, %eax
+    ret
+wk_try_touch:
+    lock orb $0, (%rdi)
 wk_try_copy_to:
     mov $1, %eax
     ret

@@ -11,12 +11,13 @@
 #include "proto/eg_sys.h"
 #include "proto/eg_threads.h"
 
-#define WK_SLOT_BYTES (512ul << 10) /* a thread's: struct, stack, alternate stack, pages that came */
+#define WK_SLOT_BYTES (1024ul << 10) /* a thread's: struct, stack, alternate stack, pages that came, a call's data */
 #define WK_SLOTS 4096u
 #define WK_SLOTS_BASE (EG_WORKER_START + (1ul << 32))
 #define WK_ALT_OFFSET (128ul << 10)
 #define WK_ALT_END (256ul << 10)
 #define WK_IN_OFFSET WK_ALT_END
+#define WK_DATA_OFFSET (512ul << 10)
 #define WK_KICK 34 /* signal */
 #define WK_HELD 4
 
@@ -87,7 +88,9 @@ uint64_t wk_spin_ns(void);
 /* worker.S */
 /* wk_try_copy - to or from memory of the program's. Returns: 1, 0 (a page was not here, or may not be written; nothing is promised of `to`). */
 int wk_try_copy(void *to, const void *from, uint64_t bytes);
-extern const uint8_t wk_try_copy_from[], wk_try_copy_to[], wk_try_copy_failed[]; /* a fault between the first two goes on at the third */
+/* wk_try_touch - may the program write the byte at addr? It stays as it is. Returns: 1, 0. Context: as before. */
+int wk_try_touch(void *addr);
+extern const uint8_t wk_try_copy_from[], wk_try_copy_to[], wk_try_copy_failed[]; /* a fault between the first two (in either function) goes on at the third */
 void wk_restorer(void);
 __attribute__((noreturn)) void wk_call_on(void *stack_top, void (*fn)(void *), void *arg);
 /* wk_clone - a thread; *tid is its number as long as it exists, then 0. */

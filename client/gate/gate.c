@@ -150,6 +150,7 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
 }
 
 #define RED_ZONE 128u
+#define PASS_BYTES 13u /* from where a call returns to its trampoline, to where it is made in place: as gate.S has it */
 
 /* What gate.S pushed below the frame, and where the call returns to. */
 static void state_of(const struct eg_gate_frame *f, struct eg_thread_state *ret_state)
@@ -185,6 +186,20 @@ static long thread_begins(struct eg_gate_frame *f)
         eg_home_begin(t, &state);
     }
     return ret;
+}
+
+/* It goes on on a node, with this call to make. */
+static void thread_visits(struct eg_gate_frame *f)
+{
+    struct eg_thread *t = eg_home_visitor();
+    struct eg_thread_state state;
+    if (!t)
+        return;
+    state_of(f, &state);
+    state.rip += PASS_BYTES;
+    state.rax = (uint64_t)f->nr;
+    state.rsp = (uint64_t)(f + 1) + 8;
+    eg_home_begin(t, &state);
 }
 
 /* The calls of a program whose threads may be away: memory is one authority's, and threads begin and end under its eyes. */
@@ -449,6 +464,8 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         f->pass = 1;
         return 0;
     case NR_futex:
+        if (__atomic_load_n(&eg_home.visit, __ATOMIC_RELAXED))
+            thread_visits(f);
         if (eg_home.active && eg_home_futex_writes(f->arg[1]))
             return eg_home_futex(f->arg);
         f->pass = 1;

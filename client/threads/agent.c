@@ -22,6 +22,9 @@
 #define NEAR_ASKED 100u    /* requests after which a thread's place is looked at */
 #define NEAR_PERCENT 25u   /* of them that one other node had to give something up for */
 #define NEAR_PAUSE_NS 100000000u
+#define VISIT_ASKED 50u /* faults of a thread at home, within this time, on what nodes have */
+#define VISIT_WITHIN_NS 65000000u
+#define VISIT_STALE_NS 200000000u
 #define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
@@ -103,12 +106,25 @@ static uint32_t running(uint32_t node, const struct eg_thread *but)
     return n;
 }
 
-/* Most of what it wants lies on another node, where a slot is free: it goes there, unless more of them are here, who would come to it. */
+/* Threads that are on the node, or on their way there, whether they run or wait. */
+static uint32_t staying(uint32_t node, const struct eg_thread *but)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        const struct eg_thread *t = eg_home.thread[i];
+        uint32_t to = __atomic_load_n(&t->move_to, __ATOMIC_RELAXED);
+        n += t != but && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && t->where == EG_AWAY && (to ? to - 1 : t->node) == node;
+    }
+    return n;
+}
+
+/* Most of what it wants lies on another node, where a slot is free: it goes there, unless more of them are here, who would come to it. Those that
+ * wait count, too, but for the slot: who shares waits often. */
 static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
 {
     if (++t->n_asked < NEAR_ASKED)
         return;
-    uint32_t best = 0, here, there;
+    uint32_t best = 0;
     for (uint32_t i = 1; i < eg_home.n_nodes; i++)
         best = t->from[i] > t->from[best] ? i : best;
     int much = t->from[best] > NEAR_ASKED / 100 * NEAR_PERCENT;
@@ -117,13 +133,68 @@ static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
         t->from[i] = 0;
     if (!much || best == k || t->kick || !eg_home.node[best]->alive || now_ns - t->moved_ns < NEAR_PAUSE_NS)
         return;
-    here = running(k, t);
-    there = running(best, t);
-    if (there >= eg_home.node[best]->config->slots || there < here || (there == here && best > k))
+    uint32_t here = staying(k, t), there = staying(best, t);
+    if (running(best, t) >= eg_home.node[best]->config->slots || there < here || (there == here && best > k))
         return;
     t->moved_ns = now_ns;
     __atomic_store_n(&t->move_to, best + 1, __ATOMIC_RELEASE);
     kick(t, k, slot);
+}
+
+/* A visitor whom everybody else has left. */
+static int visits_nobody(const struct eg_thread *t)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; t->visits && k < eg_home.n_nodes; k++)
+        n += __atomic_load_n(&eg_home.node[k]->n_threads, __ATOMIC_RELAXED);
+    return n == 1;
+}
+
+/* Home's threads that meet those of a node all the time. */
+static struct {
+    uint32_t tid, n;
+    uint64_t since_ns;
+    uint16_t from[EG_HOME_NODES];
+} sharers[64];
+
+static int may_visit(uint32_t tid, uint32_t k)
+{
+    const struct eg_node *n = eg_home.node[k];
+    int known = tid == eg_rt.pid;
+    if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || running(k, NULL) > n->config->slots)
+        return 0;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        const struct eg_thread *t = eg_home.thread[i];
+        if (__atomic_load_n(&t->tid, __ATOMIC_RELAXED) != tid)
+            continue;
+        if (t->where == EG_AWAY || t->starting || now_ns < __atomic_load_n(&t->stay_until_ns, __ATOMIC_RELAXED))
+            return 0;
+        known = 1;
+    }
+    return known;
+}
+
+/* A thread at home wants what node k has. If it is so most of the time, it should be there: it goes from its next futex call. */
+static void visit_note(uint32_t tid, uint32_t k)
+{
+    static uint64_t asked_ns;
+    unsigned i = tid % 64;
+    if (eg_rt.pool->threads_mode != EG_THREADS_REMOTE)
+        return;
+    if (sharers[i].tid != tid || now_ns - sharers[i].since_ns > VISIT_WITHIN_NS) {
+        memset(&sharers[i], 0, sizeof sharers[i]);
+        sharers[i].tid = tid;
+        sharers[i].since_ns = now_ns;
+    }
+    sharers[i].from[k]++;
+    if (++sharers[i].n < VISIT_ASKED)
+        return;
+    sharers[i].tid = 0;
+    if (sharers[i].from[k] <= VISIT_ASKED / 2 || !may_visit(tid, k) ||
+        (__atomic_load_n(&eg_home.visit, __ATOMIC_RELAXED) && now_ns - asked_ns < VISIT_STALE_NS))
+        return;
+    asked_ns = now_ns;
+    __atomic_store_n(&eg_home.visit, (uint64_t)tid << 32 | (k + 1), __ATOMIC_RELEASE);
 }
 
 /* A thread's request is answered: what it has waited. */
@@ -134,6 +205,8 @@ static void cost_note(struct eg_thread *t, uint32_t k, unsigned slot)
     uint64_t took = now_ns - t->asked_ns + GET_COST_NS;
     t->asked_ns = 0;
     nearer(t, k, slot);
+    if (!t->kick && visits_nobody(t))
+        kick(t, k, slot);
     __atomic_fetch_add(&t->cost_ns, took, __ATOMIC_RELAXED);
     if (t->kick || eg_home_pays(t))
         return;
@@ -934,6 +1007,9 @@ static void home_fault(const struct uffd_msg *m)
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
         return;
     }
+    unsigned by = p->state == EG_DIR_SHARED ? (unsigned)__builtin_ctzll(p->sharers) : eg_dir_busy(p) && p->agent ? p->agent : p->owner;
+    if (by)
+        visit_note(tid, by - 1);
     absent = 0;
     static struct reader seen[64]; /* of home's threads */
     uint32_t window = ahead(&seen[tid % 64], c, page, wp, 0);

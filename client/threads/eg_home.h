@@ -95,12 +95,15 @@ struct eg_thread {
     uint64_t moved_ns;
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
+    uint32_t visits;   /* it was at home, and went to whom it shares with */
+    uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
     uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
     struct eg_run pushed[EG_PUSHED];
     uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;
+    uint8_t *data;     /* of a call: a page, in which its answer's head ends, then EG_CALL_DATA_MAX from anywhere in the next page on; NULL: not yet */
     uint8_t xstate[EG_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
     uint8_t frame[EG_XSTATE_MAX_BYTES + 1024]; /* that rt_sigreturn reads: the way home */
 };
@@ -170,6 +173,7 @@ struct eg_home {
     uint32_t pending; /* pages and nodes that the freeze waits for */
     uint8_t drop;     /* read-only pages of the range are away, too */
     uint32_t kicks;
+    uint64_t visit; /* a thread at home should go to a node: its number << 32 | node + 1 */
     uint32_t pushes; /* a thread has pages to be sent along */
 };
 extern struct eg_home eg_home;
@@ -249,11 +253,13 @@ enum eg_clones {
 enum eg_clones eg_home_clones(long nr, const long arg[6]);
 /* eg_home_starting - the calling thread, if it goes out once libc has begun it; else NULL. Context: the gate, on the program's stack. */
 struct eg_thread *eg_home_starting(void);
-/* eg_home_begin - it does, with these registers and its present signal mask; it comes back elsewhere. Context: as before. */
+/* eg_home_begin - it goes, with these registers and its present signal mask; it comes back elsewhere. Context: as before. */
 __attribute__((noreturn)) void eg_home_begin(struct eg_thread *thread, const struct eg_thread_state *state);
 /* eg_home_come - before a fork: if this is a handler, in a call that is made for a thread that is away, the child will need the registers to return to:
  * they come home, and the thread with them. Context: gate stack, signals blocked. */
 void eg_home_come(void);
+/* eg_home_visitor - the calling thread, if the agent would have it on a node: it may go there by eg_home_begin. Else NULL. Context: as before. */
+struct eg_thread *eg_home_visitor(void);
 /* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
 int eg_home_pays(const struct eg_thread *thread);
 /* eg_home_costly - a thread comes home because it did not pay: the next ones stay for a while. */

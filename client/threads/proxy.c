@@ -39,6 +39,8 @@
 #define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
 #define STACK_SOON 512u      /* of the stack, and of the thread's control block, are used at once */
 #define CONTROL_BYTES 2048u
+#define VISIT_STAY_NS 20000000u /* between two visits; twice as long after a short one */
+#define VISIT_STAY_MAX_NS 30000000000u
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
 
 _Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
@@ -174,9 +176,22 @@ static void transfer(struct eg_thread *t, long nr, void *data, size_t bytes)
 
 /* --- at home ------------------------------------------------------------------------------------------------------------------------ */
 
+/* A visit is over. */
+static void visit_end(struct eg_thread *t)
+{
+    uint64_t now = eg_sys_now_ns(), stay = now - t->visit_ns > 8 * t->stay_ns ? VISIT_STAY_NS : t->stay_ns * 2;
+    t->visits = 0;
+    t->stay_ns = stay < VISIT_STAY_MAX_NS ? stay : VISIT_STAY_MAX_NS;
+    __atomic_store_n(&t->stay_until_ns, now + t->stay_ns, __ATOMIC_RELAXED);
+    eg_home_robust_on(t->robust);
+    t->robust = 0;
+}
+
 static __attribute__((noreturn)) void run_at_home(struct eg_thread *t)
 {
     struct eg_frame_stack alt = {0};
+    if (t->visits)
+        visit_end(t);
     eg_sys2(SYS_sigaltstack, 0, &alt); /* the program's: its calls were made here */
     alt.flags &= 2 /* SS_DISABLE */;
     t->where = EG_AT_HOME;
@@ -193,11 +208,13 @@ static long word_read(uint64_t addr, uint64_t *ret)
     return eg_sys_copy_in(ret, addr, 8) == 8 ? 0 : -EFAULT;
 }
 
-static long word_write(uint64_t addr, uint64_t value)
+static long content_write(uint64_t addr, void *content, uint64_t bytes)
 {
-    struct iovec local = {&value, sizeof value}, remote = {(void *)addr, sizeof value};
-    return eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == sizeof value ? 0 : -EFAULT;
+    struct iovec local = {content, bytes}, remote = {(void *)addr, bytes};
+    return eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == (long)bytes ? 0 : -EFAULT;
 }
+
+static long word_write(uint64_t addr, uint64_t value) { return content_write(addr, &value, sizeof value); }
 
 static void robust_end(struct eg_thread *t)
 {
@@ -303,6 +320,39 @@ static void answer(struct eg_thread *t, int64_t ret)
     transfer(t, SYS_sendto, &call, sizeof call);
 }
 
+/* The content of the buffer at addr is here during a call: as it is aligned there. Returns: NULL: no memory. */
+static uint8_t *data_at(struct eg_thread *t, uint64_t addr)
+{
+    if (!t->data) {
+        uint8_t *p = eg_sys_map(EG_CALL_DATA_MAX + 3 * EG_PAGE_BYTES);
+        t->data = p ? p + (-(uint64_t)p & (EG_PAGE_BYTES - 1)) : NULL;
+    }
+    return t->data ? t->data + EG_PAGE_BYTES + addr % EG_PAGE_BYTES : NULL;
+}
+
+/* What a call writes. Without memory for it the call takes it from its place. */
+static uint8_t *data_read(struct eg_thread *t, const struct eg_call *call)
+{
+    uint8_t *data = data_at(t, (uint64_t)call->arg[2]), byte;
+    if (call->len_bytes > EG_CALL_DATA_MAX || call->len_bytes != (uint64_t)call->arg[3])
+        eg_home_lost(t->node);
+    if (data)
+        transfer(t, SYS_recvfrom, data, call->len_bytes);
+    for (uint32_t i = 0; !data && i < call->len_bytes; i++)
+        transfer(t, SYS_recvfrom, &byte, 1);
+    return data;
+}
+
+/* With what was read. */
+static void answer_data(struct eg_thread *t, uint8_t *data, uint64_t most)
+{
+    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0; /* MSG_TRUNC: of a longer message */
+    n = n < most ? n : most;
+    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = (uint32_t)n, .arg = {t->ret}, .mask = t->mask};
+    memcpy(data - sizeof call, &call, sizeof call);
+    transfer(t, SYS_sendto, data - sizeof call, sizeof call + n);
+}
+
 static int is_gated(long nr)
 {
     switch (nr) {
@@ -369,7 +419,10 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         a[i] = (long)call->arg[1 + i];
     __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
-    if (call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
+    uint8_t *data = call->type == EG_CALL_WRITE ? data_read(t, call) : NULL;
+    if (call->type == EG_CALL_READ && (uint64_t)a[2] <= EG_CALL_DATA_MAX)
+        data = data_at(t, (uint64_t)a[1]);
+    if (call->type == EG_CALL_SYSCALL && call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
         answer(t, eg_home_clone(nr, a, &t->state, t->xstate, t->mask, 0));
         return;
     }
@@ -400,6 +453,8 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     }
     t->nr = nr;
     memcpy(t->arg, a, sizeof a);
+    if (data)
+        t->arg[1] = (int64_t)data;
     t->prog_sp = call->rsp;
     int tries = 0;
     t->in_call = 1;
@@ -407,11 +462,17 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
     t->in_call = 0;
+    int reads = data && call->type == EG_CALL_READ;
     if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
+        if (reads && t->ret > 0 && content_write((uint64_t)a[1], data, t->ret < a[2] ? (uint64_t)t->ret : (uint64_t)a[2]))
+            t->ret = -EFAULT;
         t->state.rax = (uint64_t)t->ret;
         run_at_home(t);
     }
-    answer(t, t->ret);
+    if (reads)
+        answer_data(t, data, (uint64_t)a[2]);
+    else
+        answer(t, t->ret);
 }
 
 /* --- the proxy ------------------------------------------------------------------------------------------------------------------------ */
@@ -556,12 +617,14 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         transfer(t, SYS_recvfrom, &call, sizeof call);
         if (!eg_node_seen(t->node)) /* its word came too late */
             stream_lost(t);
-        if (call.len_bytes)
+        if (call.len_bytes && call.type != EG_CALL_WRITE)
             payload_read(t, call.len_bytes);
         if (call.type != EG_CALL_EXIT)
             t->mask = call.mask;
         switch (call.type) {
-        case EG_CALL_SYSCALL: forwarded(t, &call); break;
+        case EG_CALL_SYSCALL:
+        case EG_CALL_WRITE:
+        case EG_CALL_READ: forwarded(t, &call); break;
         case EG_CALL_EXIT:
             stream_give(t);
             take_back(t);
@@ -652,16 +715,64 @@ struct eg_thread *eg_home_starting(void)
     return NULL;
 }
 
+static struct eg_thread *slot_find(uint32_t tid)
+{
+    uint32_t n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < n; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            return eg_home.thread[i];
+    return NULL;
+}
+
+struct eg_thread *eg_home_visitor(void)
+{
+    uint64_t visit = __atomic_load_n(&eg_home.visit, __ATOMIC_ACQUIRE), all = ~0ull, old;
+    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), node = (uint32_t)visit - 1;
+    if (visit >> 32 != tid || node >= eg_home.n_nodes || !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return NULL;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+    struct eg_thread *t = slot_find(tid);
+    if (!t && tid == eg_rt.pid && (t = slot_take())) { /* the process's first thread */
+        t->robust = t->stay_ns = t->stay_until_ns = t->starting = 0;
+        t->where = EG_AT_HOME;
+        int rc = (int)eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &t->clear_tid, 0, 0, 0);
+        __atomic_store_n(&t->tid, rc ? 0 : tid, __ATOMIC_RELEASE);
+        if (rc)
+            t = NULL;
+        else
+            eg_sys1(SYS_set_tid_address, &t->tid);
+    }
+    if (t) {
+        t->node = node;
+        t->kick = t->move_to = t->in_call = t->n_pushed = 0;
+        t->visit_ns = t->start_ns = eg_sys_now_ns();
+        t->moved_ns = t->cost_ns = 0;
+        memset(t->from, 0, sizeof t->from);
+        t->n_asked = 0;
+        t->visits = 1;
+        node_gets(eg_home.node[node]);
+    }
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
+    return t;
+}
+
 static long begin_on_own_stack(void *thread)
 {
-    go_out((struct eg_thread *)thread);
+    struct eg_thread *t = (struct eg_thread *)thread;
+    if (!t->visits)
+        go_out(t);
+    if (send_out(t))
+        run_at_home(t);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
+    away(t);
 }
 
 void eg_home_begin(struct eg_thread *t, const struct eg_thread_state *state)
 {
     uint64_t all = ~0ull;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &t->mask, 8);
-    t->robust = eg_home_robust_off();
+    uint64_t robust = eg_home_robust_off();
+    t->robust = robust ? robust : t->robust; /* one that has come home before: the kernel may have none any more */
     t->state = *state;
     t->state.tid = t->tid;
     t->state.xstate_bytes = eg_frame_xsave(t->xstate);
@@ -791,6 +902,8 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->kick = 0;
     t->fd = t->signal_fd = -1;
     t->start_ns = eg_sys_now_ns();
+    t->visits = 0;
+    t->stay_ns = t->stay_until_ns = 0;
     t->cost_ns = 0;
     memset(t->from, 0, sizeof t->from);
     t->n_asked = 0;
