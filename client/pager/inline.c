@@ -213,16 +213,22 @@ static int is_captured(uint64_t addr)
 }
 
 /* Memory that got its registration past the gate, or that was captured, and away, until the program just now put something else in its place: the access
- * is made once more. If it fails again, that is the program's own affair. */
+ * is made once more. If it fails again, and nothing was captured or let go meanwhile, that is the program's own affair. */
 static int is_stranger(uint64_t addr, uint32_t tid)
 {
-    static uint64_t last[64]; /* by thread */
-    uint64_t *seen = &last[tid % (sizeof last / sizeof *last)];
-    int again = *seen != addr;
-    *seen = again ? addr : 0;
-    if (again)
-        (void)!eg_uffd_unregister(addr & ~(uint64_t)(EG_PAGE_BYTES - 1), (addr | (EG_PAGE_BYTES - 1)) + 1);
-    return again;
+    static struct {
+        uint64_t addr;
+        uint32_t turn;
+    } last[64]; /* by thread */
+    uint32_t k = tid % (sizeof last / sizeof *last), turn = eg_rt.ranges.turn;
+    if (last[k].addr == addr && last[k].turn == turn) {
+        last[k].addr = 0;
+        return 0;
+    }
+    last[k].addr = addr;
+    last[k].turn = turn;
+    (void)!eg_uffd_unregister(addr & ~(uint64_t)(EG_PAGE_BYTES - 1), (addr | (EG_PAGE_BYTES - 1)) + 1);
+    return 1;
 }
 
 int eg_inline_fault(uint64_t addr, int write)
