@@ -240,7 +240,7 @@ void cli_keeper_server_said(const struct cli_keeper *keeper, char *ret_line, siz
     snprintf(ret_line, line_bytes, "%s", line ? line + 1 : text);
 }
 
-/* Waits until the keeper says how it went. Returns 0, or CLI_EXIT_FAILED after saying why. */
+/* What the keeper says. Returns 0, or CLI_EXIT_FAILED after saying why. */
 static int wait_ready(const struct cli_keeper *keeper, int ready)
 {
     enum { GRACE_MS = 5000 };
@@ -260,9 +260,18 @@ static int wait_ready(const struct cli_keeper *keeper, int ready)
     return cli_fail(CLI_EXIT_FAILED, "the embedded %s did not start: %s", kinds[kind].what, *said ? said : "it gave no reason");
 }
 
+static void give_up(struct cli_keeper *keeper)
+{
+    close(keeper->link);
+    if (keeper->pid > 0)
+        waitpid(keeper->pid, NULL, 0);
+    if (keeper->server_log >= 0)
+        close(keeper->server_log);
+}
+
 int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded, struct cli_keeper *ret_keeper)
 {
-    struct cli_keeper keeper = {.pid = -1, .link = -1, .server_log = -1};
+    struct cli_keeper keeper = {.pid = -1, .link = -1, .ready = -1, .server_log = -1};
     int link[2] = {-1, -1}, ready[2] = {-1, -1};
     bool made = pipe2(link, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0;
     int n = count(embedded);
@@ -284,18 +293,26 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
     close(ready[1]);
     keeper.link = link[1];
     if (!status && n > 0)
-        status = wait_ready(&keeper, ready[0]);
-    close(ready[0]);
-    if (status) {
-        close(keeper.link);
-        if (keeper.pid > 0)
-            waitpid(keeper.pid, NULL, 0);
-        if (keeper.server_log >= 0)
-            close(keeper.server_log);
-        return status;
-    }
-    *ret_keeper = keeper;
-    return 0;
+        keeper.ready = ready[0];
+    else
+        close(ready[0]);
+    if (status)
+        give_up(&keeper);
+    else
+        *ret_keeper = keeper;
+    return status;
+}
+
+int cli_keeper_wait(struct cli_keeper *keeper)
+{
+    if (keeper->ready < 0)
+        return 0;
+    int status = wait_ready(keeper, keeper->ready);
+    close(keeper->ready);
+    keeper->ready = -1;
+    if (status)
+        give_up(keeper);
+    return status;
 }
 
 void cli_keeper_finish(struct cli_keeper *keeper, struct cli_pool *pool)
@@ -305,6 +322,9 @@ void cli_keeper_finish(struct cli_keeper *keeper, struct cli_pool *pool)
     ssize_t told = in_use ? 0 : write(keeper->link, "q", 1);
     close(keeper->link);
     keeper->link = -1;
+    if (keeper->ready >= 0)
+        close(keeper->ready);
+    keeper->ready = -1;
     if (keeper->server_log >= 0)
         close(keeper->server_log);
     keeper->server_log = -1;

@@ -9,6 +9,7 @@
 struct cli_keeper {
     pid_t pid;
     int link;       /* the keeper acts when this closes */
+    int ready;      /* the keeper says here how the embedded servers' start went; -1: it has, or there is none */
     int server_log; /* what the embedded servers said on standard error; -1: no server */
 };
 
@@ -27,10 +28,13 @@ struct cli_embedded {
 const char *cli_embedded_what(const struct cli_embedded *embedded);
 
 /* cli_keeper_start - fork the keeper and let it start the embedded servers.
- * Context: hosted, single-threaded, all signals blocked. Blocks until all serve.
+ * Context: hosted, single-threaded, all signals blocked.
  * Returns: 0, or CLI_EXIT_FAILED after one line that says why; nothing is left then but the pool. */
 int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded, struct cli_keeper *ret_keeper)
     __attribute__((warn_unused_result));
+
+/* cli_keeper_wait - until all embedded servers serve. Returns: as cli_keeper_start. */
+int cli_keeper_wait(struct cli_keeper *keeper) __attribute__((warn_unused_result));
 
 /* cli_keeper_finish - the program has ended. If nothing of it is left, clear up and return when all is gone; else leave
  * that to the keeper. */

@@ -88,7 +88,11 @@ static int create_below(const char *parent, struct cli_pool *pool)
         close(pool->fd);
         pool->fd = -1;
     }
-    int error = pool->fd < 0 ? errno : posix_fallocate(pool->fd, 0, EG_POOL_FILE_BYTES);
+    int error = pool->fd < 0 || ftruncate(pool->fd, EG_POOL_FILE_BYTES) != 0 ? errno : 0;
+    if (error == 0)
+        error = posix_fallocate(pool->fd, 0, EG_POOL_ROWS_OFFSET + EG_POOL_ROWS_READY * EG_POOL_ROW_BYTES);
+    if (error == 0)
+        error = posix_fallocate(pool->fd, EG_POOL_TEXTS_OFFSET, EG_POOL_TEXTS_BYTES);
     if (error == 0) {
         void *map = mmap(NULL, EG_POOL_FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, pool->fd, 0);
         if (map != MAP_FAILED) {
@@ -198,6 +202,12 @@ void cli_pool_close(struct cli_pool *pool)
     pool->fd = -1;
 }
 
+uint32_t cli_pool_rows(const struct cli_pool *pool)
+{
+    uint32_t n = __atomic_load_n(&pool->map->rows_used, __ATOMIC_RELAXED);
+    return n < 1 ? 1 : n < EG_POOL_ROWS ? n : EG_POOL_ROWS;
+}
+
 struct eg_pool_row *cli_pool_row(const struct cli_pool *pool, uint32_t i)
 {
     return (struct eg_pool_row *)((char *)pool->map + EG_POOL_ROWS_OFFSET) + i;
@@ -294,6 +304,8 @@ bool cli_pool_in_use(const struct cli_pool *pool)
     for (int try = 0; try < TRIES; try++) {
         if (rows_locked(pool, EG_POOL_ROWS_OFFSET, EG_POOL_ROWS * (off_t)sizeof(struct eg_pool_row)))
             return true;
+        if (pool->map && __atomic_load_n(&pool->map->sole, __ATOMIC_RELAXED))
+            return false;
         enum membership all = judge_all(pool);
         if (all != MEMBER_UNCLEAR)
             return all == MEMBER_YES;

@@ -39,6 +39,8 @@ void cli_pool_add_node(struct cli_pool *pool, const struct eg_addr *addr, uint32
 void cli_pool_remove(struct cli_pool *pool);
 void cli_pool_close(struct cli_pool *pool);
 
+/* cli_pool_rows - rows that may be looked at: those behind them were never used. */
+uint32_t cli_pool_rows(const struct cli_pool *pool);
 struct eg_pool_row *cli_pool_row(const struct cli_pool *pool, uint32_t i);
 bool cli_pool_row_alive(const struct cli_pool *pool, uint32_t i);
 

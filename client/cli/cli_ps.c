@@ -40,7 +40,7 @@ static void print_json(struct ps *ps, const struct cli_pool *pool)
     printf("%s\n    {\"pool\": ", ps->n_runs ? "," : "");
     cli_json_string(stdout, pool->path, sizeof pool->path);
     printf(", \"threads\": \"%s\", \"processes\": [", mode_name(pool->map));
-    for (uint32_t i = 1; i < EG_POOL_ROWS; i++) {
+    for (uint32_t i = 1; i < cli_pool_rows(pool); i++) {
         const struct eg_pool_row *row = cli_pool_row(pool, i);
         if (row->pid == 0 || !cli_pool_row_alive(pool, i))
             continue;
@@ -64,7 +64,7 @@ static void print_table(struct ps *ps, const struct cli_pool *pool)
     char text[256];
     if (!ps->n_runs)
         printf("%8s %8s %-8s %-16s\n", "PID", "PARENT", "THREADS", "PROGRAM");
-    for (uint32_t i = 1; i < EG_POOL_ROWS; i++) {
+    for (uint32_t i = 1; i < cli_pool_rows(pool); i++) {
         const struct eg_pool_row *row = cli_pool_row(pool, i);
         if (row->pid == 0 || !cli_pool_row_alive(pool, i))
             continue;

@@ -17,8 +17,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -305,6 +308,12 @@ static int embedded_address(const struct cli_pool *pool, struct eg_addr *ret_add
     return 0;
 }
 
+static void let_begin(struct cli_pool *pool)
+{
+    __atomic_store_n(&pool->map->held, 0, __ATOMIC_RELEASE); /* pairs with wait_while_held of preload/init.c */
+    syscall(SYS_futex, &pool->map->held, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
 /* Ends like the program, or returns an exit status if it was not started. */
 static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats *stats)
 {
@@ -328,19 +337,33 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     if (status)
         goto no_keeper;
 
-    if (cli_compute_wanted(&run->compute) && (status = cli_compute_publish(&run->compute, &pool)) != 0) {
-        cli_keeper_finish(&keeper, &pool);
-        cli_pool_close(&pool);
-        return status;
+    if (cli_compute_wanted(&run->compute)) {
+        status = cli_keeper_wait(&keeper);
+        if (status)
+            goto no_keeper;
+        status = cli_compute_publish(&run->compute, &pool);
+        if (status) {
+            cli_keeper_finish(&keeper, &pool);
+            cli_pool_close(&pool);
+            return status;
+        }
     }
 
     uint64_t start_ns = now_ns();
+    pool.map->held = keeper.ready >= 0; /* until the embedded server is ready, the program is loaded, but does not begin */
     pid_t child = cli_child_start(inherit, run->program, pool.path, pool.library);
     if (child < 0) {
         cli_keeper_finish(&keeper, &pool);
         cli_pool_close(&pool);
         return -child;
     }
+    status = cli_keeper_wait(&keeper);
+    if (status) {
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        goto no_keeper;
+    }
+    let_begin(&pool);
     int wait_status = cli_child_wait(child);
     if (pool.map->said) /* from a process that had closed its own stderr */
         fprintf(stderr, "%.*s", (int)sizeof pool.map->words, pool.map->words);

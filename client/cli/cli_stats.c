@@ -185,7 +185,7 @@ static void print_all(FILE *to, const struct cli_pool *pool, const char *program
     char transport[32] = "", engine[32] = "";
     uint32_t n_rows = 0;
     /* Rows are the programs' to write: what is read from them is only ever counted or quoted. */
-    for (uint32_t i = 0; i < EG_POOL_ROWS; i++) {
+    for (uint32_t i = 0; i < cli_pool_rows(pool); i++) {
         const struct eg_pool_row *row = cli_pool_row(pool, i);
         if (i == 0)
             add_row(&sum, row); /* dead processes whose rows were used again */
@@ -220,7 +220,7 @@ static void print_all(FILE *to, const struct cli_pool *pool, const char *program
     print_nodes(to, pool->map);
     fprintf(to, ",\n  \"processes_not_counted\": %" PRIu64 ",\n  \"processes\": [",
             __atomic_load_n(&pool->map->rows_lost, __ATOMIC_RELAXED));
-    for (uint32_t i = 0, printed = 0; i < EG_POOL_ROWS && printed < n_rows; i++) {
+    for (uint32_t i = 0, printed = 0; i < cli_pool_rows(pool) && printed < n_rows; i++) {
         if (cli_pool_row(pool, i)->pid == 0)
             continue;
         fputs(printed++ ? ",\n" : "\n", to);

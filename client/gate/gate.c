@@ -19,6 +19,7 @@ static uint64_t stacks_used;
 
 #define CLONE_FLAG_VM 0x100ul
 #define CLONE_FLAG_FILES 0x400ul
+#define CLONE_FLAG_THREAD 0x10000ul
 #define CLONE_FLAG_SETTLS 0x80000ul
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
@@ -135,6 +136,8 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
             return 0;
         }
     }
+    if (!(a.flags & CLONE_FLAG_THREAD))
+        __atomic_store_n(&eg_rt.pool->sole, 0, __ATOMIC_RELAXED);
     if (a.flags & CLONE_FLAG_VM) {
         eg_cap_spawn((long)a.flags, (long)a.tls);
         if (eg_rt.inlined && a.stack)
@@ -262,6 +265,7 @@ static void late_code(uint64_t start, uint64_t bytes)
     struct eg_gate_verdict v = {0};
     if (eg_gate_patch_late(start, bytes, eg_gate_harmless(), &v) >= 0 && !v.n_left)
         return;
+    __atomic_store_n(&eg_rt.pool->sole, 0, __ATOMIC_RELAXED);
     eg_cap_enter();
     if (!eg_rt.active)
         eg_rt.inlined = 0;
@@ -317,6 +321,7 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
         return 1;
     }
     if (f->nr == NR_execve || f->nr == NR_execveat) {
+        __atomic_store_n(&eg_rt.pool->sole, 0, __ATOMIC_RELAXED);
         *ret_result = eg_signals_exec(f);
         return 1;
     }

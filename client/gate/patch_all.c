@@ -23,6 +23,7 @@
 #define TABLE_ENTRIES 4096u
 #define MAX_AREAS 256u
 #define MAX_TABLES 65536u
+#define MAX_NEAR 65536u
 
 /* Decoded around a site: decoding starts BACK bytes before it, is one stream by SURE bytes before it, and goes on for AHEAD bytes: a near
  * jump's reach and an instruction more on both sides. */
@@ -63,7 +64,10 @@ struct work {
     uint32_t n_tables;
     int too_many;
     eg_gate_look_fn *look;
-    uint8_t *coarse; /* a bit for 64 bytes of the text: some of them must not be jumped to */
+    uint8_t *coarse; /* a bit for 64 bytes of the text: some of them may have to be not jumped to */
+    const uint8_t **jump; /* what may be jumps from afar to there, once the whole text has been looked at */
+    uint32_t n_jumps;
+    int looked; /* it has, and all of them have found room */
 };
 
 struct window {
@@ -439,11 +443,12 @@ static void pick(const struct work *work, struct site *s)
 
 /* --- jumps from afar --------------------------------------------------------------------------------------------------------- */
 
+/* Whatever bytes of a site are taken, they are no further away. */
 static void coarse_fill(struct work *w)
 {
-    memset(w->coarse, 0, (size_t)(w->end - w->text) / 512 + 1);
+    memset(w->coarse, 0, (size_t)(w->end - w->text + NEAR) / 512 + 1);
     for (const struct site *s = w->site; s < w->site + w->n; s++)
-        for (int64_t i = (s->at - s->before - w->text) >> 6; i <= (s->at + s->after - w->text) >> 6; i++)
+        for (int64_t i = (s->at > w->text + NEAR ? s->at - NEAR - w->text : 0) >> 6; i <= (s->at + NEAR - w->text) >> 6; i++)
             w->coarse[i >> 3] |= (uint8_t)(1u << (i & 7));
 }
 
@@ -594,22 +599,36 @@ static inline void far_at(struct work *w, const uint8_t *p, uint32_t *ret_again)
         return;
     default: return;
     }
-    if (is_near_site(w, to) && site_around(w, to) && is_real(w, p))
+    if (!is_near_site(w, to))
+        return;
+    if (!w->looked && w->n_jumps++ < MAX_NEAR)
+        w->jump[w->n_jumps - 1] = p;
+    if (site_around(w, to) && is_real(w, p))
         jump_found(w, to, ret_again);
+}
+
+static void far_look(struct work *w, uint32_t *ret_again)
+{
+    coarse_fill(w);
+    w->n_tables = w->n_jumps = 0;
+    const uint8_t *p = w->text;
+    for (; w->end - p >= BLOCK + LOOK_BEYOND; p += BLOCK)
+        for (uint64_t hit = w->look(p, EG_GATE_LOOK_JUMPS); hit; hit &= hit - 1)
+            far_at(w, p + __builtin_ctzll(hit), ret_again);
+    for (; w->end - p >= LOOK_BEYOND; p++)
+        far_at(w, p, ret_again);
+    w->looked = w->n_jumps <= MAX_NEAR;
 }
 
 /* Returns: the number of sites that are jumped into. */
 static uint32_t far_jumps(struct work *w)
 {
     uint32_t again = 0;
-    coarse_fill(w);
-    w->n_tables = 0;
-    const uint8_t *p = w->text;
-    for (; w->end - p >= BLOCK + LOOK_BEYOND; p += BLOCK)
-        for (uint64_t hit = w->look(p, EG_GATE_LOOK_JUMPS); hit; hit &= hit - 1)
-            far_at(w, p + __builtin_ctzll(hit), &again);
-    for (; w->end - p >= LOOK_BEYOND; p++)
-        far_at(w, p, &again);
+    if (!w->looked)
+        far_look(w, &again);
+    else
+        for (uint32_t i = 0; i < w->n_jumps; i++)
+            far_at(w, w->jump[i], &again);
     tables_look(w, &again);
     return again;
 }
@@ -850,7 +869,7 @@ int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmles
         return 0;
     }
     size_t sites = MAX_SITES * sizeof *w.site, trampolines = MAX_SITES * sizeof(uint8_t *), tables = MAX_TABLES * sizeof *w.table;
-    size_t bytes = sites + trampolines + tables + object->bytes / 512 + 1;
+    size_t jumps = MAX_NEAR * sizeof *w.jump, bytes = sites + trampolines + tables + jumps + (object->bytes + NEAR) / 512 + 1;
     long scratch = eg_sys6(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (eg_sys_failed(scratch)) {
         left_add(v, first);
@@ -858,7 +877,8 @@ int eg_gate_patch_all(const struct eg_gate_text *object, const uint64_t *harmles
     }
     w.site = (struct site *)scratch;
     w.table = (struct table *)(scratch + (long)(sites + trampolines));
-    w.coarse = (uint8_t *)scratch + sites + trampolines + tables;
+    w.jump = (const uint8_t **)(scratch + (long)(sites + trampolines + tables));
+    w.coarse = (uint8_t *)scratch + sites + trampolines + tables + jumps;
     int rc = 0, n_before = (int)v->n_patched;
     uint32_t n;
     if (known && recall(&w, known, n_known)) {

@@ -132,7 +132,7 @@ static void row_fill(struct eg_pool_row *r)
 static struct eg_pool_row *row_reuse(void)
 {
     struct flock f;
-    uint32_t n = eg_rt.pool->n_rows, from = eg_rt.pid % n;
+    uint32_t n = rows_used(), from = eg_rt.pid % n;
     for (uint32_t k = 0; k < n; k++) {
         uint32_t i = (from + k) % n;
         if (i == 0 || row_lock(F_OFD_SETLK, i, &f) != 0)
@@ -150,22 +150,37 @@ static struct eg_pool_row *row_reuse(void)
     return NULL;
 }
 
+/* The file may have no memory there yet, and its file system none to give: that must be known before anybody looks at the row. */
+static int row_has_room(uint32_t i)
+{
+    uint64_t at = eg_rt.pool->rows_offset + (i + 1ull) * sizeof(struct eg_pool_row) - 1;
+    return i < EG_POOL_ROWS_READY || eg_sys4(SYS_pwrite64, eg_rt.pool_fd, "", 1, at) == 1;
+}
+
+/* A row that nobody has used yet, now the caller's. Returns: n_rows: there is none any more. */
+static uint32_t row_next(void)
+{
+    uint32_t used = __atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED), i;
+    do {
+        i = used ? used : 1; /* row 0 is the sum of those whose rows were used again */
+        if (i >= eg_rt.pool->n_rows || !row_has_room(i))
+            return eg_rt.pool->n_rows;
+    } while (!__atomic_compare_exchange_n(&eg_rt.pool->rows_used, &used, i + 1, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return i;
+}
+
 void eg_account_row_claim(void)
 {
     struct flock f;
     eg_rt.pid = (uint32_t)eg_sys0(SYS_getpid);
     eg_rt.charged_published = eg_rt.captured_published = 0;
     eg_account_bury();
-    uint32_t i;
-    do
-        i = __atomic_fetch_add(&eg_rt.pool->rows_used, 1, __ATOMIC_RELAXED);
-    while (i == 0); /* row 0 is the sum of those whose rows were used again */
+    uint32_t i = row_next();
     eg_rt.row = NULL;
     if (i < eg_rt.pool->n_rows) {
         if (row_lock(F_OFD_SETLK, i, &f) == 0)
             eg_rt.row = row_at(i);
     } else {
-        __atomic_store_n(&eg_rt.pool->rows_used, eg_rt.pool->n_rows, __ATOMIC_RELAXED);
         eg_rt.row = row_reuse();
     }
     if (!eg_rt.row) {

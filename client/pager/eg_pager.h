@@ -184,6 +184,7 @@ struct eg_rt {
     uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
+    uint8_t spawned;         /* there has been more than one thread in this address space */
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
     uint8_t *fork_mark;      /* 1; a child that the gate did not see finds 0 (MADV_WIPEONFORK) */
     uint64_t stderr_id;      /* which file descriptor 2 was at the start */
@@ -338,6 +339,8 @@ long eg_uffd_move(uint64_t dst, uint64_t src, uint64_t bytes);
 void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uint64_t start_ns);
 /* eg_fetch_joined - a fault on a page that is on its way already. Context: lock held. */
 void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid);
+/* eg_fetch_view - from now on the server's memory is looked at itself, where that can be. Context: lock held. */
+void eg_fetch_view(struct eg_server *s);
 /* eg_fetch_came - a poll completed it. */
 void eg_fetch_came(struct eg_fetch *f);
 /* eg_fetch_make_up - the reads that were put off, without the lock. Context: lock held, given up and taken again. Returns: 1, 0 there were none. */
@@ -418,6 +421,9 @@ void eg_evict_soon(uint64_t start, uint64_t end);
 void eg_evict_now(uint64_t start, uint64_t end);
 /* eg_evict_room - before n more pages become resident: wait until the budget has room, as far as that is possible. */
 void eg_evict_room(uint64_t n);
+/* eg_evict_for_whole - all of the block is clean or away: what is here of it leaves, but not if some of it has to stay.
+ * Context: lock held. Returns: 1 nothing of it is here; 0. */
+int eg_evict_for_whole(struct eg_block *b);
 /* eg_evict_clean_all - arm everything and give the servers a copy of every page, keeping it resident.
  * Returns: 0, -ENOSPC (some pages stay dirty). */
 int eg_evict_clean_all(void);

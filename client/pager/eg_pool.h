@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #define EG_POOL_MAGIC 0x4c4f4f5045474e45ull
-#define EG_POOL_VERSION 4u
+#define EG_POOL_VERSION 5u
 #define EG_POOL_ROWS 1024
 #define EG_POOL_SERVERS 16
 #define EG_POOL_NODES 16
@@ -114,7 +114,8 @@ struct eg_pool_row {
     uint32_t thread_start_hist[EG_HIST_BUCKETS];   /* clone to the thread's first instruction on its node */
     uint32_t coherent_fault_hist[EG_HIST_BUCKETS]; /* a request from a node (or of home's) to its answer, at the directory */
     struct eg_pool_peer peer;
-    uint8_t reserved[EG_POOL_ROW_BYTES - 144 - 8 * 22 - 3 * 4 * EG_HIST_BUCKETS - 32];
+    uint8_t reserved[EG_POOL_ROW_BYTES - 144 - 8 * 22 - 3 * 4 * EG_HIST_BUCKETS - 32 - 1];
+    uint8_t room; /* written to, by whoever may be the first to use the row, so that the file has a page there */
 };
 _Static_assert(sizeof(struct eg_pool_row) == EG_POOL_ROW_BYTES, "eg_pool_row is a file format");
 
@@ -148,8 +149,12 @@ struct eg_pool {
     uint32_t next_exec;
     uint32_t texts_used; /* bytes of the texts' part that are given out: only atomic access */
     uint32_t hints; /* 1: there is a hints file beside this one (eg_hints.h) */
+    uint32_t sole;  /* 1: the first process, all of whose calls are seen, has made no other and is no other program: when it has ended, nothing is left */
+    uint32_t held;  /* futex: the first process does not begin before this is 0, as its embedded server is not ready yet */
 };
 #define EG_POOL_ROWS_OFFSET 16384
+/* The rows behind these have no memory before they are claimed: nobody reads one that is not below rows_used. */
+#define EG_POOL_ROWS_READY 32
 /* What was found out about texts (client/gate/texts.c): every process of the run starts with the same libraries. Entries one behind the other. */
 #define EG_POOL_TEXTS_OFFSET (EG_POOL_ROWS_OFFSET + EG_POOL_ROWS * EG_POOL_ROW_BYTES)
 #define EG_POOL_TEXTS_BYTES (256u << 10)

@@ -3,6 +3,7 @@
 #include "client/pager/eg_whole.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 
 #define STREAM_NEAR 32      /* pages: a fault this close to a stream's last one may set its stride */
 #define TREND_VOTES 3
@@ -11,7 +12,7 @@
 #define WINDOW_MAX 128      /* by runs; more where blocks come whole */
 #define STRIDED_WINDOW_MAX 16
 #define WANTED_RUNS 4       /* in one turn */
-#define VIEW_PAGES 16       /* fewer are read by a call: the view may have to be filled by faults */
+#define VIEW_NEAR (1ul << 45) /* where neither the kernel nor programs put anything of their own accord */
 
 /* --- streams --------------------------------------------------------------------------------------------------------- */
 
@@ -199,6 +200,7 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
     eg_rt.outstanding++;
     if (eg_rt.putting_off && s->link.ops->read) {
         f->alone = 1;
+        eg_fetch_view(s);
         eg_io_push(&eg_rt.put_off, &f->io);
         return 0;
     }
@@ -206,6 +208,17 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
     if (rc)
         eg_session_lost(s, rc); /* does not return: the pages are there */
     return 0;
+}
+
+/* Its pages are the server's, but appear in the program's resident size, and the mapping in what RLIMIT_AS counts: not where that is limited. */
+void eg_fetch_view(struct eg_server *s)
+{
+    struct rlimit most = {0, 0};
+    if (s->link.viewed || !s->link.ops->view)
+        return;
+    s->link.viewed = 1;
+    if (!eg_sys4(SYS_prlimit64, 0, RLIMIT_AS, 0, &most) && most.rlim_cur == RLIM_INFINITY)
+        (void)!s->link.ops->view(&s->link, s->n_slabs * EG_SLAB_BYTES, VIEW_NEAR);
 }
 
 static __attribute__((noreturn)) void damaged(const struct eg_block *b)
@@ -265,7 +278,7 @@ void eg_fetch_came(struct eg_fetch *f)
 /* By the thread itself, without the lock. */
 static void read_now(const struct eg_link *link, struct eg_fetch *f)
 {
-    const uint8_t *mapped = link->view && f->n >= VIEW_PAGES ? link->view + f->io.offset : NULL;
+    const uint8_t *mapped = link->view ? link->view + f->io.offset : NULL;
     if (!mapped) {
         f->io.result = link->ops->read(link, f->io.offset, f->io.buf, f->io.len_bytes);
         return;
@@ -318,13 +331,13 @@ static void read_ahead(uint64_t page, int32_t stride, uint32_t n, int write)
             total += run;
             run = 0;
         }
-        if (!wanted)
-            continue;
-        if (!write && is_sequence(stride) && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, 0)) {
+        if (!write && is_sequence(stride) && b && i == 0 && n + 1 - k >= EG_BLOCK_PAGES && eg_whole_may(b) && !eg_whole_submit(b, 0)) {
             total += EG_BLOCK_PAGES;
             k += EG_BLOCK_PAGES - 1;
             continue;
         }
+        if (!wanted)
+            continue;
         if (!run) {
             run_block = b;
             run_first = i;
@@ -349,15 +362,15 @@ static uint32_t window_max(const struct eg_block *b, int write)
     return whole ? whole : runs;
 }
 
-/* What the fault waits for: the page, or its whole block when all of it is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
+/* What the fault waits for: the page, or its whole block when most of it is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
 static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start_ns, int32_t stride, uint32_t ahead)
 {
-    int border = (stride == 1 && i == 0) || (stride == -1 && i == EG_BLOCK_PAGES - 1);
-    if (!write && ahead + 1 >= EG_BLOCK_PAGES && border && eg_whole_may(b)) {
+    uint32_t rest = stride == 1 ? EG_BLOCK_PAGES - i : stride == -1 ? i + 1 : 0; /* of the block, in the stream's direction */
+    if (!write && rest + EG_WHOLE_HERE >= EG_BLOCK_PAGES && ahead + 1 >= rest && eg_whole_may(b)) {
         eg_evict_room(EG_BLOCK_PAGES);
         if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, start_ns)) {
             EG_COUNT(pages_prefetched, EG_BLOCK_PAGES - 1);
-            return EG_BLOCK_PAGES;
+            return rest;
         }
     }
     eg_evict_room(1);

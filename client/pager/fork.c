@@ -11,11 +11,13 @@
 
 void eg_cap_spawn(long flags, long tls)
 {
-    enum { VM = 0x100, THREAD = 0x10000, SETTLS = 0x80000 };
+    enum { VM = 0x100, VFORK = 0x4000, THREAD = 0x10000, SETTLS = 0x80000 };
     uint64_t page = (uint64_t)tls & ~(uint64_t)(EG_PAGE_BYTES - 1);
     if (!(flags & VM))
         return;
     eg_cap_enter();
+    if (!(flags & VFORK))
+        eg_rt.spawned = 1; /* whoever makes a vfork child sleeps meanwhile */
     /* The kernel writes into the thread's control block (clear_child_tid, rseq, robust list) at moments when no fault can be
      * served: it must never be away. When it begins on a stack that is not captured, what follows the stack is somebody else's. */
     if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + EG_PAGE_BYTES))
@@ -69,7 +71,7 @@ void eg_cap_child_start(int was_active, int drop)
             eg_sys1(SYS_close, *fds[i]);
         *fds[i] = -1;
     }
-    rt->active = rt->served = 0;
+    rt->active = rt->served = rt->spawned = 0;
     eg_pin_reset();
     rt->successor = NULL;
     rt->keeps = NULL;

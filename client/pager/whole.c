@@ -6,12 +6,11 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #define N_SPARE 1          /* huge pages kept, of blocks that have left */
 #define SHARE 16           /* of the budget: a block must not be more */
+#define ROOMY 32           /* blocks of budget: with fewer, blocks that came whole are taken apart again too soon for anything to be given up for them */
 #define RETRY_NS 1000000000u /* no huge page was to be had */
-#define VIEW_NEAR (1ul << 45) /* where neither the kernel nor programs put anything of their own accord */
 #define PIECE_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
 
 enum place { EMPTY = 0, FULL, USED };
@@ -80,9 +79,12 @@ uint32_t eg_whole_window(const struct eg_block *b)
     return ops->read ? EG_BLOCK_PAGES : 2 * EG_BLOCK_PAGES; /* one comes while the other is used */
 }
 
-int eg_whole_may(const struct eg_block *b)
+int eg_whole_may(struct eg_block *b)
 {
-    return b->n_copied == EG_BLOCK_PAGES && !b->n_resident && !b->n_busy && eg_whole_window(b) != 0;
+    uint32_t here = eg_rt.budget < ROOMY * EG_BLOCK_PAGES ? 0 : EG_WHOLE_HERE;
+    if (b->n_copied != EG_BLOCK_PAGES || b->n_busy || b->n_resident > here || !eg_whole_window(b))
+        return 0;
+    return !b->n_resident || eg_evict_for_whole(b);
 }
 
 /* A huge page to read into. Returns: NULL when none is to be had. */
@@ -102,17 +104,6 @@ static uint8_t *place_take(uint32_t own)
     return NULL;
 }
 
-/* Its pages are the server's, but appear in the program's resident size, and the mapping in what RLIMIT_AS counts: not where that is limited. */
-static void view_need(struct eg_server *s)
-{
-    struct rlimit most = {0, 0};
-    if (s->link.viewed || !s->link.ops->view)
-        return;
-    s->link.viewed = 1;
-    if (!eg_sys4(SYS_prlimit64, 0, RLIMIT_AS, 0, &most) && most.rlim_cur == RLIM_INFINITY)
-        (void)!s->link.ops->view(&s->link, s->n_slabs * EG_SLAB_BYTES, VIEW_NEAR);
-}
-
 int eg_whole_submit(struct eg_block *b, uint64_t demand_ns)
 {
     struct eg_server *s = &eg_rt.server[b->server];
@@ -125,7 +116,7 @@ int eg_whole_submit(struct eg_block *b, uint64_t demand_ns)
     if (!buf)
         return -ENOMEM;
     int alone = eg_rt.putting_off && s->link.ops->read;
-    view_need(s);
+    eg_fetch_view(s);
     w->block = b;
     w->buf = buf;
     w->busy = 1;
@@ -163,12 +154,20 @@ int eg_whole_submit(struct eg_block *b, uint64_t demand_ns)
     return 0;
 }
 
+/* The one thread of the program is the one that is here. (Another process may write, too, a debugger: README.md says what becomes of that.) */
+static int nobody_writes(void)
+{
+    return eg_rt.inlined && !eg_rt.spawned && !eg_rt.on_pager;
+}
+
 /* Moved pages are writable until they are protected, so a thread that does not wait for its fault may have written: what differs then is not clean.
  * What was read is what was written to the server, so nobody ever sees anything else. */
 static void protect(struct eg_whole *w, uint64_t addr, uint32_t n)
 {
     if (eg_uffd_protect(addr, addr + (uint64_t)n * EG_PAGE_BYTES, 1))
         eg_die("internal error: cannot protect a block that came whole", NULL, 0);
+    if (nobody_writes())
+        return;
     for (uint32_t i = 0; i < n; i++)
         if (eg_page_sum((const void *)(addr + (uint64_t)i * EG_PAGE_BYTES), NULL) != w->block->sums[i])
             w->changed[i / 64] |= 1ull << i % 64;

@@ -380,6 +380,13 @@ static const char *env_find(char **envp, const char *name)
     return NULL;
 }
 
+/* The embedded server starts beside this process. Whoever started both ends this one when that fails. */
+static void wait_while_held(void)
+{
+    while (__atomic_load_n(&eg_rt.pool->held, __ATOMIC_ACQUIRE))
+        eg_sys4(SYS_futex, &eg_rt.pool->held, 0 /* FUTEX_WAIT */, 1, 0);
+}
+
 __attribute__((constructor(101))) static void endgame_start(int argc, char **argv, char **envp)
 {
     const char *path = env_find(envp, "ENDGAME_POOL");
@@ -444,6 +451,10 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
         eg_home_convert_all(); /* last: the text is patched, the tables are made */
     if (!eg_home.on || eg_home.far)
         dl_iterate_phdr(adopt_object, NULL);
+    /* The first row: no other process has been there. */
+    if (eg_gate_all && __atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED) == 2)
+        __atomic_store_n(&eg_rt.pool->sole, 1, __ATOMIC_RELAXED);
+    wait_while_held();
 }
 
 PUBLIC int endgame_active(void)
