@@ -323,8 +323,8 @@ static uint8_t *data_read(struct eg_thread *t, const struct eg_call *call)
 /* With what was read. */
 static void answer_data(struct eg_thread *t, uint8_t *data, uint64_t most)
 {
-    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0; /* MSG_TRUNC: of a longer message */
-    n = n < most ? n : most;
+    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0;
+    n = n < most ? n : most; /* it cannot be more */
     struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = (uint32_t)n, .arg = {t->ret}, .mask = t->mask};
     memcpy(data - sizeof call, &call, sizeof call);
     transfer(t, SYS_sendto, data - sizeof call, sizeof call + n);
@@ -681,7 +681,8 @@ struct eg_thread *eg_home_visitor(void)
 {
     uint64_t visit = __atomic_load_n(&eg_home.visit, __ATOMIC_ACQUIRE), all = ~0ull, old;
     uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), node = (uint32_t)visit - 1;
-    if (visit >> 32 != tid || node >= eg_home.n_nodes || !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (visit >> 32 != tid || node >= eg_home.n_nodes ||
+        !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return NULL;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
     struct eg_thread *t = slot_find(tid);

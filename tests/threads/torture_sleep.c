@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <linux/futex.h>
+#include <netinet/in.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -167,16 +168,31 @@ static void ends(void)
 
 /* ---- buffers ------------------------------------------------------------------------------------------------------------------------ */
 
+static void tcp_pair(int fd[2])
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    const int listening = SYS(socket(AF_INET, SOCK_STREAM, 0));
+    SYS(bind(listening, (struct sockaddr *)&at, len));
+    SYS(listen(listening, 1));
+    SYS(getsockname(listening, (struct sockaddr *)&at, &len));
+    fd[0] = SYS(socket(AF_INET, SOCK_STREAM, 0));
+    SYS(connect(fd[0], (struct sockaddr *)&at, len));
+    fd[1] = SYS(accept(listening, NULL, NULL));
+    SYS(close(listening));
+}
+
 static void buffer_reader(struct member *me)
 {
     enum { MOST = 300000 };
     unsigned char *own = NOT_NULL(malloc(MOST + 64));
     const int n = rounds(30);
-    int pipes[2], sockets[2];
+    int pipes[2], sockets[2], streams[2];
     char *fixed = SYS(mmap(NULL, 2 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     FILE *file = NOT_NULL(tmpfile());
     SYS(pipe(pipes));
     SYS(socketpair(AF_UNIX, SOCK_DGRAM, 0, sockets));
+    tcp_pair(streams);
     EQUAL(fixed[PAGE], 0);
     for (int i = 0; i < n; i++) {
         const size_t bytes = i % 3 == 2 ? MOST - (size_t)i : 1 + rng_below(&me->rng, 20000), from = rng_below(&me->rng, 64);
@@ -196,11 +212,16 @@ static void buffer_reader(struct member *me)
         EQUAL(send(sockets[0], own, small, 0), (long)small);
         EQUAL(recv(sockets[1], memset(own + PAGE, 7, 9), small / 2, MSG_TRUNC), (long)small);
         CHECK_BYTES(own + PAGE, small / 2, key);
+        EQUAL(write(streams[0], own, small), (long)small);
+        memset(own + PAGE, 9, small);
+        EQUAL(recv(streams[1], own + PAGE, small, MSG_TRUNC | MSG_WAITALL), (long)small); /* thrown away, in the kernel */
+        EQUAL(own[PAGE + small / 2], 9);
         me->sum += bytes;
     }
     for (int i = 0; i < 2; i++) {
         SYS(close(pipes[i]));
         SYS(close(sockets[i]));
+        SYS(close(streams[i]));
     }
     SYS(munmap(fixed, 2 * PAGE));
     fclose(file);
