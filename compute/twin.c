@@ -227,7 +227,7 @@ static enum eg_call_type type_of(const uint64_t *r)
     case SYS_write: case SYS_pwrite64: return EG_CALL_WRITE;
     case SYS_sendto: return r[EG_REG_R8] || r[EG_REG_R10] & MSG_ZEROCOPY_FLAG ? EG_CALL_SYSCALL : EG_CALL_WRITE;
     case SYS_read: case SYS_pread64: return EG_CALL_READ;
-    case SYS_recvfrom: return r[EG_REG_R8] ? EG_CALL_SYSCALL : EG_CALL_READ;
+    case SYS_recvfrom: return r[EG_REG_R8] || r[EG_REG_R10] & MSG_TRUNC ? EG_CALL_SYSCALL : EG_CALL_READ; /* TRUNC may leave the buffer as it is */
     default: return EG_CALL_SYSCALL;
     }
 }

@@ -90,7 +90,7 @@ uint64_t wk_spin_ns(void);
 int wk_try_copy(void *to, const void *from, uint64_t bytes);
 /* wk_try_touch - may the program write the byte at addr? It stays as it is. Returns: 1, 0. Context: as before. */
 int wk_try_touch(void *addr);
-extern const uint8_t wk_try_copy_from[], wk_try_copy_to[], wk_try_copy_failed[]; /* a fault between the first two (in either function) goes on at the third */
+extern const uint8_t wk_try_copy_from[], wk_try_copy_to[], wk_try_copy_failed[]; /* a fault between the first two, in either, goes on at the third */
 void wk_restorer(void);
 __attribute__((noreturn)) void wk_call_on(void *stack_top, void (*fn)(void *), void *arg);
 /* wk_clone - a thread; *tid is its number as long as it exists, then 0. */

@@ -19,7 +19,7 @@
 #define SPIN_NS 60000u
 #define SLICE_NS 100000u
 #define LOAD_EVERY_NS 5000000u
-#define NEAR_ASKED 100u    /* requests after which a thread's place is looked at */
+#define NEAR_ASKED 60u     /* requests after which a thread's place is looked at */
 #define NEAR_PERCENT 25u   /* of them that one other node had to give something up for */
 #define NEAR_PAUSE_NS 100000000u
 #define VISIT_ASKED 50u /* faults of a thread at home, within this time, on what nodes have */
@@ -127,7 +127,7 @@ static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
     uint32_t best = 0;
     for (uint32_t i = 1; i < eg_home.n_nodes; i++)
         best = t->from[i] > t->from[best] ? i : best;
-    int much = t->from[best] > NEAR_ASKED / 100 * NEAR_PERCENT;
+    int much = t->from[best] > NEAR_ASKED * NEAR_PERCENT / 100;
     t->n_asked = 0;
     for (uint32_t i = 0; i < eg_home.n_nodes; i++)
         t->from[i] = 0;
@@ -174,11 +174,30 @@ static int may_visit(uint32_t tid, uint32_t k)
     return known;
 }
 
-/* A thread at home wants what node k has. If it is so most of the time, it should be there: it goes from its next futex call. */
+/* The thread that is away, and for which this one makes a call; NULL. */
+static struct eg_thread *caller(uint32_t tid)
+{
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        struct eg_thread *t = eg_home.thread[i];
+        if (__atomic_load_n(&t->tid, __ATOMIC_RELAXED) == tid)
+            return t->where == EG_AWAY && __atomic_load_n(&t->in_call, __ATOMIC_RELAXED) ? t : NULL;
+    }
+    return NULL;
+}
+
+/* A thread at home wants what node k has. If it is so most of the time, it should be there: it goes from its next futex call. A call for one that is
+ * away counts for that one. */
 static void visit_note(uint32_t tid, uint32_t k)
 {
     static uint64_t asked_ns;
     unsigned i = tid % 64;
+    struct eg_thread *t = caller(tid);
+    if (t) {
+        if (k != t->node)
+            t->from[k]++;
+        nearer(t, t->node, t->slot);
+        return;
+    }
     if (eg_rt.pool->threads_mode != EG_THREADS_REMOTE)
         return;
     if (sharers[i].tid != tid || now_ns - sharers[i].since_ns > VISIT_WITHIN_NS) {

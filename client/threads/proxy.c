@@ -346,8 +346,8 @@ static uint8_t *data_read(struct eg_thread *t, const struct eg_call *call)
 /* With what was read. */
 static void answer_data(struct eg_thread *t, uint8_t *data, uint64_t most)
 {
-    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0; /* MSG_TRUNC: of a longer message */
-    n = n < most ? n : most;
+    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0;
+    n = n < most ? n : most; /* it cannot be more */
     struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = (uint32_t)n, .arg = {t->ret}, .mask = t->mask};
     memcpy(data - sizeof call, &call, sizeof call);
     transfer(t, SYS_sendto, data - sizeof call, sizeof call + n);
@@ -477,6 +477,48 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
 
 /* --- the proxy ------------------------------------------------------------------------------------------------------------------------ */
 
+static struct eg_thread *slot_find(uint32_t tid)
+{
+    uint32_t n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < n; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            return eg_home.thread[i];
+    return NULL;
+}
+
+/* Signals that wait for the calling thread alone. */
+static uint64_t own_pending(void)
+{
+    static const char line[] = "\nSigPnd:\t";
+    char buf[2048];
+    uint64_t mask = 0;
+    long fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/status", 02000000, 0);
+    long n = eg_sys_failed(fd) ? -1 : eg_sys3(SYS_read, fd, buf, sizeof buf - 1);
+    if (!eg_sys_failed(fd))
+        eg_sys1(SYS_close, fd);
+    if (n <= 0)
+        return ~0ull;
+    buf[n] = 0;
+    for (long i = 0; i + (long)sizeof line <= n; i++)
+        if (memcmp(buf + i, line, sizeof line - 1) == 0) {
+            eg_str_hex(buf + i + sizeof line - 1, &mask);
+            return mask;
+        }
+    return ~0ull;
+}
+
+/* Signals to the process would call all threads home that are away. The first thread would have got them: if it is away, too, and takes them, it alone
+ * comes. */
+static int for_the_first(const struct eg_thread *t)
+{
+    const struct eg_thread *first = t->tid == eg_rt.pid ? NULL : slot_find(eg_rt.pid);
+    uint64_t pending = 0;
+    if (!first || first->where != EG_AWAY || eg_sys2(SYS_rt_sigpending, &pending, 8))
+        return 0;
+    pending &= ~t->mask;
+    return !(pending & __atomic_load_n(&first->mask, __ATOMIC_RELAXED)) && !(pending & own_pending());
+}
+
 /* Until the thread says something, or a signal for it comes. */
 static void wait_for_word(struct eg_thread *t)
 {
@@ -497,7 +539,10 @@ static void wait_for_word(struct eg_thread *t)
         }
         struct pollfd p[2] = {{.fd = t->fd, .events = POLLIN}, {.fd = t->kick ? -1 : t->signal_fd, .events = POLLIN}};
         eg_sys5(SYS_ppoll, p, 2, 0, 0, 8);
-        if (p[1].revents & POLLIN && !p[0].revents) {
+        if (p[1].revents & POLLIN && !p[0].revents && for_the_first(t)) {
+            const struct timespec moment = {.tv_nsec = 1000000};
+            eg_sys5(SYS_ppoll, p, 1, &moment, 0, 8);
+        } else if (p[1].revents & POLLIN && !p[0].revents) {
             __atomic_store_n(&t->kick, 1, __ATOMIC_SEQ_CST);
             __atomic_store_n(&eg_home.kicks, 1, __ATOMIC_SEQ_CST);
             eg_home_wake();
@@ -715,20 +760,12 @@ struct eg_thread *eg_home_starting(void)
     return NULL;
 }
 
-static struct eg_thread *slot_find(uint32_t tid)
-{
-    uint32_t n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
-    for (uint32_t i = 0; i < n; i++)
-        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
-            return eg_home.thread[i];
-    return NULL;
-}
-
 struct eg_thread *eg_home_visitor(void)
 {
     uint64_t visit = __atomic_load_n(&eg_home.visit, __ATOMIC_ACQUIRE), all = ~0ull, old;
     uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), node = (uint32_t)visit - 1;
-    if (visit >> 32 != tid || node >= eg_home.n_nodes || !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (visit >> 32 != tid || node >= eg_home.n_nodes ||
+        !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return NULL;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
     struct eg_thread *t = slot_find(tid);
