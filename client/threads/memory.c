@@ -13,6 +13,8 @@
 #define FUTEX_LOCK_PI2 13
 #endif
 
+#define ADVICE_GUARD_INSTALL 102 /* Debian 12's headers lack them */
+#define ADVICE_GUARD_REMOVE 103
 #define CONVERT_MAX_BYTES (256ul << 20)
 #define FUTEX_TRIES 1000
 
@@ -278,10 +280,20 @@ static int affected(long nr, const long a[6], uint64_t *lo, uint64_t *hi)
     }
 }
 
+/* Guard pages (6.13) look like memory that is here, which the agent could read: libc falls back to mprotect. Merging drops the write-protection of
+ * pages that nodes have, too: a hint, not taken. */
+static int advice_is_declined(const long a[6], long *ret)
+{
+    *ret = a[2] == MADV_MERGEABLE ? 0 : -EINVAL;
+    return a[2] == MADV_MERGEABLE || a[2] == ADVICE_GUARD_INSTALL || a[2] == ADVICE_GUARD_REMOVE;
+}
+
 long eg_home_memory(long nr, const long arg[6])
 {
-    long a[6];
+    long a[6], declined;
     uint64_t lo = 0, hi = 0;
+    if (nr == SYS_madvise && advice_is_declined(arg, &declined))
+        return declined;
     memcpy(a, arg, sizeof a);
     eg_lock_take(&eg_home.memory_lock);
     int frozen = affected(nr, a, &lo, &hi) && eg_home.active && lo < EG_USER_END;

@@ -924,7 +924,9 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->state.rsp = a.stack - below;
     t->state.rax = 0;
     t->state.gs_base = 0;
-    t->state.fs_base = a.flags & CLONE_SETTLS ? a.tls : state->fs_base;
+    t->state.fs_base = a.tls;
+    if (!(a.flags & CLONE_SETTLS)) /* its maker's, who is who calls, or whose proxy that is */
+        eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &t->state.fs_base);
     if (xstate && state->xstate_bytes)
         memcpy(t->xstate, xstate, state->xstate_bytes);
     else

@@ -528,6 +528,29 @@ static void discarded_by_process(void)
     SYS(munmap(at, 4 * PAGE));
 }
 
+/* A guard page that needs no mapping of its own, or that the kernel does not know, among pages that threads read in order. */
+static void around_the_guard_body(struct member *me)
+{
+    unsigned char *const at = me->shared;
+    for (size_t p = 0; p < 64; p++)
+        if (p != 20)
+            me->sum += at[p * PAGE];
+}
+
+static void around_a_guard(void)
+{
+    unsigned char *const at = map_private(64 * PAGE);
+    memset(at, 3, 64 * PAGE);
+    (void)madvise(at + 20 * PAGE, PAGE, 102 /* MADV_GUARD_INSTALL */);
+    for (int i = 0; i < 3; i++) {
+        EQUAL(crew_run(1, around_the_guard_body, at), 3 * 63);
+        for (size_t p = 0; p < 64; p++)
+            if (p != 20)
+                at[p * PAGE + 1]++;
+    }
+    SYS(munmap(at, 64 * PAGE));
+}
+
 /* A mapping across a 2 MiB border, of which threads elsewhere have had one side only, moves as one: to a given place, and to grow. */
 enum { SIDE = 16 };
 
@@ -613,6 +636,7 @@ static const struct sub_test tests[] = {
     {"inquiries", inquiries, "mincore, and errors"},
     {"locked", locked, "pages locked by mlock, written by threads"},
     {"discarded_by_process", discarded_by_process, "process_madvise on one's own memory"},
+    {"around_a_guard", around_a_guard, "pages around one that MADV_GUARD_INSTALL guards"},
     {"moved_as_one", moved_as_one, "a mapping of which one side was away"},
 };
 
