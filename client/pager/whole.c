@@ -154,10 +154,10 @@ int eg_whole_submit(struct eg_block *b, uint64_t demand_ns)
     return 0;
 }
 
-/* The one thread of the program is the one that is here. (Another process may write, too, a debugger: README.md says what becomes of that.) */
+/* The one thread of the run is the one that is here. (A process from outside may write, too, a debugger: README.md says what becomes of that.) */
 static int nobody_writes(void)
 {
-    return eg_rt.inlined && !eg_rt.spawned && !eg_rt.on_pager;
+    return eg_rt.inlined && !eg_rt.spawned && !eg_rt.on_pager && __atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED);
 }
 
 /* Moved pages are writable until they are protected, so a thread that does not wait for its fault may have written: what differs then is not clean.
