@@ -315,7 +315,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         .len_bytes = type == EG_CALL_WRITE ? (uint32_t)r[EG_REG_RDX] : 0,
         .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],
                 (int64_t)r[EG_REG_R8], (int64_t)r[EG_REG_R9]},
-        .rsp = r[EG_REG_RSP],
+        .caller = {r[EG_REG_RSP], r[EG_REG_RIP], r[EG_REG_RBX], r[EG_REG_RBP], r[EG_REG_R12], r[EG_REG_R13], r[EG_REG_R14], r[EG_REG_R15]},
         .mask = s->mask,
     };
     if (nr == SYS_clone || nr == SYS_clone3) { /* the new thread starts with these registers */

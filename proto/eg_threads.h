@@ -122,14 +122,19 @@ enum eg_home_reason {
     EG_HOME_KICK = 4
 };
 
+/* Where the program is in a call that is made for it: for handlers of signals that come meanwhile, and for who unwinds from them. */
+struct eg_caller {
+    uint64_t rsp, rip, rbx, rbp, r12, r13, r14, r15;
+};
+
 struct eg_call {
     uint32_t type; /* enum eg_call_type */
     uint32_t len_bytes; /* of the payload */
     int64_t arg[7];
-    uint64_t rsp; /* SYSCALL: the program's stack: handlers of signals that come meanwhile run there */
+    struct eg_caller caller; /* SYSCALL, READ, WRITE */
     uint64_t mask; /* SYSCALL, HOME, START, RETURN: the thread's signal mask. The thread itself may add to it where it is; signals it takes at home only */
 };
-_Static_assert(sizeof(struct eg_call) == 80, "eg_call is a wire format");
+_Static_assert(sizeof(struct eg_call) == 136, "eg_call is a wire format");
 
 /* A thread: the registers as the kernel's signal frame has them (struct sigcontext's order), FS and GS base, and the extended state
  * as the kernel writes it into a signal frame (with its software-reserved bytes and both magic numbers, or 512 bytes of FXSAVE). */

@@ -74,12 +74,12 @@ enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
 /* One thread of the program that the gate saw begin, at the start of its private memory. threads.S knows the first fields. */
 struct eg_thread {
     uint64_t own_sp;   /* 0: the proxy's stack pointer while a system call is made */
-    uint64_t prog_sp;  /* 8 */
-    uint64_t mask;     /* 16: the program's signal mask */
-    int64_t nr;        /* 24 */
-    int64_t arg[6];    /* 32 */
-    int64_t ret;       /* 80 */
-    uint32_t tid;      /* 88: the kernel clears it when the thread is gone: the slot is free */
+    struct eg_caller caller; /* 8 */
+    uint64_t mask;     /* 72: the program's signal mask */
+    int64_t nr;        /* 80 */
+    int64_t arg[6];    /* 88 */
+    int64_t ret;       /* 136 */
+    uint32_t tid;      /* 144: the kernel clears it when the thread is gone: the slot is free */
     uint32_t where;    /* enum eg_thread_where */
     uint32_t node;
     uint32_t slot;     /* the worker's number */

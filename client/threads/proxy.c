@@ -43,8 +43,9 @@
 #define VISIT_STAY_MAX_NS 30000000000u
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
 
-_Static_assert(__builtin_offsetof(struct eg_thread, mask) == 16 && __builtin_offsetof(struct eg_thread, arg) == 32 &&
-                   __builtin_offsetof(struct eg_thread, ret) == 80 && __builtin_offsetof(struct eg_thread, tid) == 88,
+_Static_assert(__builtin_offsetof(struct eg_thread, caller) == 8 && __builtin_offsetof(struct eg_thread, mask) == 72 &&
+                   __builtin_offsetof(struct eg_thread, nr) == 80 && __builtin_offsetof(struct eg_thread, arg) == 88 &&
+                   __builtin_offsetof(struct eg_thread, ret) == 136 && __builtin_offsetof(struct eg_thread, tid) == 144,
                "threads.S has these numbers");
 _Static_assert(HEAD_BYTES + (32u << 10) <= EG_THREAD_BYTES, "room for the proxy's stack");
 
@@ -455,7 +456,7 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
     memcpy(t->arg, a, sizeof a);
     if (data)
         t->arg[1] = (int64_t)data;
-    t->prog_sp = call->rsp;
+    t->caller = call->caller;
     int tries = 0;
     t->in_call = 1;
     do

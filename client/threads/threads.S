@@ -4,8 +4,12 @@
     .hidden eg_thread_call
     .type eg_thread_call, @function
 /* The callee-saved registers are free between here and the end: the program's are on the node. A handler that runs meanwhile preserves
- * them, and one that jumps out of it never comes back here: the thread goes on at home then. */
+ * them, and one that jumps out of it never comes back here: the thread goes on at home then. Who unwinds from a handler (cancellation, exceptions, backtrace)
+ * finds the program's registers in thread->caller, by rbx. */
+#define CALLER_OF(reg, ...) .cfi_escape 0x10, reg, __VA_ARGS__ /* DW_CFA_expression: what follows is DW_OP_breg3 and an offset */
 eg_thread_call:
+    .cfi_startproc
+    .cfi_signal_frame
     push %rbx
     push %rbp
     push %r12
@@ -15,26 +19,34 @@ eg_thread_call:
     mov %rdi, %rbx
     mov %rsp, 0(%rbx)
     mov 8(%rbx), %rsp
+    .cfi_escape 0x0f, 3, 0x73, 8, 0x06 /* the frame address is caller.rsp */
+    CALLER_OF(16, 2, 0x73, 16)         /* rip */
+    CALLER_OF(3, 2, 0x73, 24)
+    CALLER_OF(6, 2, 0x73, 32)
+    CALLER_OF(12, 2, 0x73, 40)
+    CALLER_OF(13, 2, 0x73, 48)
+    CALLER_OF(14, 2, 0x73, 56)
+    CALLER_OF(15, 3, 0x73, 0xc0, 0)    /* 64 */
     xor %ebp, %ebp
     mov $14, %eax                   /* rt_sigprocmask(SIG_SETMASK, &mask, NULL, 8) */
     mov $2, %edi
-    lea 16(%rbx), %rsi
+    lea 72(%rbx), %rsi
     xor %edx, %edx
     mov $8, %r10d
     syscall
-    mov 32(%rbx), %rdi
-    mov 40(%rbx), %rsi
-    mov 48(%rbx), %rdx
-    mov 56(%rbx), %r10
-    mov 64(%rbx), %r8
-    mov 72(%rbx), %r9
-    mov 24(%rbx), %rax
+    mov 88(%rbx), %rdi
+    mov 96(%rbx), %rsi
+    mov 104(%rbx), %rdx
+    mov 112(%rbx), %r10
+    mov 120(%rbx), %r8
+    mov 128(%rbx), %r9
+    mov 80(%rbx), %rax
     syscall
-    mov %rax, 80(%rbx)
+    mov %rax, 136(%rbx)
     mov $14, %eax                   /* rt_sigprocmask(SIG_SETMASK, &all, &mask, 8) */
     mov $2, %edi
     lea all_signals(%rip), %rsi
-    lea 16(%rbx), %rdx
+    lea 72(%rbx), %rdx
     mov $8, %r10d
     syscall
     mov 0(%rbx), %rsp
@@ -45,6 +57,7 @@ eg_thread_call:
     pop %rbp
     pop %rbx
     ret
+    .cfi_endproc
     .size eg_thread_call, . - eg_thread_call
 
 /* long eg_thread_clone(flags, stack_top, parent_tid, child_tid, tls, fn, arg) */

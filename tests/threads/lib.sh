@@ -3,7 +3,7 @@
 # leave out. Sourced by *.test, which call:
 #
 #   threads_init                        work folder, clean-up
-#   torture NAME                        builds NAME.c, prints the program's path
+#   torture NAME                        builds NAME.c (with TORTURE_FLAGS), prints the program's path
 #   for_each_nodes FUNCTION             FUNCTION runs once for each kind of node of EG_NODES, with the nodes there
 #   native CMD...                       CMD as it is, with a time limit; status and output are CMD's
 #   remote CMD...                       CMD with its threads on the nodes: $WORK/remote.err has its standard error, $WORK/stats.json its
@@ -75,7 +75,7 @@ torture() { # NAME: prints the program's path
             *) libraries=-lm ;;
         esac
         cc -std=gnu11 -O2 -g -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -D_GNU_SOURCE -pthread \
-           -o "$WORK/$file" "$THREADS_DIR/$file.c" $libraries >&2 || return 1
+           ${TORTURE_FLAGS:-} -o "$WORK/$file" "$THREADS_DIR/$file.c" $libraries >&2 || return 1
         [ $file != torture_plugin ] || mv "$WORK/$file" "$WORK/$file.so"
     done
     printf '%s\n' "$WORK/$1"
