@@ -51,8 +51,9 @@ struct eg_transport {
     /* read - the same as an EG_IO_READ, done at once, by any thread and without the pager's lock. NULL: the transport has messages.
      * Returns: 0, -errno. */
     int (*read)(const struct eg_link *link, uint64_t offset, void *buf, uint32_t len_bytes);
-    /* view - map the arena's first bytes for reading, somewhere from `near` on: link->view; close undoes it. NULL: it cannot be. Returns: 0, -errno. */
+    /* view - map the arena's first bytes for reading, somewhere from `near` on: link->view; unview and close undo it. NULL: it cannot be. Returns: 0, -errno. */
     int (*view)(struct eg_link *link, uint64_t bytes, uint64_t near);
+    void (*unview)(struct eg_link *link);
     /* ready - would a poll find something? By any thread, without the pager's lock: the answer may be out of date. NULL: poll to find out. */
     int (*ready)(const struct eg_link *link);
     uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */

@@ -58,14 +58,20 @@ static int shm_view(struct eg_link *link, uint64_t bytes, uint64_t near)
     return -ENOMEM;
 }
 
-static void shm_close(struct eg_link *link)
+static void shm_unview(struct eg_link *link)
 {
     if (link->view)
         eg_sys2(SYS_munmap, link->view, link->view_bytes);
     link->view = NULL;
+}
+
+static void shm_close(struct eg_link *link)
+{
+    shm_unview(link);
     if (link->fd >= 0)
         eg_sys1(SYS_close, link->fd);
     link->fd = -1;
 }
 
-const struct eg_transport eg_transport_shm = {.name = "shm", .submit = shm_submit, .poll = shm_poll, .close = shm_close, .read = shm_read, .view = shm_view};
+const struct eg_transport eg_transport_shm = {.name = "shm", .submit = shm_submit, .poll = shm_poll, .close = shm_close, .read = shm_read,
+                                             .view = shm_view, .unview = shm_unview};

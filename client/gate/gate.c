@@ -24,6 +24,7 @@ static uint64_t stacks_used;
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
 #define NR_set_robust_list 273
+#define NR_mlockall 151
 #define NR_exit_group 231
 #define PR_SET_SECCOMP_OPTION 22u
 #define PR_SET_TSC_OPTION 26u
@@ -281,11 +282,22 @@ static long sandbox_begins(void *unused)
     return 0;
 }
 
+static long all_is_locked(void *unused)
+{
+    (void)unused;
+    eg_fetch_views_end();
+    return 0;
+}
+
 /* Returns: 1 the call is done, *ret_result; 0 go on. */
 static int inline_first(struct eg_gate_frame *f, long *ret_result)
 {
     switch (f->nr) {
     case NR_set_robust_list: eg_signals_thread_begins((uint64_t)f->arg[1] == EG_ROBUST_BYTES ? (uint64_t)f->arg[0] : 0); break;
+    case NR_mlockall:
+        if (eg_rt.inlined)
+            eg_gate_alone(all_is_locked, NULL);
+        break;
     case NR_prctl:
         if ((uint32_t)f->arg[0] == PR_SET_SECCOMP_OPTION && eg_rt.inlined)
             eg_gate_alone(sandbox_begins, NULL);

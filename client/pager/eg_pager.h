@@ -341,6 +341,8 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
 void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid);
 /* eg_fetch_view - from now on the server's memory is looked at itself, where that can be. Context: lock held. */
 void eg_fetch_view(struct eg_server *s);
+/* eg_fetch_views_end - no more of that: the program locks all that is mapped (mlockall), which would be the server's memory, too. Context: gate stack. */
+void eg_fetch_views_end(void);
 /* eg_fetch_came - a poll completed it. */
 void eg_fetch_came(struct eg_fetch *f);
 /* eg_fetch_make_up - the reads that were put off, without the lock. Context: lock held, given up and taken again. Returns: 1, 0 there were none. */

@@ -1,4 +1,5 @@
 /* fetch.c - pages come back: demand reads, and reading ahead along the streams of faults. */
+#include "client/pager/eg_capture.h"
 #include "client/pager/eg_inline.h"
 #include "client/pager/eg_whole.h"
 
@@ -210,11 +211,25 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
     return 0;
 }
 
+static uint8_t views_off;
+
+void eg_fetch_views_end(void)
+{
+    eg_cap_enter();
+    while (eg_rt.unlocked) /* somebody may be reading there */
+        eg_inline_give_way();
+    views_off = 1;
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++)
+        if (eg_rt.server[i].link.view)
+            eg_rt.server[i].link.ops->unview(&eg_rt.server[i].link);
+    eg_cap_leave(0);
+}
+
 /* Its pages are the server's, but appear in the program's resident size, and the mapping in what RLIMIT_AS counts: not where that is limited. */
 void eg_fetch_view(struct eg_server *s)
 {
     struct rlimit most = {0, 0};
-    if (s->link.viewed || !s->link.ops->view)
+    if (s->link.viewed || views_off || !s->link.ops->view)
         return;
     s->link.viewed = 1;
     if (!eg_sys4(SYS_prlimit64, 0, RLIMIT_AS, 0, &most) && most.rlim_cur == RLIM_INFINITY)
