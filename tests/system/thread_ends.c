@@ -2,6 +2,7 @@
  * Prints "ok", or what is wrong. Argument "threads": not what the kernel looks at when the whole process ends. */
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 
 static uint8_t *area, *apart; /* apart: a mutex each 64 KiB */
 static pthread_mutex_t *held[MUTEXES];
+static atomic_int has_all; /* the owner */
 
 static void *map(size_t bytes)
 {
@@ -49,6 +51,7 @@ static void *owner(void *arg)
     for (int i = 0; i < MUTEXES; i++)
         if (pthread_mutex_lock(held[i]))
             wrong("lock", i);
+    has_all = 1;
     press();
     madvise(apart, MIB, MADV_PAGEOUT);
     press();
@@ -75,10 +78,11 @@ static void robust(int waiting)
         held[i] = (pthread_mutex_t *)(apart + (size_t)i * (64 << 10));
         pthread_mutex_init(held[i], &kind);
     }
+    has_all = 0;
     pthread_create(&one, NULL, owner, NULL);
-    if (waiting)
+    while (waiting && !has_all)
         usleep(1000);
-    else
+    if (!waiting)
         pthread_join(one, NULL);
     for (int i = 0; i < MUTEXES; i++) {
         pthread_create(&other, NULL, waiter, held[i]);
