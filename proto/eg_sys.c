@@ -5,10 +5,6 @@
 #include <sys/uio.h>
 #include <time.h>
 
-#ifndef MADV_DONTNEED_LOCKED /* Linux 5.18 */
-#define MADV_DONTNEED_LOCKED 24
-#endif
-
 #ifndef EG_HOSTED
 void *memcpy(void *restrict dst, const void *restrict src, size_t n)
 {

@@ -7,6 +7,8 @@
 #include "client/gate/eg_buffers.h"
 #include "client/pager/eg_inline.h"
 
+#include <linux/aio_abi.h>
+
 #define RING_MAGIC 0xa10a10a1u
 #define EVENTS 16u
 #define PIECE 256u /* requests */
@@ -14,9 +16,6 @@
 /* As in the kernel's fs/aio.c. */
 struct ring {
     uint32_t id, nr, head, tail, magic, compat, incompat, header_bytes;
-};
-struct event {
-    uint64_t data, iocb, result, result2;
 };
 
 struct request {
@@ -128,7 +127,7 @@ static void context_end(struct context *c)
 static void context_look(struct context *c)
 {
     struct ring ring;
-    struct event event[EVENTS];
+    struct io_event event[EVENTS];
     if (ring_read(c->ring, &ring) || ring.nr != c->nr)
         return;
     while (c->n && c->seen != ring.tail) {
@@ -137,7 +136,7 @@ static void context_look(struct context *c)
         if (eg_sys_copy_in(event, c->ring + sizeof ring + c->seen * sizeof *event, (size_t)bytes) != bytes)
             return;
         for (uint32_t i = 0; i < n; i++)
-            completed(c, event[i].iocb);
+            completed(c, event[i].obj);
         c->seen = (c->seen + n) % c->nr;
     }
     c->seen = ring.tail;

@@ -3,6 +3,7 @@
 #include "client/pager/eg_pager.h"
 
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/futex.h>
 #include <linux/prctl.h>
 #include <sys/socket.h>
@@ -358,28 +359,18 @@ static int do_keyctl(struct eg_buffers *b, const long a[6])
     return rc;
 }
 
-/* struct iocb of linux/aio_abi.h. */
-struct request {
-    uint64_t data;
-    uint32_t key, flags;
-    uint16_t op, priority;
-    uint32_t fd;
-    uint64_t buf, bytes, offset, unused[2];
-};
-enum { IO_PREAD = 0, IO_PWRITE = 1, IO_PREADV = 7, IO_PWRITEV = 8 };
-
 /* Its key is filled in. */
 static int request(struct eg_buffers *b, uint64_t at)
 {
-    struct request r;
+    struct iocb r;
     int rc = span(b, at, sizeof r, 1);
     if (rc || !at || b->look(b, &r, at, sizeof r))
         return rc;
-    switch (r.op) {
-    case IO_PREAD: return span(b, r.buf, r.bytes < RW_MAX ? r.bytes : RW_MAX, 1);
-    case IO_PWRITE: return span(b, r.buf, r.bytes < RW_MAX ? r.bytes : RW_MAX, 0);
-    case IO_PREADV: return pairs(b, r.buf, r.bytes, 16, 1);
-    case IO_PWRITEV: return pairs(b, r.buf, r.bytes, 16, 0);
+    switch (r.aio_lio_opcode) {
+    case IOCB_CMD_PREAD: return span(b, r.aio_buf, r.aio_nbytes < RW_MAX ? r.aio_nbytes : RW_MAX, 1);
+    case IOCB_CMD_PWRITE: return span(b, r.aio_buf, r.aio_nbytes < RW_MAX ? r.aio_nbytes : RW_MAX, 0);
+    case IOCB_CMD_PREADV: return pairs(b, r.aio_buf, r.aio_nbytes, 16, 1);
+    case IOCB_CMD_PWRITEV: return pairs(b, r.aio_buf, r.aio_nbytes, 16, 0);
     default: return 0;
     }
 }

@@ -10,6 +10,8 @@
 
 /* eg_robust_read_fn - eight bytes of the program's memory, at any address. Returns: 0, -EFAULT. */
 typedef long eg_robust_read_fn(uint64_t addr, uint64_t *ret_word);
+/* eg_robust_copied - by the kernel: where a thread serves the faults, it serves the kernel's, too. */
+long eg_robust_copied(uint64_t addr, uint64_t *ret_word);
 
 struct eg_robust {
     eg_robust_read_fn *read;

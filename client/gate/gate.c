@@ -6,6 +6,7 @@
 #include "client/threads/eg_home.h"
 
 #include <errno.h>
+#include <linux/prctl.h>
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -26,10 +27,6 @@ static uint64_t stacks_used;
 #define NR_set_robust_list 273
 #define NR_mlockall 151
 #define NR_exit_group 231
-#define PR_SET_SECCOMP_OPTION 22u
-#define PR_SET_TSC_OPTION 26u
-#define PR_SET_MEMORY_MERGE_OPTION 67u
-#define PR_TSC_FORBIDDEN 2
 #define SECCOMP_SET_MODE_LAST 1u /* strict, filter */
 
 enum {
@@ -299,7 +296,7 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
             eg_gate_alone(all_is_locked, NULL);
         break;
     case NR_prctl:
-        if ((uint32_t)f->arg[0] == PR_SET_SECCOMP_OPTION && eg_rt.inlined)
+        if ((uint32_t)f->arg[0] == PR_SET_SECCOMP && eg_rt.inlined)
             eg_gate_alone(sandbox_begins, NULL);
         break;
     case NR_seccomp:
@@ -345,9 +342,9 @@ static uint8_t shut_in;
 
 static void sets_itself(const struct eg_gate_frame *f)
 {
-    if (f->nr == NR_seccomp || (uint32_t)f->arg[0] == PR_SET_SECCOMP_OPTION)
+    if (f->nr == NR_seccomp || (uint32_t)f->arg[0] == PR_SET_SECCOMP)
         shut_in = 1;
-    else if ((uint32_t)f->arg[0] == PR_SET_TSC_OPTION && (int32_t)f->arg[1] == PR_TSC_FORBIDDEN)
+    else if ((uint32_t)f->arg[0] == PR_SET_TSC && (int32_t)f->arg[1] == PR_TSC_SIGSEGV)
         eg_sys_clock_init(NULL); /* the vDSO's clock needs what is being forbidden */
 }
 
@@ -409,7 +406,7 @@ static long slow(void *arg)
 /* As MADV_MERGEABLE: a hint, not taken. What was on before is off when the pager begins. */
 static int merges_memory(const struct eg_gate_frame *f)
 {
-    return f->nr == NR_prctl && eg_rt.pool && (uint32_t)f->arg[0] == PR_SET_MEMORY_MERGE_OPTION && f->arg[1] == 1 && !f->arg[2] && !f->arg[3] && !f->arg[4];
+    return f->nr == NR_prctl && eg_rt.pool && (uint32_t)f->arg[0] == PR_SET_MEMORY_MERGE && f->arg[1] == 1 && !f->arg[2] && !f->arg[3] && !f->arg[4];
 }
 
 long eg_gate_dispatch(struct eg_gate_frame *f)

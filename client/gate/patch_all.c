@@ -970,12 +970,11 @@ static int is_readable(uint64_t address)
     return eg_sys_copy_in(&byte, address, 1) == 1;
 }
 
-#define ADVICE_POPULATE_READ 22 /* Linux 5.14 */
 
 /* A mapping may go on behind its file's end, where nobody may look. Returns: how many bytes may be read. */
 static uint64_t readable_bytes(uint64_t start, uint64_t bytes)
 {
-    if (!eg_sys_failed(eg_sys3(SYS_madvise, start, bytes, ADVICE_POPULATE_READ)))
+    if (!eg_sys_failed(eg_sys3(SYS_madvise, start, bytes, MADV_POPULATE_READ)))
         return bytes;
     uint64_t lo = 0, hi = bytes / PAGE; /* pages known to be readable; the first that is not */
     while (lo < hi) {

@@ -53,8 +53,7 @@ void eg_robust_pending(const struct eg_robust *list)
         owner_died(list, (list->pending & ~EG_ROBUST_PI) + list->offset);
 }
 
-/* Where a thread serves the faults, it serves the kernel's, too. */
-static long copied(uint64_t addr, uint64_t *ret_word)
+long eg_robust_copied(uint64_t addr, uint64_t *ret_word)
 {
     return eg_sys_copy_in(ret_word, addr, sizeof *ret_word) == (long)sizeof *ret_word ? 0 : -EFAULT;
 }
@@ -71,7 +70,7 @@ void eg_gate_robust_end(void)
 {
     struct eg_robust list;
     uint64_t head = head_here();
-    if (!head || eg_robust_open(&list, head, eg_gate_all ? eg_signals_peek : copied) || ((list.entry & ~EG_ROBUST_PI) == head && !list.pending))
+    if (!head || eg_robust_open(&list, head, eg_gate_all ? eg_signals_peek : eg_robust_copied) || ((list.entry & ~EG_ROBUST_PI) == head && !list.pending))
         return;
     (void)!eg_robust_walk(&list);
     list.n_pi += list.pending & EG_ROBUST_PI;
@@ -96,7 +95,7 @@ static int stays(uint64_t at, uint64_t bytes)
 
 static long stays_and_read(uint64_t addr, uint64_t *ret_word)
 {
-    return stays(addr, sizeof *ret_word) ? copied(addr, ret_word) : -EFAULT;
+    return stays(addr, sizeof *ret_word) ? eg_robust_copied(addr, ret_word) : -EFAULT;
 }
 
 static void list_stays(uint64_t head)

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-
 int eg_advice_is(long number, enum eg_advice *ret_advice, uint32_t *ret_server)
 {
     *ret_server = 0;

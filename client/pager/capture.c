@@ -7,11 +7,6 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
-#define ADVICE_POPULATE_READ 22
-#define ADVICE_POPULATE_WRITE 23
-#define ADVICE_DONTNEED_LOCKED 24
-#define ADVICE_COLLAPSE 25
-#define ADVICE_GUARD_INSTALL 102
 #define GRANULE_BLOCKS 64u /* a word of the armed bitmap */
 #define EVICT_SLICE_BYTES (4u << 20)
 #define IOVS_MAX 1024u
@@ -421,7 +416,7 @@ static long populate(uint64_t start, uint64_t end, long advice)
         for (int tries = 0; tries < 10; tries++) { /* others may need the room at once */
             eg_rt.keep_start = at;
             eg_rt.keep_end = stop;
-            eg_inline_bring(at, stop, advice == ADVICE_POPULATE_WRITE);
+            eg_inline_bring(at, stop, advice == MADV_POPULATE_WRITE);
             eg_rt.keep_start = eg_rt.keep_end = 0;
             if ((ret = eg_sys3(SYS_madvise, at, stop - at, advice)) != -EFAULT)
                 break;
@@ -465,7 +460,7 @@ long eg_cap_madvise(long addr, long len, long advice)
         return 0;
     if (start % EG_PAGE_BYTES || end <= start)
         return eg_sys3(SYS_madvise, addr, len, advice);
-    if ((advice == ADVICE_POPULATE_READ || advice == ADVICE_POPULATE_WRITE) && eg_rt.inlined && eg_rt.active) {
+    if ((advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE) && eg_rt.inlined && eg_rt.active) {
         eg_cap_enter();
         return eg_cap_leave(populate(start, end, advice));
     }
@@ -480,8 +475,8 @@ long eg_cap_madvise(long addr, long len, long advice)
     case MADV_WIPEONFORK:
     case MADV_KEEPONFORK:
     case MADV_MERGEABLE:
-    case ADVICE_DONTNEED_LOCKED:
-    case ADVICE_GUARD_INSTALL: break;
+    case MADV_DONTNEED_LOCKED:
+    case MADV_GUARD_INSTALL: break;
     default: return eg_sys3(SYS_madvise, addr, len, advice);
     }
     eg_cap_enter();
@@ -509,7 +504,7 @@ long eg_cap_madvise(long addr, long len, long advice)
 
 int eg_cap_keeps_content(long advice)
 {
-    return advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED || advice == ADVICE_COLLAPSE;
+    return advice == MADV_COLD || advice == MADV_PAGEOUT || advice == MADV_WILLNEED || advice == MADV_COLLAPSE;
 }
 
 long eg_cap_process_madvise(const long a[6])

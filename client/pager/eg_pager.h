@@ -25,6 +25,19 @@
 #include "proto/eg_sys.h"
 #include "proto/eg_transport.h"
 
+/* What the C library of Debian 12 does not name: advice of Linux 6.1 and 6.13, prctl's of 6.4. */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#define PR_GET_MEMORY_MERGE 68
+#endif
+
 #define EG_PAGE_SHIFT 12
 #define EG_BLOCK_SHIFT 21
 #define EG_BLOCK_BYTES (1ul << EG_BLOCK_SHIFT)
@@ -369,6 +382,7 @@ int eg_fetch_turn(void);
 /* What is said about memory beside the kernel's own advice: numbers for madvise(2) that no kernel has (endgame.h's, from this base on). PLACE: the
  * server's number is above its lowest eight bits. */
 #define EG_ADVICE_BASE 0x65670000l
+
 enum eg_advice {
     EG_ADVICE_NORMAL = 0, EG_ADVICE_RANDOM, EG_ADVICE_SEQUENTIAL, EG_ADVICE_EVICT_FIRST, EG_ADVICE_PIN, EG_ADVICE_PREFETCH, EG_ADVICE_EVICT,
     EG_ADVICE_PLACE, EG_ADVICE_N,

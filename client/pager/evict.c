@@ -20,8 +20,6 @@
 #define FIRST_REST 64 /* pages */
 #define FULL_RETRY_NS 50000000u /* a server that had no room is asked again after this */
 #define SLOT_ORPHAN (~0ull)
-#define ADVICE_POPULATE_READ 22 /* 5.14 */
-#define ADVICE_POPULATE_WRITE 23
 #define PAGEMAP_TRIES 1000
 
 #define PM_PRESENT (1ull << 63)
@@ -348,7 +346,7 @@ static enum taken take_one(uint64_t addr, uint32_t slot)
          * the page this process's own cures the first; in the second it is so already, and a copy would lose what the device writes. This raises no
          * fault, which nobody could serve: a dirty page is not protected, unless it was moved by mremap (kernels before 6.13 keep that). */
         if (tries == 0 && (eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0) ||
-                           eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, ADVICE_POPULATE_WRITE))))
+                           eg_sys_failed(eg_sys3(SYS_madvise, addr, EG_PAGE_BYTES, MADV_POPULATE_WRITE))))
             return take_by_copy(addr, slot);
     }
     return TAKEN_REFUSED;
@@ -582,7 +580,7 @@ void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi)
  * writes either: a byte of each page is written over itself. Returns: 0, -errno. */
 static int keep_present(uint64_t lo, uint64_t hi)
 {
-    if (!eg_sys_failed(eg_sys3(SYS_madvise, lo, hi - lo, ADVICE_POPULATE_WRITE)))
+    if (!eg_sys_failed(eg_sys3(SYS_madvise, lo, hi - lo, MADV_POPULATE_WRITE)))
         return 0;
     for (; lo < hi; lo += EG_PAGE_BYTES) {
         uint8_t byte;
@@ -629,8 +627,8 @@ int eg_evict_arm(uint64_t index)
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
         /* A system call is under way that may be the first to touch some of it: what is missing from here on, it would find missing. */
         if (pinned && !(part.flags & EG_RANGE_RESERVED) &&
-            eg_sys_failed(eg_sys3(SYS_madvise, part.start, part.end - part.start, ADVICE_POPULATE_WRITE)))
-            eg_sys3(SYS_madvise, part.start, part.end - part.start, ADVICE_POPULATE_READ);
+            eg_sys_failed(eg_sys3(SYS_madvise, part.start, part.end - part.start, MADV_POPULATE_WRITE)))
+            eg_sys3(SYS_madvise, part.start, part.end - part.start, MADV_POPULATE_READ);
         int rc = eg_uffd_register(part.start, part.end);
         if (rc) {
             eg_uffd_unregister(start, part.start);

@@ -175,8 +175,7 @@ static void wait_settled(void)
         uint8_t foreign = eg_rt.foreign;
         eg_inline_unlock();
         eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
-        eg_lock_take(&eg_rt.lock);
-        eg_rt.foreign = foreign;
+        eg_inline_relock(foreign);
     }
 }
 

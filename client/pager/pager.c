@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/prctl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -32,8 +33,6 @@
 #define ZERO_AHEAD_MAX 16
 #define STALL_NS 60000000000ull
 #define CHECK_NS 50000000u
-#define SET_MEMORY_MERGE 67 /* prctl, 6.4 */
-#define GET_MEMORY_MERGE 68
 
 struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1};
 
@@ -674,8 +673,8 @@ int eg_pager_activate(void)
         rc = eg_evict_settle();
     if (rc)
         return rc;
-    if (eg_sys5(SYS_prctl, GET_MEMORY_MERGE, 0, 0, 0, 0) == 1) /* set before this program began: see madvise's MADV_MERGEABLE */
-        eg_sys5(SYS_prctl, SET_MEMORY_MERGE, 0, 0, 0, 0);
+    if (eg_sys5(SYS_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1) /* set before this program began: see madvise's MADV_MERGEABLE */
+        eg_sys5(SYS_prctl, PR_SET_MEMORY_MERGE, 0, 0, 0, 0);
     eg_whole_start();
     eg_str_put(rt->row->engine, sizeof rt->row->engine, 0, rt->inlined ? "inline" : "handler");
     if (rt->served) {

@@ -160,29 +160,17 @@ static struct {
 static int may_visit(uint32_t tid, uint32_t k)
 {
     const struct eg_node *n = eg_home.node[k];
-    int known = tid == eg_rt.pid;
+    const struct eg_thread *t = eg_home_thread(tid);
     if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || running(k, NULL) > n->config->slots)
         return 0;
-    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
-        const struct eg_thread *t = eg_home.thread[i];
-        if (__atomic_load_n(&t->tid, __ATOMIC_RELAXED) != tid)
-            continue;
-        if (t->where == EG_AWAY || t->starting || now_ns < __atomic_load_n(&t->stay_until_ns, __ATOMIC_RELAXED))
-            return 0;
-        known = 1;
-    }
-    return known;
+    return t ? t->where != EG_AWAY && !t->starting && now_ns >= __atomic_load_n(&t->stay_until_ns, __ATOMIC_RELAXED) : tid == eg_rt.pid;
 }
 
 /* The thread that is away, and for which this one makes a call; NULL. */
 static struct eg_thread *caller(uint32_t tid)
 {
-    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
-        struct eg_thread *t = eg_home.thread[i];
-        if (__atomic_load_n(&t->tid, __ATOMIC_RELAXED) == tid)
-            return t->where == EG_AWAY && __atomic_load_n(&t->in_call, __ATOMIC_RELAXED) ? t : NULL;
-    }
-    return NULL;
+    struct eg_thread *t = eg_home_thread(tid);
+    return t && t->where == EG_AWAY && __atomic_load_n(&t->in_call, __ATOMIC_RELAXED) ? t : NULL;
 }
 
 /* A thread at home wants what node k has. If it is so most of the time, it should be there: it goes from its next futex call. A call for one that is
@@ -492,14 +480,10 @@ static unsigned asker_note(uint64_t page, uint32_t tid, int missing)
 
 static void held_note(uint64_t page, unsigned asker)
 {
-    const struct eg_thread *t = NULL;
     uint32_t tid = askers[asker].tid;
     uint64_t until_ns = now_ns + (askers[asker].again ? HOLD_MORE_NS : HOLD_NS);
-    for (uint32_t i = 0; i < eg_home.n_threads && !t; i++)
-        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
-            t = eg_home.thread[i];
     eg_home.held[eg_home.next_held++ % EG_HOME_HELD] =
-        (struct eg_home_held){.page = page, .until_ns = until_ns, .given_ns = now_ns, .thread = t, .tid = tid};
+        (struct eg_home_held){.page = page, .until_ns = until_ns, .given_ns = now_ns, .thread = eg_home_thread(tid), .tid = tid};
 }
 
 /* A thread that has ended needs its page no more, nor does a proxy whose call has. */

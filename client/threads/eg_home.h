@@ -251,6 +251,8 @@ enum eg_clones {
 };
 /* eg_home_clones - what a clone, clone3, fork or vfork is for. */
 enum eg_clones eg_home_clones(long nr, const long arg[6]);
+/* eg_home_thread - the thread with that number, if the gate saw it begin; else NULL. Context: any. */
+struct eg_thread *eg_home_thread(uint32_t tid);
 /* eg_home_starting - the calling thread, if it goes out once libc has begun it; else NULL. Context: the gate, on the program's stack. */
 struct eg_thread *eg_home_starting(void);
 /* eg_home_begin - it goes, with these registers and its present signal mask; it comes back elsewhere. Context: as before. */

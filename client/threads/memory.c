@@ -13,8 +13,6 @@
 #define FUTEX_LOCK_PI2 13
 #endif
 
-#define ADVICE_GUARD_INSTALL 102 /* Debian 12's headers lack them */
-#define ADVICE_GUARD_REMOVE 103
 #define CONVERT_MAX_BYTES (256ul << 20)
 #define FUTEX_TRIES 1000
 
@@ -285,7 +283,7 @@ static int affected(long nr, const long a[6], uint64_t *lo, uint64_t *hi)
 static int advice_is_declined(const long a[6], long *ret)
 {
     *ret = a[2] == MADV_MERGEABLE ? 0 : -EINVAL;
-    return a[2] == MADV_MERGEABLE || a[2] == ADVICE_GUARD_INSTALL || a[2] == ADVICE_GUARD_REMOVE;
+    return a[2] == MADV_MERGEABLE || a[2] == MADV_GUARD_INSTALL || a[2] == MADV_GUARD_REMOVE;
 }
 
 long eg_home_memory(long nr, const long arg[6])

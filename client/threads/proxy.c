@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <linux/prctl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,11 +23,6 @@
 #define ARCH_SET_GS 0x1001
 #define ARCH_GET_FS 0x1003
 #define ARCH_GET_GS 0x1004
-#define PR_GET_TID_ADDRESS 40
-#define PR_SET_SECCOMP 22
-#define PR_SET_TSC 26
-#define PR_SET_SYSCALL_USER_DISPATCH 59
-#define SCHED_DEADLINE_POLICY 6
 #define SPIN_TURNS 30
 /* --threads auto: a thread that is away comes home when more than so much of its time went into being away. A node on this very machine has no
  * processors of its own to offer for it. */
@@ -77,6 +73,15 @@ static void stream_left(struct eg_thread *t)
     eg_sys1(SYS_close, t->fd);
     t->fd = -1;
     node_loses(eg_home.node[t->node]);
+}
+
+struct eg_thread *eg_home_thread(uint32_t tid)
+{
+    uint32_t n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < n; i++)
+        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
+            return eg_home.thread[i];
+    return NULL;
 }
 
 static struct eg_thread *slot_take(void)
@@ -203,12 +208,6 @@ static __attribute__((noreturn)) void run_at_home(struct eg_thread *t)
     eg_frame_return(sp);
 }
 
-/* The list is followed by copies, so that a wrong one does no harm. */
-static long word_read(uint64_t addr, uint64_t *ret)
-{
-    return eg_sys_copy_in(ret, addr, 8) == 8 ? 0 : -EFAULT;
-}
-
 static long content_write(uint64_t addr, void *content, uint64_t bytes)
 {
     struct iovec local = {content, bytes}, remote = {(void *)addr, bytes};
@@ -217,13 +216,14 @@ static long content_write(uint64_t addr, void *content, uint64_t bytes)
 
 static long word_write(uint64_t addr, uint64_t value) { return content_write(addr, &value, sizeof value); }
 
+/* The list is followed by copies, so that a wrong one does no harm. */
 static void robust_end(struct eg_thread *t)
 {
     struct eg_robust list;
     uint64_t head = t->robust, bytes;
     if (!head && eg_sys3(SYS_get_robust_list, 0, &head, &bytes)) /* given to the kernel at home: which cannot wait for a page at the end */
         return;
-    if (head && !eg_robust_open(&list, head, word_read) && !eg_robust_walk(&list))
+    if (head && !eg_robust_open(&list, head, eg_robust_copied) && !eg_robust_walk(&list))
         eg_robust_pending(&list);
 }
 
@@ -234,7 +234,7 @@ uint64_t eg_home_robust_off(void)
     if (eg_sys3(SYS_get_robust_list, 0, &head, &bytes) || !head)
         return 0;
     /* Mutexes that it holds over the exec may be others', too: then the kernel is to see to them. */
-    if (!word_read(head, &entry) && (entry & ~EG_ROBUST_PI) == head && !word_read(head + 16, &pending) && !pending &&
+    if (!eg_robust_copied(head, &entry) && (entry & ~EG_ROBUST_PI) == head && !eg_robust_copied(head + 16, &pending) && !pending &&
         !eg_sys2(SYS_set_robust_list, 0, EG_ROBUST_BYTES))
         return head;
     return 0;
@@ -295,13 +295,9 @@ static long end_on_own_stack(void *f)
 
 void eg_home_exit(long status)
 {
-    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid);
     static struct eg_thread first; /* the process's first thread has no slot: it ends on a stack that nobody needs again */
-    struct ending e = {&first, status};
-    for (uint32_t i = 0; i < eg_home.n_threads; i++)
-        if (eg_home.thread[i]->tid == tid)
-            e.thread = eg_home.thread[i];
-    if (e.thread == &first) {
+    struct ending e = {eg_home_thread((uint32_t)eg_sys0(SYS_gettid)), status};
+    if (!e.thread) {
         first.fd = first.signal_fd = -1;
         first.clear_tid = 0;
         eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &first.clear_tid, 0, 0, 0);
@@ -368,7 +364,7 @@ static int is_gated(long nr)
 static int is_realtime(long policy)
 {
     policy &= ~(long)SCHED_RESET_ON_FORK;
-    return policy == SCHED_FIFO || policy == SCHED_RR || policy == SCHED_DEADLINE_POLICY;
+    return policy == SCHED_FIFO || policy == SCHED_RR || policy == SCHED_DEADLINE;
 }
 
 /* Only the thread itself can make these, where it stands; or they change what its instructions and calls do, or when it runs, which no node carries out. */
@@ -478,15 +474,6 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
 
 /* --- the proxy ------------------------------------------------------------------------------------------------------------------------ */
 
-static struct eg_thread *slot_find(uint32_t tid)
-{
-    uint32_t n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
-    for (uint32_t i = 0; i < n; i++)
-        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
-            return eg_home.thread[i];
-    return NULL;
-}
-
 /* Signals that wait for the calling thread alone. */
 static uint64_t own_pending(void)
 {
@@ -512,7 +499,7 @@ static uint64_t own_pending(void)
  * comes. */
 static int for_the_first(const struct eg_thread *t)
 {
-    const struct eg_thread *first = t->tid == eg_rt.pid ? NULL : slot_find(eg_rt.pid);
+    const struct eg_thread *first = t->tid == eg_rt.pid ? NULL : eg_home_thread(eg_rt.pid);
     uint64_t pending = 0;
     if (!first || first->where != EG_AWAY || eg_sys2(SYS_rt_sigpending, &pending, 8))
         return 0;
@@ -564,11 +551,7 @@ static void payload_read(struct eg_thread *t, uint32_t bytes)
 
 void eg_home_come(void)
 {
-    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
-    struct eg_thread *t = NULL;
-    for (uint32_t i = 0; i < n && !t; i++)
-        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
-            t = eg_home.thread[i];
+    struct eg_thread *t = eg_home_thread((uint32_t)eg_sys0(SYS_gettid));
     if (!t || t->where != EG_AWAY)
         return;
     struct eg_call call = {.type = EG_CALL_HOME};
@@ -754,11 +737,8 @@ static void proxy_main(void *arg)
 
 struct eg_thread *eg_home_starting(void)
 {
-    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), n = __atomic_load_n(&eg_home.n_threads, __ATOMIC_ACQUIRE);
-    for (uint32_t i = 0; i < n; i++)
-        if (__atomic_load_n(&eg_home.thread[i]->tid, __ATOMIC_RELAXED) == tid)
-            return eg_home.thread[i]->starting ? eg_home.thread[i] : NULL;
-    return NULL;
+    struct eg_thread *t = eg_home_thread((uint32_t)eg_sys0(SYS_gettid));
+    return t && t->starting ? t : NULL;
 }
 
 struct eg_thread *eg_home_visitor(void)
@@ -769,7 +749,7 @@ struct eg_thread *eg_home_visitor(void)
         !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return NULL;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
-    struct eg_thread *t = slot_find(tid);
+    struct eg_thread *t = eg_home_thread(tid);
     if (!t && tid == eg_rt.pid && (t = slot_take())) { /* the process's first thread */
         t->robust = t->stay_ns = t->stay_until_ns = t->starting = 0;
         t->where = EG_AT_HOME;
