@@ -45,6 +45,11 @@ set(EG_CORE_SOURCES
   gate/insn.c
   gate/patch.c
   gate/patch_all.c
+  gate/window.c
+  gate/site.c
+  gate/jumps.c
+  gate/trampoline.c
+  gate/late.c
   gate/texts.c
   gate/peer.c
   gate/pin.c

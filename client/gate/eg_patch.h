@@ -2,6 +2,8 @@
 #ifndef EG_PATCH_H
 #define EG_PATCH_H
 
+#include "proto/eg_sys.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
