@@ -386,14 +386,70 @@ void eg_cap_discard(uint64_t start, uint64_t end)
     }
 }
 
-static void note_fork_advice(uint64_t start, uint64_t end, long advice)
+/* Advice that is a property of the memory until the opposite is said. Returns: 0 it is none. */
+static uint64_t lasting_advice(long advice, int *ret_on)
+{
+    *ret_on = advice == MADV_DONTFORK || advice == MADV_WIPEONFORK || advice == MADV_GUARD_INSTALL;
+    switch (advice) {
+    case MADV_DONTFORK:
+    case MADV_DOFORK: return EG_RANGE_DONTFORK;
+    case MADV_WIPEONFORK:
+    case MADV_KEEPONFORK: return EG_RANGE_WIPEONFORK;
+    case MADV_GUARD_INSTALL:
+    case MADV_GUARD_REMOVE: return EG_RANGE_GUARDED;
+    default: return 0;
+    }
+}
+
+static void note_lasting(uint64_t start, uint64_t end, uint64_t flag, int on)
 {
     struct eg_range part;
-    uint64_t flag = advice == MADV_DONTFORK || advice == MADV_DOFORK ? EG_RANGE_DONTFORK : EG_RANGE_WIPEONFORK;
-    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
-        uint64_t flags = advice == MADV_DONTFORK || advice == MADV_WIPEONFORK ? part.flags | flag : part.flags & ~flag;
-        eg_cap_must(eg_ranges_set(&eg_rt.ranges, part.start, part.end, flags));
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+        eg_cap_must(eg_ranges_set(&eg_rt.ranges, part.start, part.end, on ? part.flags | flag : part.flags & ~flag));
+    if (flag == EG_RANGE_GUARDED)
+        eg_rt.guarded = 1;
+}
+
+static int advised(long rc)
+{
+    return rc == 0 || rc == -ENOMEM; /* a hole; what is beside it was advised */
+}
+
+/* For advice that may be said twice. The kernel stops at the first mapping that cannot take it (one that is locked): up to there it was taken.
+ * *ret_end: where that is. */
+static long advise(uint64_t start, uint64_t end, long advice, uint64_t *ret_end)
+{
+    long ret = eg_sys3(SYS_madvise, start, end - start, advice);
+    uint64_t pages = (end - start) >> EG_PAGE_SHIFT, taken = advised(ret) ? pages : 0;
+    while (pages - taken > 1 && !advised(ret)) {
+        uint64_t half = (pages - taken) / 2 + taken;
+        if (advised(eg_sys3(SYS_madvise, start, half << EG_PAGE_SHIFT, advice)))
+            taken = half;
+        else
+            pages = half;
     }
+    *ret_end = start + (taken << EG_PAGE_SHIFT);
+    return ret;
+}
+
+/* MADV_FREE once the pager is at work: freeing at once is one of the times at which it may free. Beside captured memory the kernel decides, and may
+ * stop it. */
+static long free_now(uint64_t start, uint64_t end)
+{
+    struct eg_range part;
+    long ret = 0, rc;
+    for (uint64_t at = start, stop; at < end; at = stop) {
+        int ours = eg_ranges_next(&eg_rt.ranges, at, end, &part) && part.start == at;
+        stop = ours ? part.end : eg_ranges_next(&eg_rt.ranges, at, end, &part) ? part.start : end;
+        uint64_t done;
+        rc = advise(at, stop, ours ? MADV_DONTNEED : MADV_FREE, &done);
+        if (ours)
+            eg_cap_discard(at, done);
+        if (!advised(rc))
+            return rc;
+        ret = rc ? rc : ret;
+    }
+    return ret;
 }
 
 int eg_cap_any_armed(uint64_t start, uint64_t end)
@@ -476,26 +532,24 @@ long eg_cap_madvise(long addr, long len, long advice)
     case MADV_KEEPONFORK:
     case MADV_MERGEABLE:
     case MADV_DONTNEED_LOCKED:
-    case MADV_GUARD_INSTALL: break;
+    case MADV_GUARD_INSTALL:
+    case MADV_GUARD_REMOVE: break;
     default: return eg_sys3(SYS_madvise, addr, len, advice);
     }
     eg_cap_enter();
     if (!eg_ranges_overlap(&eg_rt.ranges, start, end))
         return eg_cap_leave(eg_sys3(SYS_madvise, addr, len, advice));
     eg_pager_quiesce(start, end);
-    if (advice == MADV_DONTFORK || advice == MADV_DOFORK || advice == MADV_WIPEONFORK || advice == MADV_KEEPONFORK) {
-        long ret = eg_sys3(SYS_madvise, addr, len, advice);
-        if (ret == 0 || ret == -ENOMEM)
-            note_fork_advice(start, end, advice);
-        return eg_cap_leave(ret);
-    }
     if (advice == MADV_MERGEABLE)
         return eg_cap_leave(0); /* merging drops the write-protection by which clean pages are known: a hint, not taken */
-    /* Freeing at once is one of the times at which MADV_FREE may free. */
     if (advice == MADV_FREE && (eg_rt.active || eg_ranges_set(&eg_rt.lazy, start, end, 0)))
-        advice = MADV_DONTNEED;
-    long ret = eg_sys3(SYS_madvise, addr, len, advice);
-    if (advice != MADV_FREE && (ret == 0 || ret == -ENOMEM))
+        return eg_cap_leave(free_now(start, end));
+    int on;
+    uint64_t flag = lasting_advice(advice, &on);
+    long ret = advise(start, end, advice, &end);
+    if (flag)
+        note_lasting(start, end, flag, on);
+    if (advice != MADV_FREE && (!flag || advice == MADV_GUARD_INSTALL))
         eg_cap_discard(start, end);
     return eg_cap_leave(ret);
 }

@@ -194,6 +194,7 @@ struct eg_rt {
     int (*keeps)(uint64_t page); /* must the page stay as it is just now, here or not here? Context: lock held */
     uint8_t hinted;          /* mappings are looked at as they are made (hints.c): there are rules, or this is a profile's run */
     uint8_t profiled;        /* what becomes of them is counted */
+    uint8_t guarded;         /* there has been MADV_GUARD_INSTALL */
     uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
@@ -395,6 +396,11 @@ int eg_advice_is(long madvise_number, enum eg_advice *ret_advice, uint32_t *ret_
 int eg_advise(uint64_t start, uint64_t end, enum eg_advice advice, uint32_t server);
 /* eg_advice_of - EG_RANGE_* of the page. Context: lock held. */
 uint64_t eg_advice_of(uint64_t page);
+/* eg_page_guarded - is nothing to be put there (MADV_GUARD_INSTALL)? Context: lock held. */
+static inline int eg_page_guarded(uint64_t page)
+{
+    return eg_rt.guarded && eg_advice_of(page) & EG_RANGE_GUARDED;
+}
 /* eg_advice_child - what a child does not inherit. Context: fork child. */
 void eg_advice_child(void);
 

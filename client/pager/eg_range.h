@@ -9,6 +9,7 @@
 #define EG_RANGE_NORESERVE 2u /* asked for with MAP_NORESERVE: not counted as committed */
 #define EG_RANGE_DONTFORK 4u  /* madvise: a child does not inherit it */
 #define EG_RANGE_WIPEONFORK 8u /* madvise: a child sees zeros */
+#define EG_RANGE_GUARDED (1ull << 32) /* MADV_GUARD_INSTALL: whoever looks gets SIGSEGV or EFAULT, and nothing comes */
 /* Advice: changes no result. See advice.c. */
 #define EG_RANGE_PIN 0x10u        /* stays local */
 #define EG_RANGE_FIRST 0x20u      /* leaves before others */

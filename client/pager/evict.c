@@ -566,7 +566,7 @@ void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi)
     uint32_t first = (uint32_t)(lo >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES, n = (uint32_t)((hi - lo) >> EG_PAGE_SHIFT);
     int known = page_map_read(lo, n);
     for (uint32_t k = 0; k < n; k++) {
-        if (eg_page_state(b, first + k) != EG_P_FRESH)
+        if (eg_page_state(b, first + k) != EG_P_FRESH || eg_page_guarded((lo >> EG_PAGE_SHIFT) + k)) /* a guard looks like what is swapped out */
             continue;
         if (!known || page_map[k] & (PM_PRESENT | PM_SWAPPED)) {
             eg_page_set(b, first + k, EG_P_DIRTY);
@@ -603,7 +603,7 @@ int eg_evict_settle(void)
                 uint32_t n = (uint32_t)((hi - lo) >> EG_PAGE_SHIFT);
                 int known = page_map_read(lo, n);
                 for (uint32_t i = 0, run = 0; !rc && i <= n; i++) {
-                    if (i < n && (!known || page_map[i] & (PM_PRESENT | PM_SWAPPED)))
+                    if (i < n && (!known || page_map[i] & (PM_PRESENT | PM_SWAPPED)) && !eg_page_guarded((lo >> EG_PAGE_SHIFT) + i))
                         continue;
                     if (i > run)
                         rc = keep_present(lo + (uint64_t)run * EG_PAGE_BYTES, lo + (uint64_t)i * EG_PAGE_BYTES);

@@ -256,6 +256,8 @@ void eg_inline_bring(uint64_t start, uint64_t end, int write)
     uint64_t now = eg_sys_now_ns();
     start &= ~(uint64_t)(EG_PAGE_BYTES - 1);
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
+        if (part.flags & EG_RANGE_GUARDED)
+            continue; /* a page put there would take the guard's place */
         for (uint64_t p = part.start; p < part.end; p += EG_PAGE_BYTES) {
             enum eg_page_state s = state_of(p);
             if (s == EG_P_NONE || s == EG_P_RESERVED || s == EG_P_DIRTY || (s == EG_P_CLEAN && !write))

@@ -313,7 +313,8 @@ static void fault_zero(struct eg_block *b, uint32_t i, int write, uint32_t tid)
     uint32_t ahead = eg_stream_fault(eg_rt.stream, EG_N_STREAMS, addr >> EG_PAGE_SHIFT, tid, ++eg_rt.clock, ZERO_AHEAD_MAX,
                                      1, &stride, &hits);
     while (stride == 1 && n <= ahead && i + n < EG_BLOCK_PAGES && eg_page_state(b, i + n) == EG_P_FRESH &&
-           !(eg_rt.keeps && eg_rt.keeps((addr >> EG_PAGE_SHIFT) + n)))
+           !(eg_rt.keeps && eg_rt.keeps((addr >> EG_PAGE_SHIFT) + n)) &&
+           !eg_page_guarded((addr >> EG_PAGE_SHIFT) + n))
         n++;
     eg_evict_room(n);
     EG_COUNT(faults_zero, 1);

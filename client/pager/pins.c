@@ -356,7 +356,7 @@ static void pin_span(struct call *c, const struct eg_span_rw *v)
     if (end <= start || end > 1ull << EG_ADDR_BITS)
         return;
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
-        if (part.flags & EG_RANGE_RESERVED)
+        if (part.flags & (EG_RANGE_RESERVED | EG_RANGE_GUARDED))
             continue; /* the kernel's access fails, as it should */
         uint64_t stop = (part.end + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
         call_pin(c, part.start >> EG_PAGE_SHIFT, stop >> EG_PAGE_SHIFT, v->write);
@@ -371,7 +371,7 @@ static void bring_span(const struct eg_span_rw *v)
         return;
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
         /* A fork by another thread, while the lock was given up, protects pages again. What cannot be had is the kernel's to refuse. */
-        for (int turn = 0; turn < BRING_TURNS && !(part.flags & EG_RANGE_RESERVED) && !present(part.start, part.end, v->write); turn++)
+        for (int turn = 0; turn < BRING_TURNS && !(part.flags & (EG_RANGE_RESERVED | EG_RANGE_GUARDED)) && !present(part.start, part.end, v->write); turn++)
             eg_inline_bring(part.start & ~(uint64_t)(EG_PAGE_BYTES - 1), (part.end + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1), v->write);
 }
 

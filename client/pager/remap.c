@@ -44,9 +44,15 @@ static int line_anonymous(const char *p, uint64_t *ret_perms)
     return !memcmp(&tail, " 00:00 0", sizeof tail);
 }
 
-/* Finds the kernel's pieces of [start, end). same: they have the same permissions.
+enum pieces {
+    PIECES_ANY,
+    PIECES_ANONYMOUS,
+    PIECES_ALIKE, /* anonymous, with the same permissions */
+};
+
+/* Finds the kernel's pieces of [start, end).
  * Returns: 0; -EFAULT: natively it would not be one mapping either; -ENOMEM: the kernel does not say. */
-static int maps_read(uint64_t start, uint64_t end, int same)
+static int maps_read(uint64_t start, uint64_t end, enum pieces kind)
 {
     static char buf[8192 + 1];
     uint64_t at = start, perms = 0, these, lo, hi;
@@ -68,7 +74,8 @@ static int maps_read(uint64_t start, uint64_t end, int same)
             line = k + 1;
             if (hi <= start)
                 continue;
-            if (lo > at || !line_anonymous(p, &these) || (same && at != start && these != perms)) {
+            int anonymous = line_anonymous(p, &these);
+            if (lo > at || (kind != PIECES_ANY && !anonymous) || (kind == PIECES_ALIKE && at != start && these != perms)) {
                 at = 0;
                 goto out;
             }
@@ -88,16 +95,16 @@ out:
     return at >= end ? 0 : n < 0 ? -ENOMEM : rc;
 }
 
-/* mremap(2) of [old, old+old_len), whatever pieces it is in. to: 0: stay in place.
+/* mremap(2) of [old, old+old_len), whatever pieces it is in. to: 0: stay in place. one: natively it has to be one mapping.
  * A move is never tried in one call where there may be pieces: Linux since 6.17 moves those before the first one that is registered, and older
  * ones unmap the target, or what a smaller size cuts off, and only then say that it is not one mapping. */
-static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
+static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to, int one)
 {
     long ret = to && eg_rt.uffd >= 0 ? -EFAULT : eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
     if (ret != -EFAULT)
         return ret;
     /* Linux since 6.17 moves neighbours that differ in one call, as long as none changes its size. */
-    int rc = maps_read(old, old + old_len, !to || new_len != old_len);
+    int rc = maps_read(old, old + old_len, one || !to || new_len != old_len ? PIECES_ALIKE : PIECES_ANONYMOUS);
     if (rc)
         return rc;
     uint64_t end = old + old_len;
@@ -143,14 +150,14 @@ long eg_cap_remap_home(const long a[6])
         return ret;
     /* Parts that were registered have been filled apart from their neighbours: natively it is one mapping. */
     if (a[3] & MREMAP_FIXED)
-        return remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, (uint64_t)a[4]);
-    ret = remap(old, old_len, new_len, 0, 0);
+        return remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, (uint64_t)a[4], 0);
+    ret = remap(old, old_len, new_len, 0, 0, 1);
     if (ret != -ENOMEM || !(a[3] & MREMAP_MAYMOVE))
         return ret;
     long to = eg_sys6(SYS_mmap, 0, new_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (eg_sys_failed(to))
         return to;
-    ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, (uint64_t)to);
+    ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, (uint64_t)to, 0);
     if (eg_sys_failed(ret))
         eg_sys2(SYS_munmap, to, new_len);
     return ret;
@@ -327,11 +334,11 @@ static int move_prepare(uint64_t old, uint64_t end, uint64_t delta)
     return 0;
 }
 
-static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t new_addr)
+static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t new_addr, int one)
 {
     uint64_t end = old + old_len;
     struct eg_range part, last = {0, 0, 0};
-    int arm = 0, armed = eg_cap_any_armed(old, end), grown = new_len > old_len;
+    int arm = 0, grown = new_len > old_len;
     long to = (long)new_addr, ret;
     uint64_t extra = (grown ? new_len - old_len : 0) + (flags & MREMAP_DONTUNMAP ? old_len : 0);
     for (uint64_t at = old; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
@@ -362,6 +369,7 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
         eg_pager_quiesce(start, start + new_len);
         eg_pager_quiesce(old, end);
     } while (eg_pager_busy_alone(start, start + new_len));
+    int armed = eg_cap_any_armed(old, end);
     if (armed && move_prepare(old, old + kept, delta)) {
         ret = -ENOMEM;
         goto undo;
@@ -370,7 +378,7 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
     if (armed && (eg_ranges_overlap(&eg_rt.ranges, start - EG_PAGE_BYTES, start) ||
                   eg_ranges_overlap(&eg_rt.ranges, start + new_len, start + new_len + EG_PAGE_BYTES)))
         eg_cap_home(old, end);
-    ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start);
+    ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start, one);
     if (eg_sys_failed(ret)) {
         if (armed)
             eg_cap_rearm(old, end); /* pieces that moved and came back have lost it */
@@ -415,17 +423,44 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
     if (grown) {
         if (eg_rt.active)
             eg_uffd_unregister(start + old_len, start + new_len); /* an expanded mapping inherits the registration */
-        eg_cap_add(start + old_len, start + new_len, last.flags, 1, arm);
+        eg_cap_add(start + old_len, start + new_len, last.flags & ~EG_RANGE_GUARDED, 1, arm);
     }
     if (flags & MREMAP_DONTUNMAP) {
         if (eg_rt.active)
             eg_uffd_unregister(old, end);
-        eg_cap_add(old, end, last.flags, 1, arm);
+        eg_cap_add(old, end, last.flags & ~EG_RANGE_GUARDED, 1, arm);
     }
     return ret;
 undo:
     if (hole)
         eg_sys2(SYS_munmap, start, new_len);
+    return ret;
+}
+
+/* Are the captured parts of [start, end) still there, as far as the kernel knows? */
+static int is_mapped(uint64_t start, uint64_t end)
+{
+    struct eg_range part;
+    uint8_t here[64];
+    for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
+        for (uint64_t p = part.start, n; p < part.end; p += n * EG_PAGE_BYTES) {
+            n = (part.end - p) / EG_PAGE_BYTES < sizeof here ? (part.end - p) / EG_PAGE_BYTES : sizeof here;
+            if (eg_sys3(SYS_mincore, p, n * EG_PAGE_BYTES, here) == -ENOMEM)
+                return 0;
+        }
+    return 1;
+}
+
+/* mremap(2), to a fixed place, of what is not captured. Of several mappings with holes between them (Linux 6.17) only their own places are replaced, and
+ * perhaps not all; of one, all of the target, or, if it fails, none or all. */
+static long move_onto(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
+{
+    if (eg_ranges_overlap(&eg_rt.ranges, to, to + new_len) && (maps_read(old, old + old_len, PIECES_ANY) || maps.n > 1))
+        eg_cap_release(to, to + new_len);
+    eg_pager_quiesce(to, to + new_len);
+    long ret = eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
+    if (!eg_sys_failed(ret) || !is_mapped(to, to + new_len))
+        eg_cap_remove(to, to + new_len);
     return ret;
 }
 
@@ -454,23 +489,28 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
     eg_cap_enter();
     uint64_t end = old + old_len, covered = 0;
     struct eg_range part;
+    long ret;
+    int one = fixed && new_len < old_len; /* what is cut off goes first, whatever it is; then the rest has to be one mapping */
+    if (one && eg_ranges_overlap(&eg_rt.ranges, old, old + EG_PAGE_BYTES) && ((uint64_t)new_addr >= end || old >= (uint64_t)new_addr + new_len)) {
+        eg_pager_quiesce(old + new_len, end);
+        if ((ret = eg_sys2(SYS_munmap, old + new_len, old_len - new_len)))
+            return eg_cap_leave(ret);
+        eg_cap_remove(old + new_len, end);
+        old_len = new_len;
+        end = old + old_len;
+    }
     for (uint64_t at = old; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
         covered += part.end - part.start;
-    long ret;
-    if (covered != old_len && (!covered || maps_read(old, end, 1))) {
-        /* Not captured, or not one mapping of ours: the kernel decides; what the target replaced is gone. */
+    if (covered != old_len && (!covered || maps_read(old, end, PIECES_ALIKE))) {
+        /* Not captured, or not one mapping of ours: the kernel decides. */
         if (covered)
             eg_cap_release(old, end);
-        if (fixed)
-            eg_pager_quiesce((uint64_t)new_addr, (uint64_t)new_addr + new_len);
-        ret = eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, flags, new_addr);
-        if (fixed && !eg_sys_failed(ret))
-            eg_cap_remove((uint64_t)ret, (uint64_t)ret + new_len);
-        return eg_cap_leave(ret);
+        return eg_cap_leave(fixed ? move_onto(old, old_len, new_len, flags, (uint64_t)new_addr)
+                                  : eg_sys5(SYS_mremap, old_addr, old_len, new_bytes, flags, new_addr));
     }
     eg_pager_quiesce(old, end);
     if (new_len <= old_len && !fixed && !dontunmap) {
-        ret = remap(old, old_len, new_len, flags, 0);
+        ret = remap(old, old_len, new_len, flags, 0, 1);
         if (!eg_sys_failed(ret))
             eg_cap_remove(old + new_len, end);
         return eg_cap_leave(ret);
@@ -481,11 +521,11 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
         if (!(rf & EG_RANGE_RESERVED) &&
             eg_cap_commit((new_len - old_len) >> EG_PAGE_SHIFT, (rf & EG_RANGE_NORESERVE) != 0, &arm))
             return eg_cap_leave(-ENOMEM);
-        ret = remap(old, old_len, new_len, 0, 0);
+        ret = remap(old, old_len, new_len, 0, 0, 1);
         if (!eg_sys_failed(ret)) {
             if (eg_rt.active)
                 eg_uffd_unregister(end, old + new_len);
-            eg_cap_add(end, old + new_len, rf, 1, arm);
+            eg_cap_add(end, old + new_len, rf & ~EG_RANGE_GUARDED, 1, arm);
             return eg_cap_leave(ret);
         }
         if (ret != -ENOMEM || !(flags & MREMAP_MAYMOVE))
@@ -493,5 +533,5 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
     }
     if (covered != old_len)
         take_gaps(old, end);
-    return eg_cap_leave(cap_move(old, old_len, new_len, flags, (uint64_t)new_addr));
+    return eg_cap_leave(cap_move(old, old_len, new_len, flags, (uint64_t)new_addr, one));
 }
