@@ -393,10 +393,11 @@ static long slow(void *arg)
         return ret;
     }
     case NR_dup2:
-    case NR_dup3:
-        eg_cap_fd_move_away(a[1]);
-        f->pass = 1;
-        return 0;
+    case NR_dup3: {
+        int rc = eg_cap_fd_move_away(a[1]);
+        f->pass = !rc;
+        return rc;
+    }
     case NR_close_range: return eg_cap_close_range(a[0], a[1], a[2]);
     case NR_process_madvise: return eg_cap_process_madvise(a);
     default: f->pass = 1; return 0;

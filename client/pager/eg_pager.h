@@ -539,8 +539,8 @@ void eg_cap_adopt(uint64_t start, uint64_t end);
 int eg_cap_fd_reserved(long fd);
 /* eg_cap_close_range - close_range(2) that leaves the runtime's descriptors out. */
 long eg_cap_close_range(long first, long last, long flags);
-/* eg_cap_fd_move_away - the program wants this number for itself: the runtime's descriptor goes elsewhere. */
-void eg_cap_fd_move_away(long fd);
+/* eg_cap_fd_move_away - the program wants this number for itself: the runtime's descriptor goes elsewhere. Returns: 0; -EMFILE: there is no other. */
+int eg_cap_fd_move_away(long fd);
 
 /* eg_page_sum - checksum of a page; *ret_zero (may be NULL): all zeros. */
 uint32_t eg_page_sum(const void *page, int *ret_zero);

@@ -49,7 +49,7 @@ long eg_cap_close_range(long first, long last, long flags)
     return ret;
 }
 
-void eg_cap_fd_move_away(long fd)
+int eg_cap_fd_move_away(long fd)
 {
     int *own;
     eg_cap_enter();
@@ -58,7 +58,7 @@ void eg_cap_fd_move_away(long fd)
             continue;
         int to = eg_fd_dup_high((int)fd);
         if (to < 0)
-            break;
+            return (int)eg_cap_leave(to);
         __atomic_store_n(own, to, __ATOMIC_SEQ_CST);
         eg_pager_quiesce(0, 1ul << EG_ADDR_BITS); /* threads that read without the lock have the old number */
         uint32_t turns = __atomic_load_n(&eg_rt.turns, __ATOMIC_SEQ_CST);
@@ -69,7 +69,7 @@ void eg_cap_fd_move_away(long fd)
             eg_pager_kick();
             eg_sys0(SYS_sched_yield);
         }
-        return;
+        return 0;
     }
-    eg_cap_leave(0);
+    return (int)eg_cap_leave(0);
 }

@@ -33,6 +33,9 @@
 #define ZERO_AHEAD_MAX 16
 #define STALL_NS 60000000000ull
 #define CHECK_NS 50000000u
+#define FDS_MAX (1u << 20)
+#define FDS_ROOM 4096u /* above the program's numbers; below, where there is no room above: */
+#define FDS_OWN 64u
 
 struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1};
 
@@ -92,28 +95,20 @@ void eg_warn_once(enum eg_warning bit, const char *what, const char *name)
         say(what, name, 0);
 }
 
-/* Above the soft limit where the hard one allows it: the program's own numbers stay all its own. */
-static int fd_floor_find(const struct rlimit *lim)
-{
-    uint64_t soft = lim->rlim_cur < 1u << 20 ? lim->rlim_cur : 1u << 20;
-    uint64_t floor = lim->rlim_max >= soft + 64 ? soft : soft > 67 ? soft - 64 : 3;
-    return (int)floor;
-}
-
+/* Above the soft limit where the hard one allows it, or may be raised: the program's own numbers stay all its own. */
 int eg_fd_dup_high(int fd)
 {
     struct rlimit lim = {1024, 1024}, up;
     eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &lim);
+    uint64_t soft = lim.rlim_cur < FDS_MAX ? lim.rlim_cur : FDS_MAX;
+    up.rlim_cur = up.rlim_max = lim.rlim_max > soft + FDS_OWN ? lim.rlim_max : soft + FDS_ROOM;
+    int raised = !eg_sys_failed(eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0));
     if (eg_rt.fd_floor == 0)
-        eg_rt.fd_floor = fd_floor_find(&lim);
-    up = lim;
-    up.rlim_cur = up.rlim_max;
-    if (lim.rlim_cur < up.rlim_cur)
-        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0);
+        eg_rt.fd_floor = (int)(raised ? soft : soft > FDS_OWN + 3 ? soft - FDS_OWN : 3);
     long n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, eg_rt.fd_floor);
     for (uint64_t from = lim.rlim_cur / 2; eg_sys_failed(n) && from >= 3; from /= 2)
         n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
-    if (lim.rlim_cur < up.rlim_cur)
+    if (raised)
         eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &lim, 0);
     if (!eg_sys_failed(n) && n < eg_rt.fd_floor)
         eg_rt.fd_floor = (int)n;

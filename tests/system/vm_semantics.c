@@ -1588,6 +1588,22 @@ static void dup_child(void *arg)
     out("content %s", content(arg, 0, 4 * MIB, 140));
 }
 
+/* The runtime keeps the few that it needs, if it can have none beyond the program's. */
+static void all_taken_child(void *arg)
+{
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    int few = 16, refused = 0, lost = 0;
+    for (int fd = 3; fd < (int)limit.rlim_cur; fd++)
+        refused += dup2(1, fd) != fd && errno == EMFILE;
+    press();
+    out("dup2 onto all, refused: %s; content %s", refused < few ? "few" : "many", content(arg, 0, 4 * MIB, 140));
+    for (int fd = 3; fd < (int)limit.rlim_cur; fd++)
+        lost += close(fd) != 0;
+    press();
+    out("could not be closed: %s; content %s", lost < few ? "few" : "many", content(arg, 0, 4 * MIB, 140));
+}
+
 static void limit_child(void *arg)
 {
     syscall(SYS_close_range, 3u, ~0u, 0u);
@@ -1622,6 +1638,7 @@ static void descriptors(void)
     out("closefrom child: %d", in_child(closefrom_child, at));
     out("listed child: %d", in_child(listed_child, at));
     out("dup child: %d", in_child(dup_child, at));
+    out("all taken child: %d", in_child(all_taken_child, at));
     out("limit child: %d", in_child(limit_child, at));
     out("parent %s", content(at, 0, 4 * MIB, 140));
     munmap(at, 4 * MIB);
