@@ -440,9 +440,6 @@ void eg_evict_soon(uint64_t start, uint64_t end);
 void eg_evict_now(uint64_t start, uint64_t end);
 /* eg_evict_room - before n more pages become resident: wait until the budget has room, as far as that is possible. */
 void eg_evict_room(uint64_t n);
-/* eg_evict_for_whole - all of the block is clean or away: what is here of it leaves, but not if some of it has to stay.
- * Context: lock held. Returns: 1 nothing of it is here; 0. */
-int eg_evict_for_whole(struct eg_block *b);
 /* eg_evict_clean_all - arm everything and give the servers a copy of every page, keeping it resident.
  * Returns: 0, -ENOSPC (some pages stay dirty). */
 int eg_evict_clean_all(void);

@@ -379,11 +379,11 @@ static uint32_t window_max(const struct eg_block *b, int write)
     return whole ? whole : runs;
 }
 
-/* What the fault waits for: the page, or its whole block when most of it is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
+/* What the fault waits for: the page, or its whole block when that is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
 static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start_ns, int32_t stride, uint32_t ahead)
 {
     uint32_t rest = stride == 1 ? EG_BLOCK_PAGES - i : stride == -1 ? i + 1 : 0; /* of the block, in the stream's direction */
-    if (!write && rest + EG_WHOLE_HERE >= EG_BLOCK_PAGES && ahead + 1 >= rest && eg_whole_may(b)) {
+    if (!write && rest == EG_BLOCK_PAGES && ahead + 1 >= rest && eg_whole_may(b)) {
         eg_evict_room(EG_BLOCK_PAGES);
         if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, start_ns)) {
             EG_COUNT(pages_prefetched, EG_BLOCK_PAGES - 1);
