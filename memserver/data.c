@@ -18,6 +18,7 @@
 #define SPIN_MAX_NS 200000u
 #define SPIN_MIN_NS 12000u    /* below this it is not worth the processor */
 #define SPIN_PAUSES 16u      /* between two looks */
+#define LOOKS 4u             /* of these one asks epoll, who knows of all connections; the others look at the last one that had something, which is one call less */
 #define TAKEN_AWAY_NS 100000u /* somebody else had the processor meanwhile */
 #define HOLD_MIN_NS 1000000u
 #define HOLD_MAX_NS 64000000u
@@ -62,6 +63,8 @@ struct data_thread {
     LIST_HEAD(, egm_data_conn) arriving; /* under lock */
     bool stopping;                       /* under lock */
     LIST_HEAD(, egm_data_conn) conns;
+    struct egm_data_conn *last; /* of them, that had something; NULL */
+    unsigned looks;
     struct counters counters;
     uint64_t spin_ns;
     uint64_t turn_ns;                /* of the last turn that it spun */
@@ -369,8 +372,11 @@ static bool watch(struct egm_data_conn *conn)
 /* Returns: was there traffic? */
 static bool thread_serve(struct egm_data_conn *conn)
 {
+    struct data_thread *thread = conn->thread;
     enum egm_serve r = egm_data_conn_serve(conn);
+    if (r == EGM_SERVE_BUSY) thread->last = conn;
     if (r != EGM_SERVE_CLOSE && watch(conn)) return r == EGM_SERVE_BUSY;
+    if (thread->last == conn) thread->last = NULL;
     LIST_REMOVE(conn, thread_link);
     egm_data_conn_free(conn);
     return true;
@@ -433,14 +439,16 @@ static void *thread_main(void *arg)
     uint64_t last_ns = egm_now_ns();
 
     for (;;) {
-        int n = epoll_wait(thread->epoll, events, EVENTS_BATCH, 0);
-        if (!n) {
+        bool traffic = false;
+        int n = 0;
+        if (thread->last && ++thread->looks % LOOKS) traffic = thread_serve(thread->last);
+        else n = epoll_wait(thread->epoll, events, EVENTS_BATCH, 0);
+        if (!n && !traffic) {
             if (spin_on(thread, last_ns)) continue;
             n = epoll_wait(thread->epoll, events, EVENTS_BATCH, -1);
             thread->turn_ns = 0;
         }
         if (n < 0) continue; /* EINTR: nothing else can be */
-        bool traffic = false;
         for (int i = 0; i < n; i++) {
             if (events[i].data.ptr) traffic |= thread_serve(events[i].data.ptr);
             else if (!thread_arrivals(thread)) return NULL;

@@ -147,8 +147,9 @@ static int tcp_poll(struct eg_link *link, struct eg_io_queue *done)
 {
     if (link->fd < 0)
         return -EPIPE;
+    int idle = !link->wait.head; /* what is sent now cannot be answered yet */
     int rc = tcp_send(link);
-    if (rc < 0)
+    if (rc < 0 || idle)
         return rc;
     return tcp_recv(link, done);
 }

@@ -66,6 +66,7 @@ enum eg_page_state {
 #define EG_P_QUEUED 0x80u /* it has an entry in an eviction queue */
 
 #define EG_SLAB_NONE 0xffffffffu
+#define EG_TURNED_MAX 31u
 
 struct eg_block {
     uint32_t index;     /* address >> EG_BLOCK_SHIFT */
@@ -73,6 +74,7 @@ struct eg_block {
     uint8_t server;
     uint8_t shared;     /* the slab is copy-on-write since a fork */
     uint8_t whole;      /* it came as one huge page, and no page of it has changed its state since */
+    uint8_t turned;     /* of its pages that came protected more were written lately than left clean: up to EG_TURNED_MAX */
     uint16_t n_fresh;
     uint16_t n_resident; /* CLEAN, DIRTY, FETCHING */
     uint16_t n_copied;   /* CLEAN, REMOTE, FETCHING: the slab's content is needed */
@@ -92,6 +94,7 @@ struct eg_server {
     uint64_t n_slabs;   /* of the arena: slab numbers are below */
     struct eg_link link;
     struct eg_io_queue writes; /* over messages: not given to the link yet, so that reads go before them */
+    uint32_t writes_pages;     /* in it */
     uint32_t reserved;  /* slabs promised to us */
     uint32_t held;      /* slabs we hold, free ones included */
     uint32_t *free;     /* leased, used by no block */
@@ -443,9 +446,6 @@ void eg_evict_soon(uint64_t start, uint64_t end);
 void eg_evict_now(uint64_t start, uint64_t end);
 /* eg_evict_room - before n more pages become resident: wait until the budget has room, as far as that is possible. */
 void eg_evict_room(uint64_t n);
-/* eg_evict_for_whole - all of the block is clean or away: what is here of it leaves, but not if some of it has to stay.
- * Context: lock held. Returns: 1 nothing of it is here; 0. */
-int eg_evict_for_whole(struct eg_block *b);
 /* eg_evict_clean_all - arm everything and give the servers a copy of every page, keeping it resident.
  * Returns: 0, -ENOSPC (some pages stay dirty). */
 int eg_evict_clean_all(void);
@@ -460,8 +460,10 @@ void eg_evict_scan(struct eg_block *b, uint64_t lo, uint64_t hi);
 /* eg_evict_reset - fork child: nothing is on its way out. */
 void eg_evict_reset(void);
 void eg_evict_write_done(struct eg_write *w);
-/* eg_evict_writes_go - writes that wait for their turn go to the link, unless it has something to send already. */
-void eg_evict_writes_go(struct eg_server *s);
+/* eg_evict_writes_go - writes that wait for their turn go to the link, unless it has something to send already. all: also when they are few. */
+void eg_evict_writes_go(struct eg_server *s, int all);
+/* eg_evict_writes_due - would it do anything? Without the lock the answer may be out of date. */
+int eg_evict_writes_due(const struct eg_server *s);
 void eg_queue_push(struct eg_block *b, uint32_t i);
 /* eg_slot_buf - a slot's page of memory. */
 void *eg_slot_buf(uint32_t slot);

@@ -13,9 +13,8 @@
 void eg_whole_start(void);
 /* eg_whole_window - pages that a stream may read ahead of b: more than a block where they can come whole; else 0. Context: lock held. */
 uint32_t eg_whole_window(const struct eg_block *b);
-/* eg_whole_may - can the block come whole now? So many pages of it may be here, unless the budget is small: they are given up for it. Context: lock held. */
-#define EG_WHOLE_HERE 128u
-int eg_whole_may(struct eg_block *b);
+/* eg_whole_may - can the block come whole now? Context: lock held. */
+int eg_whole_may(const struct eg_block *b);
 /* eg_whole_submit - all of the block is read. demand_ns: since when somebody waits for it (0: nobody). Context: lock held, eg_whole_may, the budget has room.
  * Returns: 0; -EAGAIN (too many are under way), -ENOMEM (no huge page to be had): nothing was begun. */
 int eg_whole_submit(struct eg_block *b, uint64_t demand_ns);

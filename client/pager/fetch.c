@@ -13,6 +13,8 @@
 #define WINDOW_MAX 128      /* by runs; more where blocks come whole */
 #define STRIDED_WINDOW_MAX 16
 #define WANTED_RUNS 4       /* in one turn */
+#define TEST_RARELY 16      /* faults */
+#define TEST_OFTEN 4
 #define VIEW_NEAR (1ul << 45) /* where neither the kernel nor programs put anything of their own accord */
 
 /* --- streams --------------------------------------------------------------------------------------------------------- */
@@ -147,10 +149,10 @@ uint32_t eg_stream_joined(struct eg_stream *v, uint32_t n, uint64_t page, uint32
 }
 
 /* Is a page that is read now likely to be written, too? For a handler thread a write-back costs less than a second fault, so one that was dirty when it
- * left is taken for such. Inline they cost about the same: one that was seen to turn from read to written. */
+ * left is taken for such. Inline they cost about the same: one that was seen to turn from read to written, or one of a block of which most pages were. */
 static int will_write(const struct eg_block *b, uint32_t i)
 {
-    return (b->page[i] & EG_P_WRITTEN) != 0;
+    return b->page[i] & EG_P_WRITTEN || b->turned > EG_TURNED_MAX / 2;
 }
 
 /* --- reads ------------------------------------------------------------------------------------------------------------ */
@@ -377,11 +379,11 @@ static uint32_t window_max(const struct eg_block *b, int write)
     return whole ? whole : runs;
 }
 
-/* What the fault waits for: the page, or its whole block when most of it is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
+/* What the fault waits for: the page, or its whole block when that is foreseen. Returns: pages of the stream that are under way with it; 0: none. */
 static uint32_t demand(struct eg_block *b, uint32_t i, int write, uint64_t start_ns, int32_t stride, uint32_t ahead)
 {
     uint32_t rest = stride == 1 ? EG_BLOCK_PAGES - i : stride == -1 ? i + 1 : 0; /* of the block, in the stream's direction */
-    if (!write && rest + EG_WHOLE_HERE >= EG_BLOCK_PAGES && ahead + 1 >= rest && eg_whole_may(b)) {
+    if (!write && rest == EG_BLOCK_PAGES && ahead + 1 >= rest && eg_whole_may(b)) {
         eg_evict_room(EG_BLOCK_PAGES);
         if (eg_account_total() + EG_BLOCK_PAGES <= eg_rt.budget && !eg_whole_submit(b, start_ns)) {
             EG_COUNT(pages_prefetched, EG_BLOCK_PAGES - 1);
@@ -417,10 +419,12 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     int32_t stride = 1;
     uint32_t hits = 0, ahead = 0;
     eg_rt.clock++;
-    /* Now and then the guess is put to the test, so that a page that is only read from now on becomes clean. */
-    if (will_write(b, i) && eg_rt.clock % 8)
-        write = 1;
-    uint64_t max = window_max(b, write);
+    /* Now and then the guess is put to the test, so that a page that is only read from now on becomes clean; more often, and of all that comes with it,
+     * where nothing else speaks for it. */
+    int likely = will_write(b, i), tested = likely && eg_rt.clock % (b->turned ? TEST_RARELY : TEST_OFTEN) == 0;
+    int write_ahead = write || (likely && (!tested || b->turned));
+    write |= likely && !tested;
+    uint64_t max = window_max(b, write_ahead);
     if (advice & EG_RANGE_SEQUENTIAL)
         ahead = to_border(page, 1, (uint32_t)max);
     else if (!(advice & EG_RANGE_RANDOM))
@@ -440,7 +444,7 @@ void eg_fetch_fault(struct eg_block *b, uint32_t i, int write, uint32_t tid, uin
     EG_COUNT(prefetch_hits, hits);
     if (eg_rt.profiled)
         eg_profile_stream(page, stride, ahead, hits);
-    go_ahead(page + (uint64_t)((int64_t)stride * (done - 1)), stride, ahead, ahead - (done - 1), hits, write);
+    go_ahead(page + (uint64_t)((int64_t)stride * (done - 1)), stride, ahead, ahead - (done - 1), hits, write_ahead);
 }
 
 void eg_fetch_joined(struct eg_block *b, uint32_t i, int write, uint32_t tid)

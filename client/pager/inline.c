@@ -82,12 +82,12 @@ static int worth_a_look(uint64_t addr)
 {
     const struct eg_block *b = eg_block_find(addr >> EG_BLOCK_SHIFT);
     uint8_t page = b ? __atomic_load_n(&b->page[(addr >> EG_PAGE_SHIFT) % EG_BLOCK_PAGES], __ATOMIC_RELAXED) : 0;
-    if ((page & EG_P_STATE) != EG_P_FETCHING)
+    if ((page & EG_P_STATE) != EG_P_FETCHING || !eg_rt.spawned) /* alone, it has the lock at once, and sees what came by taking it */
         return 1;
     for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
         const struct eg_link *link = &eg_rt.server[i].link;
         const struct eg_transport *ops = __atomic_load_n(&link->ops, __ATOMIC_ACQUIRE);
-        if (ops && (eg_rt.server[i].writes.head || (link->outstanding && (!ops->ready || ops->ready(link)))))
+        if (ops && (eg_evict_writes_due(&eg_rt.server[i]) || (link->outstanding && (!ops->ready || ops->ready(link)))))
             return 1;
     }
     return 0;
@@ -113,7 +113,7 @@ static void wait_awake(struct wait *w)
 {
     if (!w->since_ns)
         w->since_ns = eg_sys_now_ns();
-    for (w->spent = processors() == 1; !w->spent; w->spent = eg_sys_now_ns() - w->since_ns > SPIN_NS) {
+    while (!(w->spent = processors() == 1 || eg_sys_now_ns() - w->since_ns > SPIN_NS)) {
         for (int i = 0; i < PAUSES; i++)
             eg_cpu_relax();
         if (worth_a_look(w->addr))

@@ -28,7 +28,7 @@
 #define SPIN_MAX_GAP_NS 300000u /* no use in spinning for faults that are further apart */
 #define SLICE_PAGES 32
 #define BATCH_PAGES 128    /* clean ones, at once */
-#define WAITING_WRITES 4   /* pages; they take as long as a message */
+#define WAITING_WRITES 2   /* pages; they take as long as a message */
 #define ADMIT_MIN_PAGES 64
 #define ZERO_AHEAD_MAX 16
 #define STALL_NS 60000000000ull
@@ -146,14 +146,14 @@ static void stall_check(uint64_t now, int begin)
     }
 }
 
-int eg_pager_collect(void)
+static int collect(int all)
 {
     struct eg_io_queue done = {NULL, NULL};
     struct eg_io *io;
     int progress = !eg_rt.outstanding;
     for (uint32_t i = 0; i < eg_rt.n_servers && eg_rt.outstanding; i++) {
         struct eg_server *s = &eg_rt.server[i];
-        eg_evict_writes_go(s);
+        eg_evict_writes_go(s, all);
         if (!s->link.outstanding)
             continue;
         int rc = s->link.ops->poll(&s->link, &done);
@@ -176,6 +176,11 @@ int eg_pager_collect(void)
     else if (++idle_polls % 64 == 0)
         stall_check(eg_sys_now_ns(), idle_polls == 64);
     return progress;
+}
+
+int eg_pager_collect(void)
+{
+    return collect(0);
 }
 
 /* Whoever works for us (a server, a kernel thread of a software device) may need this processor. */
@@ -225,14 +230,14 @@ static void links_sleep(struct pollfd *p, uint32_t n, struct timespec limit)
 void eg_pager_poll(void)
 {
     struct pollfd p[2 * EG_POOL_SERVERS];
-    if (eg_pager_collect() || idle_polls <= SPIN_POLLS)
+    if (collect(1) || idle_polls <= SPIN_POLLS)
         return;
     if (eg_sys_now_ns() >= busy_until_ns) {
         give_way();
         return;
     }
     links_arm();
-    if (!eg_pager_collect())
+    if (!collect(1))
         links_sleep(p, 0, (struct timespec){.tv_nsec = NAP_NS});
 }
 
@@ -374,6 +379,7 @@ void eg_pager_serve(uint64_t addr, int write, int wp, uint32_t tid, uint64_t now
     case EG_P_DIRTY:
         if (wp || (eg_rt.inlined && write && eg_page_present(addr))) {
             EG_COUNT(faults_write_protect, 1);
+            b->turned = (uint8_t)(b->turned + (b->turned < EG_TURNED_MAX));
             eg_whole_split(b);
             eg_page_set(b, i, EG_P_DIRTY);
             b->page[i] = (uint8_t)((b->page[i] & ~EG_P_REFS) | EG_P_REF1 | EG_P_WRITTEN);
@@ -448,7 +454,7 @@ int eg_pager_turn(int worked)
     int more = has_work();
     if (!worked && !more)
         return 0;
-    eg_pager_collect();
+    collect(!worked);
     if (!worked || over())
         more = background();
     if (!worked && eg_rt.n_wanted)
@@ -466,7 +472,10 @@ static uint64_t batch(void)
 
 void eg_pager_evict_some(int waiting)
 {
-    if (eg_account_total() > eg_rt.high + eg_evict_leaving() && !eg_account_ask_others(SLICE_PAGES))
+    static uint8_t waited; /* for a message: the next fault may, too, and has time for this then */
+    uint64_t later = waited && !waiting ? (eg_rt.budget - eg_rt.high) / 4 : 0;
+    waited |= (uint8_t)(waiting != 0);
+    if (eg_account_total() > eg_rt.high + later + eg_evict_leaving() && !eg_account_ask_others(SLICE_PAGES))
         eg_evict_aside(batch(), waiting ? WAITING_WRITES : SLICE_PAGES);
 }
 

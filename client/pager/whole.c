@@ -9,7 +9,6 @@
 
 #define N_SPARE 1          /* huge pages kept, of blocks that have left */
 #define SHARE 16           /* of the budget: a block must not be more */
-#define ROOMY 32           /* blocks of budget: with fewer, blocks that came whole are taken apart again too soon for anything to be given up for them */
 #define RETRY_NS 1000000000u /* no huge page was to be had */
 #define PIECE_PAGES (EG_DATA_MAX_BYTES / EG_PAGE_BYTES)
 
@@ -79,12 +78,9 @@ uint32_t eg_whole_window(const struct eg_block *b)
     return ops->read ? EG_BLOCK_PAGES : 2 * EG_BLOCK_PAGES; /* one comes while the other is used */
 }
 
-int eg_whole_may(struct eg_block *b)
+int eg_whole_may(const struct eg_block *b)
 {
-    uint32_t here = eg_rt.budget < ROOMY * EG_BLOCK_PAGES ? 0 : EG_WHOLE_HERE;
-    if (b->n_copied != EG_BLOCK_PAGES || b->n_busy || b->n_resident > here || !eg_whole_window(b))
-        return 0;
-    return !b->n_resident || eg_evict_for_whole(b);
+    return b->n_copied == EG_BLOCK_PAGES && !b->n_busy && !b->n_resident && eg_whole_window(b);
 }
 
 /* A huge page to read into. Returns: NULL when none is to be had. */
