@@ -442,31 +442,41 @@ static void take_gaps(uint64_t start, uint64_t end)
     }
 }
 
+/* The kernel decides; what the target replaced is gone. Context: lock held. */
+static long by_kernel(long old_addr, long old_bytes, long new_bytes, long flags, long new_addr)
+{
+    uint64_t to = (uint64_t)new_addr, end = to + eg_page_up((uint64_t)new_bytes);
+    int over = flags & MREMAP_FIXED && to < end && eg_ranges_overlap(&eg_rt.ranges, to, end);
+    if (over)
+        eg_pager_quiesce(to, end);
+    long ret = eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, flags, new_addr);
+    if (over && !eg_sys_failed(ret))
+        eg_cap_remove(to, end);
+    return ret;
+}
+
 long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, long new_addr)
 {
     uint64_t old = (uint64_t)old_addr, old_len = eg_page_up((uint64_t)old_bytes), new_len = eg_page_up((uint64_t)new_bytes);
     uint64_t limit = 1ull << EG_ADDR_BITS;
     int fixed = (flags & MREMAP_FIXED) != 0, dontunmap = (flags & MREMAP_DONTUNMAP) != 0;
-    if (old % EG_PAGE_BYTES || !old_len || !new_len || old >= limit || old_len > limit || new_len > limit ||
+    if (old % EG_PAGE_BYTES || (!old_len && old_bytes) || !new_len || old >= limit || old_len > limit || new_len > limit ||
         flags & ~(long)(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) || ((fixed || dontunmap) && !(flags & MREMAP_MAYMOVE)) ||
         (dontunmap && old_len != new_len) || (fixed && ((uint64_t)new_addr % EG_PAGE_BYTES || (uint64_t)new_addr >= limit)))
         return eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, flags, new_addr);
     eg_cap_enter();
+    if (!old_len) /* a second place for shared memory; of private memory the kernel refuses that */
+        return eg_cap_leave(by_kernel(old_addr, old_bytes, new_bytes, flags, new_addr));
     uint64_t end = old + old_len, covered = 0;
     struct eg_range part;
     for (uint64_t at = old; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
         covered += part.end - part.start;
     long ret;
     if (covered != old_len && (!covered || maps_read(old, end, 1))) {
-        /* Not captured, or not one mapping of ours: the kernel decides; what the target replaced is gone. */
+        /* Not captured, or not one mapping of ours. */
         if (covered)
             eg_cap_release(old, end);
-        if (fixed)
-            eg_pager_quiesce((uint64_t)new_addr, (uint64_t)new_addr + new_len);
-        ret = eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, flags, new_addr);
-        if (fixed && !eg_sys_failed(ret))
-            eg_cap_remove((uint64_t)ret, (uint64_t)ret + new_len);
-        return eg_cap_leave(ret);
+        return eg_cap_leave(by_kernel(old_addr, old_bytes, new_bytes, flags, new_addr));
     }
     eg_pager_quiesce(old, end);
     if (new_len <= old_len && !fixed && !dontunmap) {
