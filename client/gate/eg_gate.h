@@ -27,6 +27,7 @@
     X(vfork, 58, 0)           \
     X(pkey_mprotect, 329, 0)  \
     X(process_madvise, 440, 0) \
+    X(shmat, 30, 0)            \
     X(exit, 60, 0)            \
     X(prctl, 157, 0)          \
     X(seccomp, 317, 0)        \

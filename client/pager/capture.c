@@ -4,6 +4,7 @@
 #include "client/pager/eg_whole.h"
 
 #include <errno.h>
+#include <linux/shm.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
@@ -302,6 +303,24 @@ long eg_cap_munmap(long addr, long len)
         if (eg_rt.active)
             eg_session_relax(eg_rt.committed);
     }
+    return eg_cap_leave(ret);
+}
+
+long eg_cap_shmat(long id, long addr, long flags)
+{
+    struct shmid64_ds ds;
+    uint64_t start = (uint64_t)addr & ~(uint64_t)(EG_PAGE_BYTES - 1), bytes;
+    if (!addr || (!(flags & SHM_RND) && start != (uint64_t)addr) || eg_sys3(SYS_shmctl, id, IPC_STAT, &ds))
+        return eg_sys3(SYS_shmat, id, addr, flags);
+    bytes = eg_page_up(ds.shm_segsz);
+    if (start + bytes < start || start + bytes > 1ull << EG_ADDR_BITS)
+        return eg_sys3(SYS_shmat, id, addr, flags);
+    eg_cap_enter();
+    if (eg_ranges_overlap(&eg_rt.ranges, start, start + bytes))
+        eg_pager_quiesce(start, start + bytes);
+    long ret = eg_sys3(SYS_shmat, id, addr, flags);
+    if (!eg_sys_failed(ret))
+        eg_cap_remove(start, start + bytes);
     return eg_cap_leave(ret);
 }
 

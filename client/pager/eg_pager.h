@@ -523,6 +523,8 @@ long eg_cap_mprotect(long addr, long len, long prot);
 long eg_cap_madvise(long addr, long len, long advice);
 /* eg_cap_keeps_content - whether this advice may be given to other processes, too, and so changes no content. */
 int eg_cap_keeps_content(long advice);
+/* eg_cap_shmat - shmat(2) in place of what is there (SHM_REMAP). */
+long eg_cap_shmat(long id, long addr, long flags);
 /* eg_cap_process_madvise - process_madvise(2), by which a process may give all advice to itself (6.13). */
 long eg_cap_process_madvise(const long arg[6]);
 long eg_cap_brk(long addr);

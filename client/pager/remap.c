@@ -451,15 +451,17 @@ static int is_mapped(uint64_t start, uint64_t end)
     return 1;
 }
 
-/* mremap(2), to a fixed place, of what is not captured. Of several mappings with holes between them (Linux 6.17) only their own places are replaced, and
- * perhaps not all; of one, all of the target, or, if it fails, none or all. */
-static long move_onto(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
+/* mremap(2) of what is not captured; the kernel decides. At a fixed place: of several mappings with holes between them (Linux 6.17) only their own places are
+ * replaced, and perhaps not all; of one, all of the target, or, if it fails, none or all. Context: lock held. */
+static long by_kernel(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t to)
 {
-    if (eg_ranges_overlap(&eg_rt.ranges, to, to + new_len) && (maps_read(old, old + old_len, PIECES_ANY) || maps.n > 1))
+    int over = flags & MREMAP_FIXED && to < to + new_len && eg_ranges_overlap(&eg_rt.ranges, to, to + new_len);
+    if (over && (maps_read(old, old + old_len, PIECES_ANY) || maps.n > 1))
         eg_cap_release(to, to + new_len);
-    eg_pager_quiesce(to, to + new_len);
+    if (over)
+        eg_pager_quiesce(to, to + new_len);
     long ret = eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
-    if (!eg_sys_failed(ret) || !is_mapped(to, to + new_len))
+    if (over && (!eg_sys_failed(ret) || !is_mapped(to, to + new_len)))
         eg_cap_remove(to, to + new_len);
     return ret;
 }
@@ -482,11 +484,13 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
     uint64_t old = (uint64_t)old_addr, old_len = eg_page_up((uint64_t)old_bytes), new_len = eg_page_up((uint64_t)new_bytes);
     uint64_t limit = 1ull << EG_ADDR_BITS;
     int fixed = (flags & MREMAP_FIXED) != 0, dontunmap = (flags & MREMAP_DONTUNMAP) != 0;
-    if (old % EG_PAGE_BYTES || !old_len || !new_len || old >= limit || old_len > limit || new_len > limit ||
+    if (old % EG_PAGE_BYTES || (!old_len && old_bytes) || !new_len || old >= limit || old_len > limit || new_len > limit ||
         flags & ~(long)(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) || ((fixed || dontunmap) && !(flags & MREMAP_MAYMOVE)) ||
         (dontunmap && old_len != new_len) || (fixed && ((uint64_t)new_addr % EG_PAGE_BYTES || (uint64_t)new_addr >= limit)))
         return eg_sys5(SYS_mremap, old_addr, old_bytes, new_bytes, flags, new_addr);
     eg_cap_enter();
+    if (!old_len) /* a second place for shared memory; of private memory the kernel refuses that */
+        return eg_cap_leave(by_kernel(old, 0, new_len, flags, (uint64_t)new_addr));
     uint64_t end = old + old_len, covered = 0;
     struct eg_range part;
     long ret;
@@ -502,11 +506,10 @@ long eg_cap_mremap(long old_addr, long old_bytes, long new_bytes, long flags, lo
     for (uint64_t at = old; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end)
         covered += part.end - part.start;
     if (covered != old_len && (!covered || maps_read(old, end, PIECES_ALIKE))) {
-        /* Not captured, or not one mapping of ours: the kernel decides. */
+        /* Not captured, or not one mapping of ours. */
         if (covered)
             eg_cap_release(old, end);
-        return eg_cap_leave(fixed ? move_onto(old, old_len, new_len, flags, (uint64_t)new_addr)
-                                  : eg_sys5(SYS_mremap, old_addr, old_len, new_bytes, flags, new_addr));
+        return eg_cap_leave(by_kernel(old, old_len, new_len, flags, (uint64_t)new_addr));
     }
     eg_pager_quiesce(old, end);
     if (new_len <= old_len && !fixed && !dontunmap) {

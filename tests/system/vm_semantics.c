@@ -31,6 +31,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -451,6 +452,46 @@ static void mremap_fixed(void)
     out("the hole: %s", reads(to + 3 * MIB));
     munmap(to, 8 * MIB);
     munmap(again, 3 * MIB);
+}
+
+/* Shared memory in place of captured memory: it is not the pager's any more. */
+static void shared_over(void)
+{
+    char *at = map_evicted(8 * MIB, 45), *shared = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int id = shmget(IPC_PRIVATE, 2 * MIB, IPC_CREAT | 0600);
+    if (shared == MAP_FAILED || id < 0) {
+        out("no shared memory");
+        return;
+    }
+    fill(shared, 2 * MIB, 46);
+    char *again = mremap(shared, 0, 2 * MIB, MREMAP_MAYMOVE | MREMAP_FIXED, at + MIB + PAGE);
+    out("mremap of 0 bytes onto captured memory: %s", again == at + MIB + PAGE ? "there" : mapped(again));
+    again = shmat(id, at + 5 * MIB, 0);
+    out("shmat over captured memory: %s", again == at + 5 * MIB ? "there" : mapped(again));
+    again = shmat(id, at + 5 * MIB, SHM_REMAP);
+    out("SHM_REMAP: %s", again == at + 5 * MIB ? "there" : mapped(again));
+    shmctl(id, IPC_RMID, NULL);
+    if (again == at + 5 * MIB)
+        fill(again, 2 * MIB, 47);
+    press();
+    out("before %s", content(at, 0, MIB + PAGE, 45));
+    out("shared %s", content(at + MIB + PAGE, 0, 2 * MIB, 46));
+    out("between %s", content(at, 3 * MIB + PAGE, 2 * MIB - PAGE, 45));
+    out("System V's %s", content(at + 5 * MIB, 0, 2 * MIB, 47));
+    out("behind %s", content(at, 7 * MIB, MIB, 45));
+    munmap(at, 8 * MIB);
+    munmap(shared, 2 * MIB);
+    map_at(at, 8 * MIB);
+    out("anew: %s", zeros(at, 8 * MIB));
+    munmap(at, 8 * MIB);
+    char *mine = map_evicted(PAGE, 48);
+    out("mremap of 0 bytes of private memory: %s", mapped(mremap(mine, 0, PAGE, MREMAP_MAYMOVE)));
+    out("its content %s", content(mine, 0, PAGE, 48));
+    munmap(mine, PAGE);
+    struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+    } args = {.exit_signal = SIGCHLD, .stack = (uint64_t)result};
+    out("clone3 with a stack of no size: %s", result(syscall(SYS_clone3, &args, sizeof args)));
 }
 
 static void mremap_dontunmap(void)
@@ -1708,6 +1749,7 @@ static void allocator(void)
     X(mremap_grow, "mremap that grows")                                         \
     X(mremap_shrink, "mremap that shrinks")                                     \
     X(mremap_fixed, "MREMAP_FIXED")                                             \
+    X(shared_over, "shared memory in place of captured memory")                 \
     X(mremap_dontunmap, "MREMAP_DONTUNMAP")                                     \
     X(mremap_many, "pieces that grow in turns")                                 \
     X(mremap_pieces, "one mapping that is several to the kernel")               \
