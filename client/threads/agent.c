@@ -22,6 +22,8 @@
 #define NEAR_ASKED 60u     /* requests after which a thread's place is looked at */
 #define NEAR_PERCENT 25u   /* of them that one other node had to give something up for */
 #define NEAR_PAUSE_NS 100000000u
+#define BUSY_EVERY_NS 20000000u
+#define LIGHT_PERCENT 50u  /* of its time a thread runs that fits in beside those that have the slots */
 #define VISIT_ASKED 50u /* faults of a thread at home, within this time, on what nodes have */
 #define VISIT_WITHIN_NS 65000000u
 #define VISIT_STALE_NS 200000000u
@@ -94,16 +96,34 @@ static void kick(struct eg_thread *t, uint32_t k, unsigned slot)
 
 static struct eg_thread *asking; /* whose request the directory looks at just now */
 
-/* Threads that run on the node, or are on their way there. */
-static uint32_t running(uint32_t node, const struct eg_thread *but)
+/* How much each thread runs: what it does not spend in calls, waiting for pages counts as running. */
+static void busy_turn(void)
 {
-    uint32_t n = 0;
+    static uint64_t last_ns;
+    if (now_ns - last_ns < BUSY_EVERY_NS)
+        return;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        struct eg_thread *t = eg_home.thread[i];
+        uint64_t since = __atomic_load_n(&t->call_since_ns, __ATOMIC_RELAXED), idle = __atomic_load_n(&t->idle_ns, __ATOMIC_RELAXED);
+        idle += since && since < now_ns ? now_ns - since : 0;
+        uint64_t more = idle > t->seen_idle_ns ? (idle - t->seen_idle_ns) * 100 / (now_ns - last_ns) : 0;
+        t->busy_percent = more < 100 ? 100 - (uint32_t)more : 0;
+        t->seen_idle_ns = idle;
+    }
+    last_ns = now_ns;
+}
+
+/* What the threads need that are on the node, or on their way there: percent of a processor. */
+static uint32_t load(uint32_t node, const struct eg_thread *but)
+{
+    uint32_t percent = 0;
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         const struct eg_thread *t = eg_home.thread[i];
         uint32_t to = __atomic_load_n(&t->move_to, __ATOMIC_RELAXED), at = to ? to - 1 : t->node;
-        n += t != but && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && t->where == EG_AWAY && at == node && !t->in_call;
+        if (t != but && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && t->where == EG_AWAY && at == node)
+            percent += t->busy_percent;
     }
-    return n;
+    return percent;
 }
 
 /* Threads that are on the node, or on their way there, whether they run or wait. */
@@ -119,7 +139,7 @@ static uint32_t staying(uint32_t node, const struct eg_thread *but)
 }
 
 /* Most of what it wants lies on another node, where a slot is free: it goes there, unless more of them are here, who would come to it. Those that
- * wait count, too, but for the slot: who shares waits often. */
+ * wait count, too, but for the slot: who shares waits often. Who waits nearly always needs none. */
 static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
 {
     if (++t->n_asked < NEAR_ASKED)
@@ -133,8 +153,8 @@ static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
         t->from[i] = 0;
     if (!much || best == k || t->kick || !eg_home.node[best]->alive || now_ns - t->moved_ns < NEAR_PAUSE_NS)
         return;
-    uint32_t here = staying(k, t), there = staying(best, t);
-    if (running(best, t) >= eg_home.node[best]->config->slots || there < here || (there == here && best > k))
+    uint32_t here = staying(k, t), there = staying(best, t), room = eg_home.node[best]->config->slots * 100;
+    if (load(best, t) >= (t->busy_percent < LIGHT_PERCENT ? 2 * room : room) || there < here || (there == here && best > k))
         return;
     t->moved_ns = now_ns;
     __atomic_store_n(&t->move_to, best + 1, __ATOMIC_RELEASE);
@@ -161,7 +181,7 @@ static int may_visit(uint32_t tid, uint32_t k)
 {
     const struct eg_node *n = eg_home.node[k];
     const struct eg_thread *t = eg_home_thread(tid);
-    if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || running(k, NULL) > n->config->slots)
+    if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || load(k, NULL) >= (n->config->slots + 1) * 100)
         return 0;
     return t ? t->where != EG_AWAY && !t->starting && now_ns >= __atomic_load_n(&t->stay_until_ns, __ATOMIC_RELAXED) : tid == eg_rt.pid;
 }
@@ -1235,6 +1255,7 @@ void eg_agent_main(void)
     eg_sys_slice(SLICE_NS);
     for (;;) {
         now_ns = eg_sys_now_ns();
+        busy_turn();
         int work = 0;
         __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
         agent_lock();

@@ -95,6 +95,9 @@ struct eg_thread {
     uint64_t moved_ns;
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
+    uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
+    uint64_t seen_idle_ns;
+    uint64_t call_since_ns, idle_ns; /* the call that is made for it began; all those before took so long */
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
