@@ -301,6 +301,17 @@ static struct {
 } stores;
 static const uint8_t *incoming; /* the page that has just come; NULL: none */
 
+/* Does a memory call keep the page? */
+static int frozen(uint64_t addr)
+{
+    return __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_NONE && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
+}
+
+int eg_agent_discards(uint64_t addr)
+{
+    return frozen(addr) && eg_home.discards;
+}
+
 static void stores_do(void)
 {
     uint64_t bytes = (uint64_t)stores.n * EG_PAGE_BYTES;
@@ -310,7 +321,7 @@ static void stores_do(void)
     if (eg_home.far && eg_rt.active)
         eg_evict_room(n);
     int rc = eg_uffd_copy(stores.addr, stores.data, bytes, !stores.write);
-    if (rc)
+    if (rc && !eg_agent_discards(stores.addr)) /* a call that failed may have unmapped some of it; or it was a lost node's */
         eg_die("cannot put a page back that was on a compute node", NULL, 0);
     EG_COUNT(pages_coherent_fetched, n);
     eg_far_dirty(stores.addr, n);
@@ -595,12 +606,6 @@ static void op_store(uint64_t page, const void *data, int write)
 const struct eg_dir_ops eg_agent_ops = {op_grant, op_protect, op_invalidate, op_recall, op_store};
 
 /* --- who may have what ----------------------------------------------------------------------------------------------------------- */
-
-static int frozen(uint64_t addr)
-{
-    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
-    return (r == EG_REQ_FREEZE || r == EG_REQ_FROZEN || r == EG_REQ_HELD) && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
-}
 
 static void park(uint64_t addr, uint64_t due_ns, uint32_t node, unsigned slot, int write)
 {
@@ -1008,6 +1013,18 @@ static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
     }
 }
 
+/* Home's threads that touch what is being discarded: they try again after that. */
+static struct {
+    uint64_t lo, hi;
+} home_parked;
+
+static void home_park(uint64_t addr)
+{
+    home_parked.lo = !home_parked.hi || addr < home_parked.lo ? addr : home_parked.lo;
+    home_parked.hi = addr + EG_PAGE_BYTES > home_parked.hi ? addr + EG_PAGE_BYTES : home_parked.hi;
+    __atomic_store_n(&eg_home.n_frozen, eg_home.n_frozen + 1, __ATOMIC_SEQ_CST);
+}
+
 static void home_fault(const struct uffd_msg *m)
 {
     uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), page = addr / EG_PAGE_BYTES;
@@ -1024,6 +1041,10 @@ static void home_fault(const struct uffd_msg *m)
             eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
         else
             home_zero(c, addr);
+        return;
+    }
+    if (eg_agent_discards(addr)) {
+        home_park(addr);
         return;
     }
     if (p->state == EG_DIR_SHARED && !write) {
@@ -1088,6 +1109,35 @@ static void freeze_drop(void)
         }
 }
 
+/* Is nothing of the range on its way? What keeps it from that is an answer that comes. */
+static int settled(void)
+{
+    uint64_t hi = freeze_end();
+    struct eg_dir_chunk *c;
+    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));)
+        for (; at < end; at += EG_PAGE_BYTES)
+            if (eg_dir_busy(eg_chunk_page(c, at)) || eg_chunk_page(c, at)->line)
+                return 0;
+    return 1;
+}
+
+/* The nodes have dropped the range. */
+static void forget(void)
+{
+    uint64_t hi = freeze_end();
+    struct eg_dir_chunk *c;
+    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));)
+        for (; at < end; at += EG_PAGE_BYTES) {
+            struct eg_dir_page *p = eg_chunk_page(c, at);
+            if (p->state == EG_DIR_OWNED)
+                node_gave(p->owner - 1u, 1);
+            for (uint64_t with = p->state == EG_DIR_SHARED ? p->sharers : 0; with; with &= with - 1)
+                node_gave((uint32_t)__builtin_ctzll(with) - 1, 1);
+            if (eg_dir_forget(&eg_home.dir, p, at / EG_PAGE_BYTES))
+                eg_die("internal error: a page was asked for while a memory call discarded it", NULL, 0);
+        }
+}
+
 static int thawed(void)
 {
     return __atomic_load_n(&eg_home.n_frozen, __ATOMIC_SEQ_CST) && __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_NONE;
@@ -1101,6 +1151,9 @@ static void unpark(void)
     eg_home.parked = all + EG_PARKED; /* the second half takes those that are parked again */
     eg_home.n_parked = 0;
     __atomic_store_n(&eg_home.n_frozen, 0, __ATOMIC_SEQ_CST);
+    if (home_parked.hi)
+        eg_uffd_wake(home_parked.lo, home_parked.hi);
+    home_parked.hi = 0;
     for (uint32_t i = 0; i < n; i++)
         if (all[i].due_ns == 0)
             get(all[i].node, all[i].slot, all[i].addr, all[i].write, 1);
@@ -1119,20 +1172,33 @@ static int request_turn(void)
         unpark();
         return 1;
     }
-    if (__atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_FREEZE)
+    uint32_t request = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+    if (request == EG_REQ_SETTLE ? !settled() : request != EG_REQ_FREEZE && request != EG_REQ_DROP)
         return 0;
-    if (!under_way) {
+    if (request != EG_REQ_SETTLE && !under_way) {
         under_way = 1;
-        freeze_begin();
+        if (request == EG_REQ_FREEZE)
+            freeze_begin();
+        else
+            freeze_drop();
     }
-    if (!eg_home.pending && eg_home.drop)
+    if (request == EG_REQ_FREEZE && !eg_home.pending && eg_home.drop)
         freeze_drop();
-    if (eg_home.pending)
+    if (request != EG_REQ_SETTLE && eg_home.pending)
         return 0;
     under_way = 0;
-    __atomic_store_n(&eg_home.request, EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
+    if (request == EG_REQ_DROP)
+        forget();
+    __atomic_store_n(&eg_home.request, request == EG_REQ_SETTLE ? EG_REQ_SETTLED : EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
     eg_sys3(SYS_futex, &eg_home.request, FUTEX_WAKE_PRIVATE, 1);
     return 1;
+}
+
+/* Is there something that a memory call waits for, and that no message brings? */
+static int requested(void)
+{
+    uint32_t request = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+    return request == EG_REQ_SETTLE ? settled() : (request == EG_REQ_FREEZE || request == EG_REQ_DROP) && !eg_home.pending;
 }
 
 static uint64_t parked_turn(void)
@@ -1289,8 +1355,7 @@ void eg_agent_main(void)
         if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))
             continue;
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
-        int asked = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_FREEZE && !eg_home.pending;
-        if (!asked && !thawed() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST)) {
+        if (!requested() && !thawed() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST)) {
             uint8_t drain[16];
             uint32_t n = 0;
             polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};
