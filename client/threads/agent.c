@@ -753,6 +753,16 @@ static uint32_t ahead(struct reader *r, struct eg_dir_chunk *c, uint64_t page, i
     return r->stream[oldest].window;
 }
 
+/* From `page` on n pages went instead of the `window` that ahead() said. */
+static void ahead_more(struct reader *r, uint64_t page, uint32_t window, uint32_t n)
+{
+    for (uint32_t i = 0; i < STREAMS; i++)
+        if (r->stream[i].used == r->n_faults && r->stream[i].next == page + window) {
+            r->stream[i].window = n;
+            r->stream[i].next = page + n;
+        }
+}
+
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
 {
     if (eg_dir_ask(&eg_home.dir, p, page, agent, slot, write))
@@ -837,7 +847,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         return;
     }
     end = end < area.end ? end : area.end;
-    uint32_t n = ahead(&seen[(slot + node * 131) % 1024], c, page, 0, 0);
+    struct reader *r = &seen[(slot + node * 131) % 1024];
+    uint32_t n = ahead(r, c, page, 0, 0), window = n, i;
     n = n < wanted ? run_join(c, page, 1, wanted, 1) : n;
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
@@ -847,7 +858,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     absent = !(here & 1);
     if (absent && n < ZERO_AHEAD) /* fresh memory: its neighbours will be wanted */
         n = room > ZERO_AHEAD ? ZERO_AHEAD : (uint32_t)room;
-    for (uint32_t i = 0; i < n; i++) {
+    for (i = 0; i < n; i++) {
         uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
         p = eg_chunk_page(c, at);
         if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i) || eg_far_away(at)))
@@ -855,6 +866,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         eg_agent_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
     }
     batch_do();
+    if (absent) /* then the next ones are a stream's, and more of them */
+        ahead_more(r, page, window, i);
     absent = 0;
 }
 
