@@ -22,6 +22,8 @@
 #define NEAR_ASKED 60u     /* requests after which a thread's place is looked at */
 #define NEAR_PERCENT 25u   /* of them that one other node had to give something up for */
 #define NEAR_PAUSE_NS 100000000u
+#define BUSY_EVERY_NS 20000000u
+#define LIGHT_PERCENT 50u  /* of its time a thread runs that fits in beside those that have the slots */
 #define VISIT_ASKED 50u /* faults of a thread at home, within this time, on what nodes have */
 #define VISIT_WITHIN_NS 65000000u
 #define VISIT_STALE_NS 200000000u
@@ -94,16 +96,34 @@ static void kick(struct eg_thread *t, uint32_t k, unsigned slot)
 
 static struct eg_thread *asking; /* whose request the directory looks at just now */
 
-/* Threads that run on the node, or are on their way there. */
-static uint32_t running(uint32_t node, const struct eg_thread *but)
+/* How much each thread runs: what it does not spend in calls, waiting for pages counts as running. */
+static void busy_turn(void)
 {
-    uint32_t n = 0;
+    static uint64_t last_ns;
+    if (now_ns - last_ns < BUSY_EVERY_NS)
+        return;
+    for (uint32_t i = 0; i < eg_home.n_threads; i++) {
+        struct eg_thread *t = eg_home.thread[i];
+        uint64_t since = __atomic_load_n(&t->call_since_ns, __ATOMIC_RELAXED), idle = __atomic_load_n(&t->idle_ns, __ATOMIC_RELAXED);
+        idle += since && since < now_ns ? now_ns - since : 0;
+        uint64_t more = idle > t->seen_idle_ns ? (idle - t->seen_idle_ns) * 100 / (now_ns - last_ns) : 0;
+        t->busy_percent = more < 100 ? 100 - (uint32_t)more : 0;
+        t->seen_idle_ns = idle;
+    }
+    last_ns = now_ns;
+}
+
+/* What the threads need that are on the node, or on their way there: percent of a processor. */
+static uint32_t load(uint32_t node, const struct eg_thread *but)
+{
+    uint32_t percent = 0;
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         const struct eg_thread *t = eg_home.thread[i];
         uint32_t to = __atomic_load_n(&t->move_to, __ATOMIC_RELAXED), at = to ? to - 1 : t->node;
-        n += t != but && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && t->where == EG_AWAY && at == node && !t->in_call;
+        if (t != but && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && t->where == EG_AWAY && at == node)
+            percent += t->busy_percent;
     }
-    return n;
+    return percent;
 }
 
 /* Threads that are on the node, or on their way there, whether they run or wait. */
@@ -119,7 +139,7 @@ static uint32_t staying(uint32_t node, const struct eg_thread *but)
 }
 
 /* Most of what it wants lies on another node, where a slot is free: it goes there, unless more of them are here, who would come to it. Those that
- * wait count, too, but for the slot: who shares waits often. */
+ * wait count, too, but for the slot: who shares waits often. Who waits nearly always needs none. */
 static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
 {
     if (++t->n_asked < NEAR_ASKED)
@@ -133,8 +153,8 @@ static void nearer(struct eg_thread *t, uint32_t k, unsigned slot)
         t->from[i] = 0;
     if (!much || best == k || t->kick || !eg_home.node[best]->alive || now_ns - t->moved_ns < NEAR_PAUSE_NS)
         return;
-    uint32_t here = staying(k, t), there = staying(best, t);
-    if (running(best, t) >= eg_home.node[best]->config->slots || there < here || (there == here && best > k))
+    uint32_t here = staying(k, t), there = staying(best, t), room = eg_home.node[best]->config->slots * 100;
+    if (load(best, t) >= (t->busy_percent < LIGHT_PERCENT ? 2 * room : room) || there < here || (there == here && best > k))
         return;
     t->moved_ns = now_ns;
     __atomic_store_n(&t->move_to, best + 1, __ATOMIC_RELEASE);
@@ -161,7 +181,7 @@ static int may_visit(uint32_t tid, uint32_t k)
 {
     const struct eg_node *n = eg_home.node[k];
     const struct eg_thread *t = eg_home_thread(tid);
-    if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || running(k, NULL) > n->config->slots)
+    if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || load(k, NULL) >= (n->config->slots + 1) * 100)
         return 0;
     return t ? t->where != EG_AWAY && !t->starting && now_ns >= __atomic_load_n(&t->stay_until_ns, __ATOMIC_RELAXED) : tid == eg_rt.pid;
 }
@@ -281,6 +301,17 @@ static struct {
 } stores;
 static const uint8_t *incoming; /* the page that has just come; NULL: none */
 
+/* Does a memory call keep the page? */
+static int frozen(uint64_t addr)
+{
+    return __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_NONE && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
+}
+
+int eg_agent_discards(uint64_t addr)
+{
+    return frozen(addr) && eg_home.discards;
+}
+
 static void stores_do(void)
 {
     uint64_t bytes = (uint64_t)stores.n * EG_PAGE_BYTES;
@@ -290,7 +321,7 @@ static void stores_do(void)
     if (eg_home.far && eg_rt.active)
         eg_evict_room(n);
     int rc = eg_uffd_copy(stores.addr, stores.data, bytes, !stores.write);
-    if (rc)
+    if (rc && !eg_agent_discards(stores.addr)) /* a call that failed may have unmapped some of it; or it was a lost node's */
         eg_die("cannot put a page back that was on a compute node", NULL, 0);
     EG_COUNT(pages_coherent_fetched, n);
     eg_far_dirty(stores.addr, n);
@@ -576,12 +607,6 @@ const struct eg_dir_ops eg_agent_ops = {op_grant, op_protect, op_invalidate, op_
 
 /* --- who may have what ----------------------------------------------------------------------------------------------------------- */
 
-static int frozen(uint64_t addr)
-{
-    uint32_t r = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
-    return (r == EG_REQ_FREEZE || r == EG_REQ_FROZEN || r == EG_REQ_HELD) && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
-}
-
 static void park(uint64_t addr, uint64_t due_ns, uint32_t node, unsigned slot, int write)
 {
     if (eg_home.n_parked == EG_PARKED)
@@ -728,6 +753,16 @@ static uint32_t ahead(struct reader *r, struct eg_dir_chunk *c, uint64_t page, i
     return r->stream[oldest].window;
 }
 
+/* From `page` on n pages went instead of the `window` that ahead() said. */
+static void ahead_more(struct reader *r, uint64_t page, uint32_t window, uint32_t n)
+{
+    for (uint32_t i = 0; i < STREAMS; i++)
+        if (r->stream[i].used == r->n_faults && r->stream[i].next == page + window) {
+            r->stream[i].window = n;
+            r->stream[i].next = page + n;
+        }
+}
+
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write)
 {
     if (eg_dir_ask(&eg_home.dir, p, page, agent, slot, write))
@@ -812,7 +847,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         return;
     }
     end = end < area.end ? end : area.end;
-    uint32_t n = ahead(&seen[(slot + node * 131) % 1024], c, page, 0, 0);
+    struct reader *r = &seen[(slot + node * 131) % 1024];
+    uint32_t n = ahead(r, c, page, 0, 0), window = n, i;
     n = n < wanted ? run_join(c, page, 1, wanted, 1) : n;
     if (n > (end - addr) / EG_PAGE_BYTES)
         n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
@@ -822,7 +858,7 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
     absent = !(here & 1);
     if (absent && n < ZERO_AHEAD) /* fresh memory: its neighbours will be wanted */
         n = room > ZERO_AHEAD ? ZERO_AHEAD : (uint32_t)room;
-    for (uint32_t i = 0; i < n; i++) {
+    for (i = 0; i < n; i++) {
         uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
         p = eg_chunk_page(c, at);
         if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == absent || frozen(at) || held_until(page + i) || eg_far_away(at)))
@@ -830,6 +866,8 @@ static void get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t
         eg_agent_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || absent);
     }
     batch_do();
+    if (absent) /* then the next ones are a stream's, and more of them */
+        ahead_more(r, page, window, i);
     absent = 0;
 }
 
@@ -988,6 +1026,18 @@ static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
     }
 }
 
+/* Home's threads that touch what is being discarded: they try again after that. */
+static struct {
+    uint64_t lo, hi;
+} home_parked;
+
+static void home_park(uint64_t addr)
+{
+    home_parked.lo = !home_parked.hi || addr < home_parked.lo ? addr : home_parked.lo;
+    home_parked.hi = addr + EG_PAGE_BYTES > home_parked.hi ? addr + EG_PAGE_BYTES : home_parked.hi;
+    __atomic_store_n(&eg_home.n_frozen, eg_home.n_frozen + 1, __ATOMIC_SEQ_CST);
+}
+
 static void home_fault(const struct uffd_msg *m)
 {
     uint64_t addr = m->arg.pagefault.address & ~(uint64_t)(EG_PAGE_BYTES - 1), page = addr / EG_PAGE_BYTES;
@@ -1004,6 +1054,10 @@ static void home_fault(const struct uffd_msg *m)
             eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
         else
             home_zero(c, addr);
+        return;
+    }
+    if (eg_agent_discards(addr)) {
+        home_park(addr);
         return;
     }
     if (p->state == EG_DIR_SHARED && !write) {
@@ -1068,6 +1122,35 @@ static void freeze_drop(void)
         }
 }
 
+/* Is nothing of the range on its way? What keeps it from that is an answer that comes. */
+static int settled(void)
+{
+    uint64_t hi = freeze_end();
+    struct eg_dir_chunk *c;
+    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));)
+        for (; at < end; at += EG_PAGE_BYTES)
+            if (eg_dir_busy(eg_chunk_page(c, at)) || eg_chunk_page(c, at)->line)
+                return 0;
+    return 1;
+}
+
+/* The nodes have dropped the range. */
+static void forget(void)
+{
+    uint64_t hi = freeze_end();
+    struct eg_dir_chunk *c;
+    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));)
+        for (; at < end; at += EG_PAGE_BYTES) {
+            struct eg_dir_page *p = eg_chunk_page(c, at);
+            if (p->state == EG_DIR_OWNED)
+                node_gave(p->owner - 1u, 1);
+            for (uint64_t with = p->state == EG_DIR_SHARED ? p->sharers : 0; with; with &= with - 1)
+                node_gave((uint32_t)__builtin_ctzll(with) - 1, 1);
+            if (eg_dir_forget(&eg_home.dir, p, at / EG_PAGE_BYTES))
+                eg_die("internal error: a page was asked for while a memory call discarded it", NULL, 0);
+        }
+}
+
 static int thawed(void)
 {
     return __atomic_load_n(&eg_home.n_frozen, __ATOMIC_SEQ_CST) && __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_NONE;
@@ -1081,6 +1164,9 @@ static void unpark(void)
     eg_home.parked = all + EG_PARKED; /* the second half takes those that are parked again */
     eg_home.n_parked = 0;
     __atomic_store_n(&eg_home.n_frozen, 0, __ATOMIC_SEQ_CST);
+    if (home_parked.hi)
+        eg_uffd_wake(home_parked.lo, home_parked.hi);
+    home_parked.hi = 0;
     for (uint32_t i = 0; i < n; i++)
         if (all[i].due_ns == 0)
             get(all[i].node, all[i].slot, all[i].addr, all[i].write, 1);
@@ -1099,20 +1185,33 @@ static int request_turn(void)
         unpark();
         return 1;
     }
-    if (__atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_FREEZE)
+    uint32_t request = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+    if (request == EG_REQ_SETTLE ? !settled() : request != EG_REQ_FREEZE && request != EG_REQ_DROP)
         return 0;
-    if (!under_way) {
+    if (request != EG_REQ_SETTLE && !under_way) {
         under_way = 1;
-        freeze_begin();
+        if (request == EG_REQ_FREEZE)
+            freeze_begin();
+        else
+            freeze_drop();
     }
-    if (!eg_home.pending && eg_home.drop)
+    if (request == EG_REQ_FREEZE && !eg_home.pending && eg_home.drop)
         freeze_drop();
-    if (eg_home.pending)
+    if (request != EG_REQ_SETTLE && eg_home.pending)
         return 0;
     under_way = 0;
-    __atomic_store_n(&eg_home.request, EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
+    if (request == EG_REQ_DROP)
+        forget();
+    __atomic_store_n(&eg_home.request, request == EG_REQ_SETTLE ? EG_REQ_SETTLED : EG_REQ_FROZEN, __ATOMIC_SEQ_CST);
     eg_sys3(SYS_futex, &eg_home.request, FUTEX_WAKE_PRIVATE, 1);
     return 1;
+}
+
+/* Is there something that a memory call waits for, and that no message brings? */
+static int requested(void)
+{
+    uint32_t request = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST);
+    return request == EG_REQ_SETTLE ? settled() : (request == EG_REQ_FREEZE || request == EG_REQ_DROP) && !eg_home.pending;
 }
 
 static uint64_t parked_turn(void)
@@ -1235,6 +1334,7 @@ void eg_agent_main(void)
     eg_sys_slice(SLICE_NS);
     for (;;) {
         now_ns = eg_sys_now_ns();
+        busy_turn();
         int work = 0;
         __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
         agent_lock();
@@ -1268,8 +1368,7 @@ void eg_agent_main(void)
         if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))
             continue;
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
-        int asked = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_FREEZE && !eg_home.pending;
-        if (!asked && !thawed() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST)) {
+        if (!requested() && !thawed() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST)) {
             uint8_t drain[16];
             uint32_t n = 0;
             polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};

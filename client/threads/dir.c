@@ -6,7 +6,7 @@
 enum when { ALWAYS, MINE, ALONE, LAST, FOR_HOME };
 
 enum action {
-    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, PASS_ON, STORE_SHARE,
+    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, PASS_ON, STORE_SHARE, FORGOTTEN,
 };
 
 struct row {
@@ -160,6 +160,9 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         p->sharers = bit(agent) | bit(p->agent);
         dir->ops->grant(page, p->agent, p->slot, 0, p->agent == EG_DIR_AT_HOME ? EG_DIR_NO_CONTENT : EG_DIR_INCOMING);
         return 0;
+    case FORGOTTEN:
+        *p = (struct eg_dir_page){.state = row->next};
+        return 0;
     }
     return -EPROTO;
 }
@@ -199,6 +202,11 @@ int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigne
 {
     int rc = step(dir, p, page, EG_DIR_EV_ACK, agent, 0, 0);
     return rc ? rc : next(dir, p, page);
+}
+
+int eg_dir_forget(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page)
+{
+    return step(dir, p, page, EG_DIR_EV_FORGET, EG_DIR_AT_HOME, 0, 0);
 }
 
 int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data)

@@ -12,6 +12,8 @@ void eg_agent_main(void);
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
 /* eg_agent_answer - a lost node's answer for one page: the content (to a recall), or NULL (to an invalidation). Context: agent. */
 void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data);
+/* eg_agent_discards - does a memory call keep the page, and leave nothing of it? Context: agent. */
+int eg_agent_discards(uint64_t addr);
 extern const struct eg_dir_ops eg_agent_ops;
 
 /* --- chunk.c --- */

@@ -32,12 +32,13 @@
     X(READ, "somebody wants a copy")                                                       \
     X(WRITE, "somebody wants to write")                                                    \
     X(ACK, "a worker has dropped its copy")                                                \
-    X(DATA, "the owner's content has come")
+    X(DATA, "the owner's content has come")                                                \
+    X(FORGET, "its content is gone, and with it all copies: a memory call discarded it")
 
 /* X(state, event, when, action, next): `when` picks among rows of one state and event. The conditions:
  *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; LAST: no other acknowledgement is awaited;
  *   FOR_HOME: home asked for what comes.
- * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits). */
+ * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits), or home's (FORGET of a busy page). */
 #define EG_DIR_TABLE(X)                                                                    \
     X(HOME, READ, MINE, NOTHING_NEW, HOME)                                                 \
     X(HOME, READ, ALWAYS, SHARE, SHARED)                                                   \
@@ -61,7 +62,10 @@
     X(WAIT_DATA, DATA, ALWAYS, PASS_ON, OWNED)                                             \
     X(WAIT_KEPT, READ, ALWAYS, QUEUE, WAIT_KEPT)                                           \
     X(WAIT_KEPT, WRITE, ALWAYS, QUEUE, WAIT_KEPT)                                          \
-    X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)
+    X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)                                        \
+    X(HOME, FORGET, ALWAYS, FORGOTTEN, HOME)                                               \
+    X(SHARED, FORGET, ALWAYS, FORGOTTEN, HOME)                                             \
+    X(OWNED, FORGET, ALWAYS, FORGOTTEN, HOME)
 
 enum eg_dir_state {
 #define EG_X(name, text) EG_DIR_##name,
@@ -133,6 +137,9 @@ int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigne
 /* eg_dir_ack, eg_dir_data - a worker's answer. Returns: 0; -EPROTO (nobody asked: the worker does not keep to the protocol). */
 int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent);
 int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data);
+/* eg_dir_forget - workers and home have no copy of the page any more, and what it had in it was discarded. Context: nobody waits in its line. Returns: 0; -EPROTO:
+ * it is busy. */
+int eg_dir_forget(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page);
 
 static inline int eg_dir_busy(const struct eg_dir_page *p)
 {

@@ -95,6 +95,9 @@ struct eg_thread {
     uint64_t moved_ns;
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
+    uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
+    uint64_t seen_idle_ns;
+    uint64_t call_since_ns, idle_ns; /* the call that is made for it began; all those before took so long */
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
@@ -134,8 +137,9 @@ struct eg_dir_chunk {
     uint8_t changed; /* mappings may have changed: nothing is known to be watched. Set by whoever makes a memory call, cleared by the agent */
 };
 
-/* HELD: nobody gets anything of the range from the agent's next turn on; FREEZE: and what is away comes home; FROZEN: it has. */
-enum { EG_REQ_NONE = 0, EG_REQ_HELD = 1, EG_REQ_FREEZE = 2, EG_REQ_FROZEN = 3 };
+/* HELD: nobody gets anything of the range from the agent's next turn on; FREEZE: and what is away comes home; FROZEN: it has. SETTLE: nothing of the
+ * range is to be on its way; SETTLED: it is so; DROP: what is away is forgotten where it is, and then FROZEN. */
+enum { EG_REQ_NONE = 0, EG_REQ_HELD = 1, EG_REQ_FREEZE = 2, EG_REQ_FROZEN = 3, EG_REQ_SETTLE = 4, EG_REQ_SETTLED = 5, EG_REQ_DROP = 6 };
 
 struct eg_home {
     uint8_t on;        /* this run has compute nodes */
@@ -172,6 +176,7 @@ struct eg_home {
     uint64_t freeze_lo, freeze_hi;
     uint32_t pending; /* pages and nodes that the freeze waits for */
     uint8_t drop;     /* read-only pages of the range are away, too */
+    uint8_t discards; /* the call leaves nothing of what was in the range */
     uint32_t kicks;
     uint64_t visit; /* a thread at home should go to a node: its number << 32 | node + 1 */
     uint32_t pushes; /* a thread has pages to be sent along */

@@ -209,13 +209,13 @@ void eg_home_convert_all(void)
 
 /* --- memory calls -------------------------------------------------------------------------------------------------------------- */
 
-/* Everything of the range comes home: the agent does it, and says so. */
-static void freeze(void)
+/* The agent does it, and says so. */
+static void request(uint32_t what, uint32_t done)
 {
     uint32_t seen;
-    __atomic_store_n(&eg_home.request, EG_REQ_FREEZE, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&eg_home.request, what, __ATOMIC_SEQ_CST);
     eg_home_wake();
-    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != EG_REQ_FROZEN; turn++) {
+    for (uint32_t turn = 0; (seen = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST)) != done; turn++) {
         if (turn < 100)
             eg_sys0(SYS_sched_yield);
         else
@@ -223,9 +223,16 @@ static void freeze(void)
     }
 }
 
-/* No worker gets anything of [lo, hi) until the thaw. Context: memory_lock held. */
-static void hold(uint64_t lo, uint64_t hi)
+/* Everything of the range comes home. */
+static void freeze(void)
 {
+    request(EG_REQ_FREEZE, EG_REQ_FROZEN);
+}
+
+/* No worker gets anything of [lo, hi) until the thaw. discards: nor do home's threads, of what is away. Context: memory_lock held. */
+static void hold(uint64_t lo, uint64_t hi, int discards)
+{
+    eg_home.discards = (uint8_t)discards;
     eg_home.freeze_lo = lo & ~(uint64_t)(EG_PAGE_BYTES - 1);
     eg_home.freeze_hi = eg_page_up(hi);
     __atomic_store_n(&eg_home.request, EG_REQ_HELD, __ATOMIC_SEQ_CST);
@@ -271,11 +278,30 @@ static int affected(long nr, const long a[6], uint64_t *lo, uint64_t *hi)
         return *hi > *lo && !eg_advice_is(a[2], &advice, &server) && a[2] != MADV_HUGEPAGE && a[2] != MADV_DONTDUMP && a[2] != MADV_DODUMP;
     }
     case SYS_brk:
-        *lo = (uint64_t)a[0];
+        *lo = eg_page_up((uint64_t)a[0]); /* a part of a page stays whole */
         *hi = eg_rt.heap_end;
         return a[0] && *lo < *hi;
     default: return 0;
     }
+}
+
+/* Does nothing stay of what was in the range, if the call succeeds? The pager wants its pages back. */
+static int discards(long nr, const long a[6])
+{
+    return !eg_home.far && (nr == SYS_munmap || nr == SYS_mmap || nr == SYS_brk || (nr == SYS_madvise && a[2] == MADV_DONTNEED));
+}
+
+/* A call that discards what nodes have: its content need not come home, but only when the call is made is it known that nothing of it is left. */
+static long discard(long nr, const long a[6])
+{
+    request(EG_REQ_SETTLE, EG_REQ_SETTLED);
+    long ret = raw(nr, a);
+    if (nr == SYS_brk ? ret == a[0] : !eg_sys_failed(ret)) {
+        request(EG_REQ_DROP, EG_REQ_FROZEN);
+        return ret;
+    }
+    freeze(); /* some of it may stay */
+    return raw(nr, a);
 }
 
 /* Guard pages (6.13) look like memory that is here, which the agent could read: libc falls back to mprotect. Merging drops the write-protection of
@@ -294,13 +320,15 @@ long eg_home_memory(long nr, const long arg[6])
         return declined;
     memcpy(a, arg, sizeof a);
     eg_lock_take(&eg_home.memory_lock);
-    int frozen = affected(nr, a, &lo, &hi) && eg_home.active && lo < EG_USER_END;
+    int frozen = affected(nr, a, &lo, &hi) && eg_home.active && lo < EG_USER_END, dropped = 0;
     if (frozen) {
-        hold(lo, hi);
-        if (!eg_home_untouched(eg_home.freeze_lo, eg_home.freeze_hi))
+        hold(lo, hi, discards(nr, a));
+        int away = !eg_home_untouched(eg_home.freeze_lo, eg_home.freeze_hi);
+        dropped = away && eg_home.discards;
+        if (away && !dropped)
             freeze();
     }
-    long ret = !eg_home.far && frozen && nr == SYS_mremap ? eg_cap_remap_home(a) : !eg_home.far ? raw(nr, a) : eg_rt.hinted ? eg_hints_memory(nr, a, 0) : eg_cap_memory(nr, a);
+    long ret = dropped ? discard(nr, a) : !eg_home.far && frozen && nr == SYS_mremap ? eg_cap_remap_home(a) : !eg_home.far ? raw(nr, a) : eg_rt.hinted ? eg_hints_memory(nr, a, 0) : eg_cap_memory(nr, a);
     if (nr == SYS_brk)
         eg_rt.heap_end = (uint64_t)ret;
     /* A library that is loaded later: its data, too. The loader alone says MAP_DENYWRITE (no effect for 20 years); other private mappings of
@@ -350,7 +378,7 @@ long eg_home_fork(long nr, const long arg[6])
     eg_lock_take(&eg_home.memory_lock);
     int active = eg_home.active;
     if (active) {
-        hold(0, EG_USER_END);
+        hold(0, EG_USER_END, 0);
         freeze();
     }
     long ret = eg_home.far ? eg_cap_fork(nr, arg) : raw(nr, arg);

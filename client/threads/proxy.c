@@ -454,11 +454,15 @@ static void forwarded(struct eg_thread *t, const struct eg_call *call)
         t->arg[1] = (int64_t)data;
     t->caller = call->caller;
     int tries = 0;
+    uint64_t begun_ns = eg_sys_now_ns();
+    __atomic_store_n(&t->call_since_ns, begun_ns, __ATOMIC_RELAXED);
     t->in_call = 1;
     do
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
     t->in_call = 0;
+    __atomic_store_n(&t->call_since_ns, 0, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&t->idle_ns, eg_sys_now_ns() - begun_ns, __ATOMIC_RELAXED);
     int reads = data && call->type == EG_CALL_READ;
     if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
         if (reads && t->ret > 0 && content_write((uint64_t)a[1], data, t->ret < a[2] ? (uint64_t)t->ret : (uint64_t)a[2]))
@@ -763,6 +767,8 @@ struct eg_thread *eg_home_visitor(void)
     if (t) {
         t->node = node;
         t->kick = t->move_to = t->in_call = t->n_pushed = 0;
+        t->call_since_ns = 0;
+        t->busy_percent = 100;
         t->visit_ns = t->start_ns = eg_sys_now_ns();
         t->moved_ns = t->cost_ns = 0;
         memset(t->from, 0, sizeof t->from);
@@ -929,6 +935,8 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
     t->n_asked = 0;
     t->moved_ns = 0;
     t->move_to = t->in_call = 0;
+    t->call_since_ns = 0;
+    t->busy_percent = 100;
     eg_view_inherit(&t->view);
     if (node >= 0)
         node_gets(eg_home.node[node]);

@@ -9,6 +9,9 @@
 #ifndef THREADS
 #define THREADS 2
 #endif
+#ifndef CALLS
+#define CALLS 1 /* memory calls that discard the page */
+#endif
 #define AGENTS 3
 #define AT_HOME 0
 #define SLOTS (THREADS + 2)
@@ -25,7 +28,7 @@
 
 /* OTHER: a request of worker 1 for another page, of which nothing is known here but that its answer has a number, too. While a page is being
  * recalled, only such grants are sent: without them, a worker could as well count what its threads have taken, and not look at the numbers. */
-mtype = { READ, WRITE, OTHER, ACK, DATA, GRANT, INVALIDATE, RECALL, RECALL_COPY, NOTHING };
+mtype = { READ, WRITE, OTHER, ACK, DATA, DROPPED, GRANT, INVALIDATE, RECALL, RECALL_COPY, DROP, NOTHING };
 
 #define NONE 0
 #define MAY_READ 1
@@ -56,6 +59,11 @@ bit last;
 byte number[SLOTS];
 byte n_granted[AGENTS];
 byte barrier[AGENTS];
+
+/* A memory call discards the page: from then on, until the workers have dropped it, requests are parked. */
+bit held;
+byte n_called, n_drops;
+chan parked = [SLOTS] of { byte, byte, mtype };
 
 /* struct eg_dir_page */
 byte state, sharers, owner, for_agent, for_slot;
@@ -235,7 +243,7 @@ inline ahead()
     event = NOTHING;
     if
     :: skip
-    :: !BUSY && empty(line) && !(HOLDS(agent) && state != SHARED) ->
+    :: !held && !BUSY && empty(line) && !(HOLDS(agent) && state != SHARED) ->
         if
         :: !HOLDS(agent) -> event = READ
         :: event = WRITE
@@ -258,8 +266,35 @@ end:
         :: from[0]?event, slot, content -> agent = 0
         :: from[1]?event, slot, content -> agent = 1
         :: from[2]?event, slot, content -> agent = 2
+        :: !held && nempty(parked) -> parked?agent, slot, event
+        :: !held && !BUSY && empty(line) && n_called < CALLS -> /* discard() of memory.c: nothing of it is on its way; home's copy goes with the call itself */
+            n_called++;
+            held = 1;
+            right[0] = NONE;
+            value[0] = 0;
+            n_drops = 2;
+            op_send(1, DROP);
+            op_send(2, DROP);
+            goto end
         fi;
         if
+        :: event == DROPPED ->
+            n_drops--;
+            if
+            :: n_drops == 0 -> /* FORGET: empty, and home's */
+                assert(!BUSY && right[1] == NONE && right[2] == NONE);
+                state = HOME; sharers = 0; owner = 0;
+                right[0] = MAY_WRITE;
+                last = 0;
+                held = 0
+            :: else
+            fi;
+            event = NOTHING; agent = 0; slot = 0;
+            goto end
+        :: held && (event == READ || event == WRITE) ->
+            parked!agent, slot, event;
+            event = NOTHING; agent = 0; slot = 0;
+            goto end
         :: event == OTHER ->
             ahead();
             if
@@ -353,6 +388,9 @@ end:
         :: later == INVALIDATE ->
             assert(right[a] == MAY_READ);
             from[a]!ACK(0, 0);
+            right[a] = NONE
+        :: later == DROP ->
+            from[a]!DROPPED(0, 0);
             right[a] = NONE
         :: else ->
             assert(right[a] != NONE); /* to write, unless that right was lost */

@@ -173,6 +173,16 @@ static void seen_by_all_body(struct member *me)
         for (size_t p = 0; p < N; p++)
             seen_page(p, key + p, me->number);
         meet();
+        if (acts) { /* calls that would discard everything, and fail: nothing is lost */
+            CHECK(munmap(stage.at + 1, N * PAGE) == -1 && errno == EINVAL, "munmap of half pages: %s", strerror(errno));
+            CHECK(madvise(stage.at + 1, N * PAGE, MADV_DONTNEED) == -1 && errno == EINVAL, "madvise of half pages: %s", strerror(errno));
+            CHECK(mmap(stage.at, N * PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, -1, 0) == MAP_FAILED && errno == EBADF, "mmap of no file: %s",
+                  strerror(errno));
+        }
+        meet();
+        for (size_t p = 0; p < N; p++)
+            seen_page(p, key + p, me->number);
+        meet();
         if (acts)
             SYS(madvise(stage.at + PAGE, 3 * PAGE, MADV_DONTNEED)); /* others' pages, too */
         meet();
@@ -212,6 +222,43 @@ static void seen_by_all_body(struct member *me)
         if (acts)
             SYS(munmap(last, N * PAGE));
     }
+}
+
+/* The heap's end in the middle of a page: what is before it stays, though the pages behind are gone. */
+static void heap_end_body(struct member *me)
+{
+    enum { N = 6 };
+    const int n = rounds(4);
+    for (int i = 0; i < n; i++) {
+        const bool acts = me->number == i % me->of;
+        if (acts) {
+            stage.at = sbrk(N * PAGE);
+            CHECK(stage.at != (void *)-1, "sbrk: %s", strerror(errno));
+        }
+        meet();
+        for (size_t p = (size_t)me->number; p < N; p += (size_t)me->of)
+            fill_bytes(stage.at + p * PAGE, PAGE, (uint64_t)i * 100 + p);
+        meet();
+        if (acts)
+            SYS(brk(stage.at + 3 * PAGE + 100));
+        meet();
+        for (size_t p = 0; p < 4; p++)
+            CHECK_BYTES(stage.at + p * PAGE, p < 3 ? PAGE : 100, (uint64_t)i * 100 + p);
+        meet();
+        if (acts) {
+            SYS(brk(stage.at + N * PAGE));
+            CHECK_ZEROS(stage.at + 4 * PAGE, 2 * PAGE);
+            SYS(brk(stage.at));
+        }
+        meet();
+    }
+}
+
+static void heap_end(void)
+{
+    OK(pthread_barrier_init(&stage.barrier, NULL, (unsigned)threads(3)));
+    crew_run(threads(3), heap_end_body, NULL);
+    OK(pthread_barrier_destroy(&stage.barrier));
 }
 
 static void seen_by_all(void)
@@ -629,6 +676,7 @@ static const struct sub_test tests[] = {
     {"reserved", reserved, "64 GiB reserved, pieces made usable by threads"},
     {"private_file", private_file, "a private mapping of a file"},
     {"mapped_by_threads", mapped_by_threads, "private mappings of a file made by threads"},
+    {"heap_end", heap_end, "the end of the heap, in the middle of a page"},
     {"shared_anonymous", shared_anonymous, "atomics in a shared mapping"},
     {"shared_file", shared_file, "the same in a file, mapped twice"},
     {"made_code", made_code, "functions written at run time"},

@@ -15,7 +15,7 @@
 #define BASE 0x700000000ull /* the first page's number */
 
 enum right { NONE, MAY_READ, MAY_WRITE };
-enum kind { GRANT, INVALIDATE, RECALL, ASK, ACK, DATA };
+enum kind { GRANT, INVALIDATE, RECALL, DROP, ASK, ACK, DATA, DROPPED };
 
 struct message {
     enum kind kind;
@@ -63,6 +63,8 @@ static struct {
     unsigned n_lost, n_bad_acks, n_bad_data; /* accesses whose copy had gone before they could retry; answers that nobody awaited */
     unsigned n_early, n_barred, n_rights_lost, n_joined; /* orders in which the streams of one worker came */
     unsigned n_moved; /* reads of workers that were taken for writes */
+    unsigned held, n_drops, n_forgotten; /* page + 1 that a memory call discards just now; 0: none. Workers that have it still */
+    struct stream parked[MAX_AGENTS];    /* requests for it */
 } s;
 
 #define must(cond, what)                                                                            \
@@ -189,15 +191,44 @@ static void ask(unsigned agent, unsigned page, unsigned slot, int write)
     must(eg_dir_ask(&s.dir, &s.page[page], BASE + page, agent, slot, write) == 0, "a request is refused");
 }
 
+/* A memory call discards the page, as discard() of client/threads/memory.c: nothing of it is on its way, home's copy goes, then the workers' do. */
+static void discard(unsigned page)
+{
+    if (s.held || eg_dir_busy(&s.page[page]) || s.page[page].line)
+        return;
+    s.held = page + 1;
+    s.copy[0][page].right = NONE;
+    for (unsigned agent = 1; agent < s.n_agents; agent++, s.n_drops++)
+        put(&s.out[agent], (struct message){.kind = DROP, .page = page, .number = s.n_sent[agent]});
+}
+
+/* All workers have: it is empty, and home's. */
+static void forgotten(void)
+{
+    unsigned page = s.held - 1;
+    must(eg_dir_forget(&s.dir, &s.page[page], BASE + page) == 0, "a page cannot be forgotten");
+    s.copy[0][page] = (struct copy){.right = MAY_WRITE, .value = ++s.last[page]};
+    s.held = 0;
+    s.n_forgotten++;
+    for (unsigned agent = 0; agent < s.n_agents; agent++)
+        while (s.parked[agent].n)
+            put(&s.in[agent], take(&s.parked[agent], 0));
+}
+
 static void home_turn(unsigned agent)
 {
     struct message m = take(&s.in[agent], 0);
     struct eg_dir_page *p = &s.page[m.page];
     joins = NULL;
-    if (m.kind == ASK) {
+    if (m.kind == ASK && m.page + 1 == s.held) {
+        put(&s.parked[agent], m);
+    } else if (m.kind == DROPPED) {
+        if (--s.n_drops == 0)
+            forgotten();
+    } else if (m.kind == ASK) {
         unsigned ahead = (m.page + 1) % s.n_pages;
         ask(agent, m.page, m.slot, m.write);
-        if (below(2) && ahead != m.page && !eg_dir_busy(&s.page[ahead]))
+        if (below(2) && ahead != m.page && !eg_dir_busy(&s.page[ahead]) && ahead + 1 != s.held)
             ask(agent, ahead, NOBODY, m.write);
     } else if (m.kind == ACK) {
         must(eg_dir_ack(&s.dir, p, BASE + m.page, agent) == 0, "an acknowledgement is refused");
@@ -270,12 +301,20 @@ static int is_barred(unsigned agent)
 static void worker_turn(unsigned agent)
 {
     struct message m = take(&s.out[agent], 0);
-    if (m.kind == GRANT)
+    if (m.kind == GRANT) {
         install(agent, &m);
-    else if (below(4))
+    } else if (m.kind == DROP) {
+        while (s.later[agent].n) { /* what was asked for before must still be there */
+            struct message before = take(&s.later[agent], 0);
+            give_back(agent, &before);
+        }
+        s.copy[agent][m.page].right = NONE;
+        put(&s.in[agent], (struct message){.kind = DROPPED, .page = m.page});
+    } else if (below(4)) {
         give_back(agent, &m);
-    else
+    } else {
         put(&s.later[agent], m);
+    }
 }
 
 /* A thread reads its own stream. */
@@ -346,6 +385,8 @@ static void wrong_answer(void)
         must(eg_dir_data(&s.dir, p, BASE + page, agent, &junk) == -EPROTO, "wrong content is taken");
         s.n_bad_data++;
     }
+    if (eg_dir_busy(p))
+        must(eg_dir_forget(&s.dir, p, BASE + page) == -EPROTO, "a page is forgotten that is on its way");
     must(!memcmp(&before, p, sizeof before) && s.n_calls == calls, "a wrong answer has an effect");
 }
 
@@ -436,6 +477,7 @@ static void drain(void)
         must(!eg_dir_busy(&s.page[page]) && !s.page[page].line, "a page is busy for ever");
     must(s.n_asked == s.n_granted, "not every request is granted once");
     must(lines_free() == EG_DIR_WAITS - 1, "places in line are lost");
+    must(!s.held, "a memory call waits for ever");
 }
 
 /* Home reads every page: what was written last is there, whoever wrote it. */
@@ -458,6 +500,8 @@ START_TEST(random_schedules_are_coherent)
             must(turn(1), "nothing can happen: a deadlock");
             if (!below(16))
                 wrong_answer();
+            if (!below(64))
+                discard(below(s.n_pages));
         }
         drain();
     }
@@ -468,6 +512,7 @@ START_TEST(random_schedules_are_coherent)
     must(s.n_lost && s.n_bad_acks && s.n_bad_data && s.n_rights_lost && s.n_early && s.n_barred, "a race was never run");
     must(s.n_joined || s.n_pages == 1, "nothing was read ahead");
     must(s.n_moved, "no page was migratory");
+    must(s.n_forgotten, "no page was discarded");
 }
 END_TEST
 
