@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define EG_PAGE 4096ul
+
 /* Zeroed memory within a jump's reach of the text; NULL: none. */
 uint8_t *eg_patch_near_memory(uint8_t *text, size_t text_bytes, size_t bytes);
 /* Of EG_GATE_CALLS; -1: not one of them. */

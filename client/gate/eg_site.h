@@ -11,7 +11,6 @@
 #include "client/gate/eg_insn.h"
 #include "client/gate/eg_patch.h"
 
-#define EG_PAGE 4096ul
 #define EG_TEXT_MAX (256ul << 20)
 #define EG_WORK_SITES 16384u
 #define EG_WORK_TABLES 65536u

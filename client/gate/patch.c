@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#define PAGE 4096ul
 #define MAX_SITES 256
 #define REACH (1l << 30)
 #define TRAMPOLINE_BYTES 56
@@ -222,7 +221,7 @@ static void exit_trampoline_write(uint8_t *t, void *const *entry)
 
 uint8_t *eg_patch_near_memory(uint8_t *text, size_t text_bytes, size_t bytes)
 {
-    uint64_t at = ((uint64_t)text - (64ul << 10) - bytes) & ~(PAGE - 1);
+    uint64_t at = ((uint64_t)text - (64ul << 10) - bytes) & ~(EG_PAGE - 1);
     for (; (int64_t)((uint64_t)text + text_bytes - at) < REACH; at -= 64ul << 10) {
         long p = eg_sys6(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
         if (p == (long)at)
@@ -235,8 +234,8 @@ uint8_t *eg_patch_near_memory(uint8_t *text, size_t text_bytes, size_t bytes)
 
 static int site_patch(uint8_t *site, const uint8_t *trampoline)
 {
-    uint64_t first = (uint64_t)site & ~(PAGE - 1), last = ((uint64_t)site + 6) & ~(PAGE - 1);
-    size_t bytes = last - first + PAGE;
+    uint64_t first = (uint64_t)site & ~(EG_PAGE - 1), last = ((uint64_t)site + 6) & ~(EG_PAGE - 1);
+    size_t bytes = last - first + EG_PAGE;
     long rc = eg_sys3(SYS_mprotect, first, bytes, PROT_READ | PROT_WRITE);
     if (eg_sys_failed(rc))
         return (int)rc;
@@ -304,7 +303,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
     }
     if (!n)
         return 0;
-    size_t need = (sizeof(void *) + (size_t)n * TRAMPOLINE_BYTES + PAGE - 1) & ~(PAGE - 1);
+    size_t need = (sizeof(void *) + (size_t)n * TRAMPOLINE_BYTES + EG_PAGE - 1) & ~(EG_PAGE - 1);
     uint8_t *mem = eg_patch_near_memory(text, bytes, need);
     if (!mem)
         return -ENOMEM;

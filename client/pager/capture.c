@@ -458,9 +458,11 @@ static long free_now(uint64_t start, uint64_t end)
     struct eg_range part;
     long ret = 0, rc;
     for (uint64_t at = start, stop; at < end; at = stop) {
-        int ours = eg_ranges_next(&eg_rt.ranges, at, end, &part) && part.start == at;
-        stop = ours ? part.end : eg_ranges_next(&eg_rt.ranges, at, end, &part) ? part.start : end;
         uint64_t done;
+        if (!eg_ranges_next(&eg_rt.ranges, at, end, &part))
+            part.start = part.end = end;
+        int ours = part.start == at;
+        stop = ours ? part.end : part.start;
         rc = advise(at, stop, ours ? MADV_DONTNEED : MADV_FREE, &done);
         if (ours)
             eg_cap_discard(at, done);
