@@ -27,6 +27,13 @@ set(EG_CORE_SOURCES
   pager/whole.c
   ${CMAKE_SOURCE_DIR}/proto/eg_frame.c
   threads/agent.c
+  threads/send.c
+  threads/near.c
+  threads/grant.c
+  threads/spare.c
+  threads/ahead.c
+  threads/fault.c
+  threads/freeze.c
   threads/chunk.c
   threads/dir.c
   threads/far.c

@@ -1,4 +1,4 @@
-/* eg_agent.h - what the agent's rooms (agent.c, chunk.c, far.c, lost.c, start.c) share. Freestanding. */
+/* eg_agent.h - what the agent's rooms share. Freestanding. */
 #ifndef EG_AGENT_H
 #define EG_AGENT_H
 
@@ -6,15 +6,104 @@
 #include "client/threads/eg_home.h"
 
 /* --- agent.c --- */
+extern struct eg_agent {
+    uint64_t now_ns;         /* of this turn */
+    struct eg_thread *asking; /* whose request the directory looks at just now; NULL */
+    const uint8_t *incoming; /* the page that has just come; NULL: none */
+    uint8_t absent;          /* what is being asked for is nowhere yet: zeros */
+} eg_agent;
 /* eg_agent_main - the agent's turns, for ever. Context: a thread of the runtime's own. */
 void eg_agent_main(void);
 /* eg_agent_ask - the directory is asked for a page on behalf of an agent. Context: agent. */
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
 /* eg_agent_answer - a lost node's answer for one page: the content (to a recall), or NULL (to an invalidation). Context: agent. */
 void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data);
-/* eg_agent_discards - does a memory call keep the page, and leave nothing of it? Context: agent. */
-int eg_agent_discards(uint64_t addr);
+/* eg_agent_get - a worker's thread asks for a page. wanted: how many, from this one on, it is known to want. Context: agent. */
+void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted);
+/* eg_agent_is_wanted - would an agent have to ask for the page, and could it be answered without waiting behind others? Context: agent. */
+int eg_agent_is_wanted(const struct eg_dir_page *p, unsigned agent, int write);
+
+/* --- send.c --- */
+/* eg_send_flush - what waits for node k goes, as far as there is room. Context: agent. */
+void eg_send_flush(uint32_t k);
+/* eg_send_room - room for a message to node k, which the caller writes there; eg_send_flush sends it. Context: agent. */
+uint8_t *eg_send_room(uint32_t k, uint64_t bytes);
+/* eg_send_say - a message without content, to node k. Context: agent. */
+void eg_send_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned slot, uint32_t n, uint64_t addr);
+/* eg_send_slot - an answer to a thread that waits for a page, on its own stream. Context: agent; waits for room, at most 10 s. */
+void eg_send_slot(uint32_t k, unsigned slot, struct eg_co m, const void *data, uint64_t bytes);
+/* eg_send_deny - the thread cannot have the page there. Context: agent. */
+void eg_send_deny(uint32_t k, unsigned slot, uint64_t addr);
+
+/* --- near.c --- */
+/* eg_near_kick - the thread, in this slot of node k, is to come home. Context: agent. */
+void eg_near_kick(struct eg_thread *t, uint32_t k, unsigned slot);
+/* eg_near_turn - looks how much each thread runs, now and then. Context: agent, each turn. */
+void eg_near_turn(void);
+/* eg_near_visit - a thread at home wants what node k has. Context: agent. */
+void eg_near_visit(uint32_t tid, uint32_t k);
+/* eg_near_answered - a thread's request is answered: what that cost it. Context: agent. */
+void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot);
+
+/* --- grant.c --- */
 extern const struct eg_dir_ops eg_agent_ops;
+/* eg_grant_do - grants that the directory decided are done. Context: agent, before it asks the directory for something of another kind. */
+void eg_grant_do(void);
+/* eg_grant_stores - content that came for home is put there. Context: agent. */
+void eg_grant_stores(void);
+/* eg_grant_recalls - recalls that the directory decided are sent, after the grants. Context: agent, at the end of its turn. */
+void eg_grant_recalls(void);
+/* eg_agent_here - Context: agent. Returns: which of n pages (64 at most) are here, or in the kernel's swap, a bit each. */
+uint64_t eg_agent_here(uint64_t addr, uint32_t n);
+
+/* --- spare.c --- */
+/* eg_spare_holds - content of pages went to node k. fixed: read-only copies that the directory does not count. Context: agent. */
+void eg_spare_holds(uint32_t k, uint64_t addr, uint32_t n_pages, int fixed);
+/* eg_spare_gave - node k has so many pages less. Context: agent. */
+void eg_spare_gave(uint32_t k, uint32_t n_pages);
+/* eg_spare_turn - nodes that hold too much are asked to give up what went there first. Context: agent. Returns: was there anything? */
+int eg_spare_turn(void);
+
+/* --- ahead.c --- */
+#define EG_AHEAD_STREAMS 4
+/* One thread's accesses in order, several streams of them at once. */
+struct eg_reader {
+    struct {
+        uint64_t next;
+        uint32_t window, used; /* used: when, in faults of this reader */
+        uint8_t upgrade, crossed;
+    } stream[EG_AHEAD_STREAMS];
+    uint32_t n_faults;
+};
+/* eg_ahead - upgrade: the asker wants to write what it has; here: it has it so, or it is coming. Context: agent. Returns: how many pages to take, with
+ * this one. */
+uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, int upgrade, int here);
+/* eg_ahead_more - from `page` on n pages went instead of the `window` that eg_ahead said. Context: agent. */
+void eg_ahead_more(struct eg_reader *r, uint64_t page, uint32_t window, uint32_t n);
+/* eg_ahead_join - pages from page + `from` to page + n - 1 go together with those before them. Context: agent. Returns: n, or less: somebody else
+ * begins there. */
+uint32_t eg_ahead_join(struct eg_dir_chunk *c, uint64_t page, uint32_t from, uint32_t n, int past_others);
+
+/* --- fault.c --- */
+#define EG_ZERO_AHEAD 16u /* pages of fresh memory: neighbours will be wanted */
+/* eg_fault_home - a thread at home waits for a page. Context: agent. */
+void eg_fault_home(const struct uffd_msg *m);
+/* eg_fault_granted - home may read, or write, the page. slot: what for. stored: its content has just come, and wakes who waits for it. Context: agent. */
+void eg_fault_granted(uint64_t addr, unsigned slot, int write, int stored);
+/* eg_fault_held_until - Context: agent. Returns: until when (ns) home keeps the page, because an instruction needs it; 0: it need not. */
+uint64_t eg_fault_held_until(uint64_t page);
+/* eg_fault_unpark - threads that wait for the end of a memory call try again. Context: agent. */
+void eg_fault_unpark(void);
+
+/* --- freeze.c --- */
+/* eg_freeze_keeps - does a memory call keep the page? Context: agent. */
+int eg_freeze_keeps(uint64_t addr);
+/* eg_freeze_discards - and does it leave nothing of it? Context: agent. */
+int eg_freeze_discards(uint64_t addr);
+/* eg_freeze_turn - what a memory call asks for, a step of it. Context: agent. Returns: was anything done? */
+int eg_freeze_turn(void);
+/* eg_freeze_due - is there something to be done for a memory call, or after it, that no message brings? Context: agent, before it sleeps. */
+int eg_freeze_due(void);
 
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */

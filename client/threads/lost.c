@@ -163,7 +163,7 @@ static int page_step(uint32_t k, struct eg_dir_page *p, uint64_t page)
     case EG_DIR_OWNED:
         if (p->state == EG_DIR_SHARED ? !(p->sharers & mine) : p->owner != agent)
             return 0;
-        if (!eg_agent_discards(page * EG_PAGE_BYTES)) /* else it is home's, empty, in a moment */
+        if (!eg_freeze_discards(page * EG_PAGE_BYTES)) /* else it is home's, empty, in a moment */
             eg_agent_ask(p, page, EG_DIR_AT_HOME, EG_SLOT_RECLAIM, 1);
         return 1;
     case EG_DIR_WAIT_ACKS:

@@ -105,7 +105,7 @@ static struct thread *waiter(unsigned agent, unsigned slot, unsigned page)
 static uint64_t incoming;
 static struct stream *joins; /* where the message is that the next page may go with; NULL: nowhere */
 
-/* As slot_send and batch_do of client/threads/agent.c: on the thread's own stream, what nobody waits for on the coherence stream, or with the
+/* As eg_send_slot and eg_grant_do of client/threads: on the thread's own stream, what nobody waits for on the coherence stream, or with the
  * page before it. */
 static void send_grant(unsigned agent, struct message m)
 {
