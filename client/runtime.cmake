@@ -11,6 +11,10 @@ set(EG_CORE_SOURCES
   pager/capture.c
   pager/eg_range.c
   pager/evict.c
+  pager/queue.c
+  pager/arm.c
+  pager/drop.c
+  pager/write.c
   pager/fds.c
   pager/fetch.c
   pager/fork.c

@@ -174,7 +174,7 @@ struct eg_span {
 #define EG_N_WANTED 16
 
 struct eg_queue {
-    uint64_t *v; /* entries (evict.c); power-of-two ring */
+    uint64_t *v; /* entries (queue.c); power-of-two ring */
     uint64_t cap, head, tail;
 };
 
@@ -232,7 +232,7 @@ struct eg_rt {
 
     struct eg_queue queue, first;    /* pages of armed blocks, oldest first; those that are to leave before all others */
     struct eg_queue passing;         /* pages that were read ahead in sequence */
-    uint32_t moment_pages;           /* that left in this moment; moments are what evict.c counts in */
+    uint32_t moment_pages;           /* that left in this moment; moments are what queue.c counts in */
     uint8_t moment;
     int64_t arm_owed;                /* pages that left since a block was armed */
     uint64_t advised;                /* ranges were given advice: it is looked for */
@@ -426,7 +426,7 @@ void eg_profile_stream(uint64_t page, int32_t stride, uint32_t ahead, uint32_t h
 void eg_profile_fetched(uint64_t page, uint32_t n, int ahead);
 void eg_profile_left(uint64_t page, uint32_t n, int dirty);
 
-/* --- evict.c ------------------------------------------------------------------------------------------------------- */
+/* --- evict.c, queue.c, arm.c, drop.c, write.c ---------------------------------------------------------------------------------------- */
 
 /* eg_evict - free up to n pages. Returns: pages freed or on their way. */
 uint64_t eg_evict(uint64_t n);

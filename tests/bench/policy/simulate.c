@@ -8,7 +8,7 @@
  *            see every touch that the trace has: more than a pager in user space does, to which a page that is there is silent.
  *   fifo     knows when a page came.
  *   turn     as fifo; a page that came for reading has another turn after its first write.
- *   ours     client/pager/evict.c: as turn; and a page that comes back when no more than a quarter of the capacity has left since, has three turns. It is
+ *   ours     client/pager/queue.c: as turn; and a page that comes back when no more than a quarter of the capacity has left since, has three turns. It is
  *            what the pager does with pages that come one by one, written anew: what is read ahead in sequence has a queue of its own there, blocks of
  *            pages are looked at only once memory is short, and 32 pages leave at a time. */
 #include "words.h"
