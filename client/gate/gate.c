@@ -215,6 +215,7 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
     case NR_vfork:
         switch (eg_home_clones(f->nr, a)) {
         case EG_CLONES_THREAD:
+            eg_rt.spawned = 1;
             state_of(f, &state);
             return eg_home_clone(f->nr, a, &state, NULL, mask, RED_ZONE);
         case EG_CLONES_PROCESS: {
@@ -415,6 +416,8 @@ static int merges_memory(const struct eg_gate_frame *f)
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
     long first;
+    if (f->nr == NR_exit && eg_rt.pool && eg_cap_thread_ends(f->arg[0], eg_rt.active || eg_home.active))
+        f->nr = NR_exit_group;
     if (eg_gate_all && inline_first(f, &first))
         return first;
     switch (f->nr) {

@@ -201,6 +201,8 @@ struct eg_rt {
     uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
+    uint8_t first_gone;      /* the process's first thread has ended */
+    int32_t last_status;     /* what a thread has ended with: the process does, when it was the last */
     uint8_t spawned;         /* there has been more than one thread in this address space */
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
     uint8_t *fork_mark;      /* 1; a child that the gate did not see finds 0 (MADV_WIPEONFORK) */
@@ -536,6 +538,11 @@ long eg_cap_memory(long nr, const long arg[6]);
 long eg_cap_fork(long nr, const long arg[6]);
 /* eg_cap_spawn - a thread or a vfork child is about to be made; tls: its thread pointer (0: none). */
 void eg_cap_spawn(long flags, long tls);
+/* eg_cap_thread_ends - the calling thread is about to end by exit(2). With the last one the process ends, but there is a thread of the runtime's.
+ * ours: there is one now. Returns: 1 it is the last: exit_group is due; 0. Context: any thread of the program. */
+int eg_cap_thread_ends(long status, int ours);
+/* eg_cap_look_alive - ends the process if no thread of the program is left. Context: the runtime's thread. Returns: ns until it should look again; 0: no need. */
+uint64_t eg_cap_look_alive(void);
 /* eg_cap_adopt - capture anonymous memory that existed before the gate. Context: start-up. */
 void eg_cap_adopt(uint64_t start, uint64_t end);
 

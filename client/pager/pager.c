@@ -531,7 +531,9 @@ static __attribute__((noreturn)) void pager_beside(void)
         int kept = eg_peer_turn();
         if (more && idle_polls <= SPIN_POLLS)
             continue;
-        struct timespec limit = {.tv_sec = eg_rt.outstanding || more ? 0 : kept ? 1 : 3600, .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : 0};
+        uint64_t look = eg_cap_look_alive();
+        struct timespec limit = {.tv_sec = eg_rt.outstanding || more || look ? 0 : kept ? 1 : 3600,
+                                 .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : (long)look};
         struct pollfd p[1 + EG_POOL_SERVERS] = {{.fd = eg_rt.wake_fd, .events = POLLIN}};
         for (uint32_t i = 0; i < eg_rt.n_servers; i++)
             p[1 + i] = (struct pollfd){.fd = eg_rt.server[i].control_fd, .events = POLLIN}; /* one that is gone hangs up */
@@ -591,7 +593,8 @@ static void pager_main(void)
                 eg_session_check();
                 pager_unlock();
             }
-            pager_sleep((struct timespec){.tv_sec = 3600});
+            uint64_t look = eg_cap_look_alive();
+            pager_sleep((struct timespec){.tv_sec = look ? 0 : 3600, .tv_nsec = (long)look});
         } else if (!work && eg_rt.outstanding && idle_polls > SPIN_POLLS) {
             if (eg_sys_now_ns() >= busy_until_ns) {
                 give_way();

@@ -282,6 +282,14 @@ static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long statu
         eg_sys1(SYS_exit, status); /* clears t->tid */
 }
 
+/* exit(2) of a thread that is away. */
+static __attribute__((noreturn)) void thread_exits(struct eg_thread *t, long status)
+{
+    if (eg_cap_thread_ends(status, 1))
+        eg_sys1(SYS_exit_group, status);
+    thread_end(t, status);
+}
+
 struct ending {
     struct eg_thread *thread;
     long status;
@@ -661,7 +669,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_EXIT:
             stream_give(t);
             take_back(t);
-            thread_end(t, (long)call.arg[0]);
+            thread_exits(t, (long)call.arg[0]);
         case EG_CALL_HOME:
             stream_give(t);
             __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
