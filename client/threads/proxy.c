@@ -843,7 +843,7 @@ enum eg_clones eg_home_clones(long nr, const long arg[6])
     if (nr == SYS_vfork || !clone_args(nr, arg, &a))
         return EG_CLONES_IN_PLACE;
     if (!(a.flags & CLONE_VM))
-        return !a.stack ? EG_CLONES_PROCESS : eg_home.active ? EG_CLONES_REFUSED : EG_CLONES_IN_PLACE;
+        return !(a.flags & CLONE_FILES) ? EG_CLONES_PROCESS : eg_home.active || eg_rt.active ? EG_CLONES_REFUSED : EG_CLONES_APART;
     if ((a.flags & need) == need && a.stack && !(a.flags & (CLONE_VFORK | CLONE_PIDFD | CLONE_CHILD_SETTID)) && a.flags >> 32 == 0)
         return EG_CLONES_THREAD;
     return EG_CLONES_IN_PLACE;
