@@ -68,6 +68,11 @@ void eg_cap_child_start(int was_active, int drop)
     rt->lock = (struct eg_lock){.word = 1};
     /* Row locks belong to an open file: one of its own. */
     int pool = (int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);
+    if (pool < 0 && rt->pool_fd >= 0) { /* another user, or root directory */
+        char path[EG_FD_PATH_BYTES];
+        eg_fd_path(rt->pool_fd, path);
+        pool = (int)eg_sys4(SYS_openat, -100, path, 02000002, 0);
+    }
     for (uint32_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             eg_sys1(SYS_close, *fds[i]);

@@ -37,7 +37,7 @@
 #define FDS_ROOM 4096u /* above the program's numbers; below, where there is no room above: */
 #define FDS_OWN 64u
 
-struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1};
+struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1, .uffd_dev = -1};
 
 /* --- endings and warnings -------------------------------------------------------------------------------------------- */
 
@@ -671,9 +671,9 @@ int eg_pager_activate(void)
     if (rt->move && eg_uffd_register((uint64_t)rt->ring, (uint64_t)rt->ring + (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES))
         rt->move = 0;
     if (rt->pagemap_fd < 0)
-        rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+        rt->pagemap_fd = eg_fd_high((int)eg_fd_open_own("/proc/thread-self/pagemap", O_RDONLY));
     if (rt->mem_fd < 0)
-        rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/mem", O_RDWR | O_CLOEXEC, 0));
+        rt->mem_fd = eg_fd_high((int)eg_fd_open_own("/proc/thread-self/mem", O_RDWR));
     if (rt->pid_fd < 0 && !rt->old_kernel)
         rt->pid_fd = eg_fd_high((int)eg_sys2(SYS_pidfd_open, eg_sys0(SYS_getpid), 0));
     rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : rt->wake_fd < 0 ? eg_account_listen() : 0;

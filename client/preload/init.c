@@ -343,7 +343,7 @@ static void pool_open(const char *path)
     eg_rt.n_servers = pool->n_servers < EG_POOL_SERVERS ? pool->n_servers : EG_POOL_SERVERS;
     for (uint32_t i = 0; i < EG_POOL_SERVERS; i++) {
         eg_rt.server[i].config = &pool->servers[i];
-        eg_rt.server[i].control_fd = eg_rt.server[i].link.fd = -1;
+        eg_rt.server[i].control_fd = eg_rt.server[i].link.fd = eg_rt.server[i].path_fd = -1;
     }
 }
 
@@ -455,6 +455,10 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (eg_gate_all && __atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED) == 2)
         __atomic_store_n(&eg_rt.pool->sole, 1, __ATOMIC_RELAXED);
     wait_while_held();
+    if (getauxval(AT_EUID) == 0 && eg_rt.n_servers) { /* it may become another user, or change its root directory */
+        eg_uffd_keep();
+        eg_session_keep();
+    }
 }
 
 PUBLIC int endgame_active(void)
