@@ -98,7 +98,7 @@ void eg_cap_child_start(int was_active, int drop)
     eg_inline_reset();
     int rc = eg_pager_activate();
     if (rc)
-        eg_die("the child of a fork cannot use userfaultfd", NULL, 0);
+        eg_die("the child of a fork can use no userfaultfd, or does not find itself in /proc", NULL, rc);
     rc = eg_session_child();
     if (rc)
         eg_die("the child of a fork cannot reach its memory servers", NULL, rc);

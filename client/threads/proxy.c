@@ -837,7 +837,7 @@ static int clone_args(long nr, const long arg[6], struct clone3_args *a)
 enum eg_clones eg_home_clones(long nr, const long arg[6])
 {
     struct clone3_args a;
-    const uint64_t need = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
+    const uint64_t need = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FILES; /* its streams are descriptors that the agent has, too */
     if (nr == SYS_fork)
         return EG_CLONES_PROCESS;
     if (nr == SYS_vfork || !clone_args(nr, arg, &a))
