@@ -336,8 +336,13 @@ static void pool_open(const char *path)
     struct eg_pool *pool = p;
     if (pool->magic != EG_POOL_MAGIC || pool->version != EG_POOL_VERSION)
         refuse("$ENDGAME_POOL is not a pool file of this version; start the program with this version's `endgame run`");
-    /* Its pages are the runtime's: a child's copy must be the same memory. */
-    eg_rt.pool_fd = eg_fd_high(fd);
+    /* Its pages are the runtime's: a child's copy must be the same memory. That copy keeps the open file alive that was mapped, and with it the locks made by
+     * it: the row's lock, which goes with this process, is made by another one. */
+    int own = open(path, O_RDWR | O_CLOEXEC);
+    if (own < 0)
+        refuse("cannot open the run's pool file a second time");
+    close(fd);
+    eg_rt.pool_fd = eg_fd_high(own);
     eg_str_put(eg_rt.pool_path, sizeof eg_rt.pool_path, 0, path);
     eg_rt.pool = pool;
     eg_rt.n_servers = pool->n_servers < EG_POOL_SERVERS ? pool->n_servers : EG_POOL_SERVERS;
