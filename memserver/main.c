@@ -19,6 +19,7 @@ static const struct eg_daemon_option options[] = {
     { 'c', "capacity", "SIZE", "memory to lend, such as 64G; default: what is free now, less a tenth" },
     { 'q', "quota", "SIZE", "most that one program run may hold or be promised; default: no limit" },
     { 't', "data-threads", "N", "threads that serve tcp reads and writes, 1 to 64; default: 1" },
+    { 'u', "any-user", "", "unix sockets are for all users that get at them, not only for this one and root" },
     EG_DAEMON_OPTIONS,
 };
 
@@ -33,6 +34,7 @@ static const struct eg_daemon_help help = {
 struct settings {
     unsigned data_threads;
     uint64_t capacity, quota; /* 0: not given */
+    bool any_user;
 };
 
 static void on_option(void *arg, char letter, const char *value)
@@ -40,6 +42,7 @@ static void on_option(void *arg, char letter, const char *value)
     struct settings *s = arg;
     if (letter == 'c') s->capacity = eg_daemon_size("capacity", value, &sizes);
     else if (letter == 'q') s->quota = eg_daemon_size("quota", value, &sizes);
+    else if (letter == 'u') s->any_user = true;
     else s->data_threads = (unsigned)eg_daemon_number("data-threads", value, 1, DATA_THREADS_MAX);
 }
 
@@ -90,6 +93,7 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN); /* the arena is no file of the user's: RLIMIT_FSIZE shows as an error */
     int r = egm_server_init(&server, s.capacity, s.quota, s.data_threads);
     if (r) eg_daemon_fatal("cannot start: %s", strerror(-r));
+    server.any_user = s.any_user;
     server.store.memory_left = egm_meminfo_available;
     server.store.memory_reserve =
         egm_meminfo_total() / 50 < RESERVE_MAX_BYTES ? egm_meminfo_total() / 50 : RESERVE_MAX_BYTES;

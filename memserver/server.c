@@ -159,6 +159,10 @@ int egm_server_listen(struct egm_server *server, const struct eg_addr *addr, cha
         free(listener);
         return r;
     }
+    if (server->any_user && (r = eg_listener_let_in(&listener->at))) {
+        listener_free(listener);
+        return eg_listener_explain(addr, -r, ret_why, why_bytes);
+    }
     listener->server = server;
     listener->event = event_new(server->base, listener->at.fd, EV_READ | EV_PERSIST, on_accept, listener);
     listener->resume = evtimer_new(server->base, on_resume, listener);

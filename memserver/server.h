@@ -33,6 +33,7 @@ struct egm_server {
     uint32_t max_conns;
     bool draining; /* no new sessions; end after the last */
     bool ending;   /* end when there is no session */
+    bool any_user; /* unix sockets are not only for the own user: before egm_server_listen */
     uint64_t started_ns;
     struct event *trim;
 };

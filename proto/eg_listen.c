@@ -42,7 +42,7 @@ int eg_listener_accept(const struct eg_listener *listener, bool *ret_local)
     if (listener->path.sun_family == AF_UNIX) {
         struct ucred peer;
         socklen_t peer_len = sizeof peer;
-        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) || (peer.uid != geteuid() && peer.uid != 0)) {
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_len) || (peer.uid != geteuid() && peer.uid != 0 && !listener->any_user)) {
             close(fd);
             return -EACCES;
         }
@@ -51,6 +51,13 @@ int eg_listener_accept(const struct eg_listener *listener, bool *ret_local)
         *ret_local = is_loopback((struct sockaddr *)&sa);
     }
     return fd;
+}
+
+int eg_listener_let_in(struct eg_listener *listener)
+{
+    if (listener->path.sun_family == AF_UNIX && chmod(listener->path.sun_path, 0666)) return -errno;
+    listener->any_user = true;
+    return 0;
 }
 
 /* A socket file that nobody listens on any more goes. Returns: 0, -EADDRINUSE (a live server), -EEXIST (not a socket), -errno. */

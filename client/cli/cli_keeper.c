@@ -90,7 +90,9 @@ static void run_server(const struct cli_embedded *embedded, enum cli_embedded_ki
     /* A server must not page to a server: this run may itself be inside another run. */
     unsetenv("LD_PRELOAD");
     unsetenv("ENDGAME_POOL");
-    execl(daemon, daemon, "--listen", address, "--end-with", "3", relay ? "--to" : NULL, embedded->relay[relay ? i : 0].to, (char *)NULL);
+    /* What root starts may become another user, and then needs a server for its children; nobody else gets into the pool's folder. */
+    const char *more = relay ? "--to" : kind == CLI_EMBEDDED_MEMORY && geteuid() == 0 ? "--any-user" : NULL;
+    execl(daemon, daemon, "--listen", address, "--end-with", "3", more, relay ? embedded->relay[i].to : NULL, (char *)NULL);
     dprintf(STDERR_FILENO, "cannot execute %s: %s\n", daemon, strerror(errno));
     _exit(CLI_EXIT_FAILED);
 }

@@ -83,6 +83,11 @@ static int create_below(const char *parent, struct cli_pool *pool)
     snprintf(pool->path, sizeof pool->path, "%s/pool", pool->dir);
     snprintf(pool->socket, sizeof pool->socket, "%s/" CLI_POOL_SOCKET, pool->dir);
     pool->fd = open(pool->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    /* The folder is for this user alone; but who has the file may open it anew when it has become another one. */
+    if (pool->fd >= 0 && fchmod(pool->fd, 0666) != 0) {
+        close(pool->fd);
+        pool->fd = -1;
+    }
     /* Held by this process and the keeper, which inherits it, until both have ended. */
     if (pool->fd >= 0 && flock(pool->fd, LOCK_SH) != 0) {
         close(pool->fd);

@@ -48,7 +48,7 @@
     X(execveat, 322, EG_GATE_FOR_VIEW)
 
 struct eg_gate_frame {
-    long pass; /* out: 1: make the call in place, with the registers as they were */
+    long pass; /* out: 1: make the call in place, with the registers as they were; more: within the gate, the stack that a new process begins on */
     long nr;
     long arg[6];
 };
@@ -137,5 +137,7 @@ const uint64_t *eg_gate_harmless(void);
 /* gate.S */
 void eg_gate_entry(void);
 long eg_gate_call_on(void *stack_top, long (*fn)(void *), void *arg);
+/* eg_gate_onto - in a new process: its call returns 0, on another stack. Context: eg_gate_dispatch. */
+_Noreturn void eg_gate_onto(const struct eg_gate_frame *frame, uint64_t stack_top);
 
 #endif

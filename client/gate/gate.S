@@ -66,6 +66,30 @@ eg_gate_call_on:
     ret
     .size eg_gate_call_on, . - eg_gate_call_on
 
+/* void eg_gate_onto(frame, stack_top): as eg_gate_entry's end, with nothing read from the new stack nor written to it. */
+    .globl eg_gate_onto
+    .hidden eg_gate_onto
+    .type eg_gate_onto, @function
+eg_gate_onto:
+    lea -128(%rsi), %r11    /* the trampoline undoes the red zone's skip */
+    mov -8(%rdi), %rbp
+    mov -16(%rdi), %rbx
+    mov -24(%rdi), %r12
+    mov -32(%rdi), %r13
+    mov -40(%rdi), %r14
+    mov -48(%rdi), %r15
+    mov 24(%rdi), %rsi
+    mov 32(%rdi), %rdx
+    mov 40(%rdi), %r10
+    mov 48(%rdi), %r8
+    mov 56(%rdi), %r9
+    mov 64(%rdi), %rcx
+    mov 16(%rdi), %rdi
+    xor %eax, %eax
+    mov %r11, %rsp
+    jmp *%rcx
+    .size eg_gate_onto, . - eg_gate_onto
+
 /* Objects that carry the runtime are known by this: another copy must not patch them. */
     .section .note.endgame, "a", @note
     .balign 4

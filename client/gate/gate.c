@@ -25,6 +25,7 @@ static uint64_t stacks_used;
 #define CLONE_FLAG_SETTLS 0x80000ul
 #define STACK_TOP_BYTES (32ul << 10)
 #define STACK_RAW_BYTES (256ul << 10)
+#define CLONE3_BYTES_MAX 256u
 #define NR_set_robust_list 273
 #define NR_mlockall 151
 #define NR_exit_group 231
@@ -118,7 +119,8 @@ static void pin_stack(const struct clone3_args *a)
         eg_pin_more(a->flags & CLONE_FLAG_SETTLS ? a->tls : top, ~0ull, &span, 1);
 }
 
-static long spawn(long nr, const long arg[6], long *ret_pass)
+/* Returns: 0 they cannot be read. */
+static int clone_args(long nr, const long arg[6], struct clone3_args *ret_args)
 {
     struct clone3_args a = {0};
     if (nr == NR_clone) {
@@ -130,10 +132,58 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
     } else if (nr == NR_clone3) {
         /* The pointer may be anything: the kernel's copy fails where ours would crash. */
         size_t bytes = (size_t)arg[1] < sizeof a ? (size_t)arg[1] : sizeof a;
-        if (eg_sys_copy_in(&a, (uint64_t)arg[0], bytes) != (long)bytes) {
-            *ret_pass = 1;
+        if (eg_sys_copy_in(&a, (uint64_t)arg[0], bytes) != (long)bytes)
             return 0;
-        }
+    }
+    *ret_args = a;
+    return 1;
+}
+
+/* A stack that the kernel refuses, or on which the child ends at once. */
+static int no_stack(long nr, const struct clone3_args *a)
+{
+    uint64_t top = a->stack + a->stack_size;
+    return (nr == NR_clone3 && !a->stack != !a->stack_size) || top < a->stack || top < EG_PAGE_BYTES || top > 1ull << EG_ADDR_BITS;
+}
+
+/* A new process. On a stack of its own it begins like any other, with a pager and sessions, and changes to that stack when they are there.
+ * ret_pass: in the child, its stack's top. */
+static long fork_with(long (*make)(long, const long *), long nr, const long arg[6], const struct clone3_args *a, long *ret_pass)
+{
+    union {
+        struct clone3_args args;
+        uint8_t bytes[CLONE3_BYTES_MAX];
+    } copy;
+    long own[6];
+    if (!a->stack && !a->stack_size)
+        return make(nr, arg);
+    if (no_stack(nr, a)) {
+        *ret_pass = 1;
+        return 0;
+    }
+    memcpy(own, arg, sizeof own);
+    if (nr == NR_clone) {
+        own[1] = 0;
+    } else {
+        if ((uint64_t)arg[1] > sizeof copy)
+            return -E2BIG;
+        if (eg_sys_copy_in(&copy, (uint64_t)arg[0], (size_t)arg[1]) != arg[1])
+            return -EFAULT;
+        copy.args.stack = copy.args.stack_size = 0;
+        own[0] = (long)&copy;
+    }
+    long ret = make(nr, own);
+    if (ret == 0)
+        *ret_pass = (long)(a->stack + a->stack_size);
+    return ret;
+}
+
+static long spawn(long nr, const long arg[6], long *ret_pass)
+{
+    struct clone3_args a;
+    if (!clone_args(nr, arg, &a)) {
+        *ret_pass = 1;
+        return 0;
     }
     if (!(a.flags & CLONE_FLAG_THREAD))
         __atomic_store_n(&eg_rt.pool->sole, 0, __ATOMIC_RELAXED);
@@ -144,11 +194,11 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
         *ret_pass = 1; /* the child comes back on another stack: the call has to be made in place */
         return 0;
     }
-    if (a.stack || a.flags & CLONE_FLAG_FILES) {
-        *ret_pass = !eg_rt.active || (nr == NR_clone3 && !a.stack != !a.stack_size); /* a stack of no size: the kernel refuses, and says why */
-        return -ENOMEM; /* a new process on a new stack, or with this one's descriptors: its pager could not be started */
+    if (a.flags & CLONE_FLAG_FILES) {
+        *ret_pass = !eg_rt.active;
+        return -ENOMEM; /* a new process with this one's descriptors: its pager could not be started */
     }
-    return eg_cap_fork(nr, arg);
+    return fork_with(eg_cap_fork, nr, arg, &a, ret_pass);
 }
 
 #define RED_ZONE 128u
@@ -215,14 +265,18 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
     case NR_vfork:
         switch (eg_home_clones(f->nr, a)) {
         case EG_CLONES_THREAD:
+            eg_rt.spawned = 1;
             state_of(f, &state);
             return eg_home_clone(f->nr, a, &state, NULL, mask, RED_ZONE);
         case EG_CLONES_PROCESS: {
             struct eg_view_mask own;
+            struct clone3_args args;
+            long pass = 0;
             eg_view_inherit(&own);
-            long ret = eg_home_fork(f->nr, a);
-            if (ret == 0)
+            long ret = clone_args(f->nr, a, &args) ? fork_with(eg_home_fork, f->nr, a, &args, &pass) : -EFAULT;
+            if (ret == 0 && pass != 1)
                 eg_view_child(&own);
+            f->pass = pass;
             return ret;
         }
         case EG_CLONES_REFUSED: return -ENOMEM;
@@ -231,6 +285,7 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
                 eg_cap_spawn(CLONE_FLAG_VM, 0);
             f->pass = 1;
             return 0;
+        case EG_CLONES_APART: f->pass = 1; return 0;
         }
         return -ENOMEM;
     default: return eg_home_memory(f->nr, a);
@@ -415,6 +470,8 @@ static int merges_memory(const struct eg_gate_frame *f)
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
     long first;
+    if (f->nr == NR_exit && eg_rt.pool && eg_cap_thread_ends(f->arg[0], eg_rt.active || eg_home.active))
+        f->nr = NR_exit_group;
     if (eg_gate_all && inline_first(f, &first))
         return first;
     switch (f->nr) {
@@ -514,5 +571,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
     f->pass = (long)old; /* for slow, until it decides */
     long ret = eg_gate_on_stack(slow, f);
     signals_back(old);
+    if (ret == 0 && f->pass > 1)
+        eg_gate_onto(f, (uint64_t)f->pass);
     return ret;
 }

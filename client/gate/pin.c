@@ -427,7 +427,7 @@ static size_t thread_file(uint64_t tid, const char *name, char *ret_text, size_t
     n = eg_str_put_u64(path, sizeof path, n, tid);
     eg_str_put(path, sizeof path, n, name);
     ret_text[0] = 0;
-    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+    long fd = eg_fd_open_own(path, O_RDONLY);
     if (eg_sys_failed(fd))
         return 0;
     long got = eg_sys3(SYS_read, fd, ret_text, cap - 1);

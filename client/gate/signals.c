@@ -25,6 +25,7 @@
 #define ALT_MIN_BYTES 2048u
 #define RED_ZONE 128u
 #define TRIES 1000
+#define NO_HOW 99 /* of rt_sigprocmask */
 
 /* The kernel's struct sigaction. */
 struct action {
@@ -652,19 +653,45 @@ int eg_signals_init(size_t frame_bytes)
 
 /* --- the program's calls ------------------------------------------------------------------------------------------------------------ */
 
+/* A fault on memory that is not there is the end of a thread that blocks SIGSEGV: where the word is not beside the call's frame, the kernel looks first. */
+static int reachable(uint64_t at, int write)
+{
+    const uint64_t in_page = EG_PAGE_BYTES - 1;
+    if ((at & ~in_page) == ((uint64_t)__builtin_frame_address(0) & ~in_page) && (at & in_page) <= EG_PAGE_BYTES - 8)
+        return 1;
+    for (int i = 0; i < TRIES; i++) {
+        struct fault first = {at, write}, last = {at + 7, write};
+        /* The word is read, and then `how` is wrong; or the mask is written to where something else will be. */
+        long rc = write ? eg_sys4(SYS_rt_sigprocmask, SIG_BLOCK, 0, at, 8) : eg_sys4(SYS_rt_sigprocmask, NO_HOW, at, 0, 8);
+        if (rc != -EFAULT)
+            return 1;
+        if (!(eg_gate_alone(fault_serve, &first) | eg_gate_alone(fault_serve, &last)))
+            return 0;
+    }
+    return 0;
+}
+
 static long peek_words(uint64_t from, uint64_t *ret_words, int n)
 {
-    for (int i = 0; i < n; i++)
-        if (eg_signals_peek(from + 8u * (unsigned)i, ret_words + i))
+    for (int i = 0; i < n; i++) {
+        uint64_t at = from + 8u * (unsigned)i;
+        if ((i == 0 || i == n - 1) && !reachable(at, 0))
             return -EFAULT;
+        if (eg_signals_peek(at, ret_words + i))
+            return -EFAULT;
+    }
     return 0;
 }
 
 static long poke_words(uint64_t to, const uint64_t *words, int n)
 {
-    for (int i = 0; i < n; i++)
-        if (eg_signals_poke(to + 8u * (unsigned)i, words[i]))
+    for (int i = 0; i < n; i++) {
+        uint64_t at = to + 8u * (unsigned)i;
+        if ((i == 0 || i == n - 1) && !reachable(at, 1))
             return -EFAULT;
+        if (eg_signals_poke(at, words[i]))
+            return -EFAULT;
+    }
     return 0;
 }
 
@@ -753,7 +780,7 @@ static long call_mask(struct eg_gate_frame *f)
     uint64_t from = (uint64_t)f->arg[1], old_to = (uint64_t)f->arg[2], m = 0;
     if (f->arg[3] != 8)
         return pass(f);
-    if (from && eg_signals_peek(from, &m))
+    if (from && peek_words(from, &m, 1))
         return -EFAULT;
     /* Where signals are let in again they arrive in the program's code, so that its handlers see who called raise(). */
     const struct mask *place = from && !old_to ? mask_place(mask_to_kernel(m)) : NULL;
@@ -763,7 +790,8 @@ static long call_mask(struct eg_gate_frame *f)
     }
     uint64_t old = old_to ? mask_get() : 0;
     long rc = from ? mask_change((int)f->arg[0], mask_to_kernel(m)) : 0;
-    return !rc && old_to ? eg_signals_poke(old_to, mask_to_program(old)) : rc;
+    old = mask_to_program(old);
+    return !rc && old_to ? poke_words(old_to, &old, 1) : rc;
 }
 
 static long call_pending(struct eg_gate_frame *f)
@@ -774,7 +802,8 @@ static long call_pending(struct eg_gate_frame *f)
     do
         *(volatile uint64_t *)&m = 0;
     while (eg_sys2(SYS_rt_sigpending, &m, 8) == -EFAULT);
-    return eg_signals_poke((uint64_t)f->arg[0], mask_to_program(m));
+    m = mask_to_program(m);
+    return poke_words((uint64_t)f->arg[0], &m, 1);
 }
 
 static long call_alt(struct eg_gate_frame *f)
@@ -811,7 +840,7 @@ static long call_alt(struct eg_gate_frame *f)
 static long call_waits(struct eg_gate_frame *f, int i)
 {
     uint64_t m;
-    if (f->arg[i] && f->arg[i + 1] == 8 && !eg_signals_peek((uint64_t)f->arg[i], &m)) {
+    if (f->arg[i] && f->arg[i + 1] == 8 && !peek_words((uint64_t)f->arg[i], &m, 1)) {
         const struct mask *place = mask_place(mask_to_kernel(m));
         if (!place)
             return -ENOMEM;
@@ -824,7 +853,7 @@ static long call_waits(struct eg_gate_frame *f, int i)
 static long call_waits_by_pointer(struct eg_gate_frame *f)
 {
     uint64_t v[2], m;
-    if (f->arg[5] && !peek_words((uint64_t)f->arg[5], v, 2) && v[0] && v[1] == 8 && !eg_signals_peek(v[0], &m)) {
+    if (f->arg[5] && !peek_words((uint64_t)f->arg[5], v, 2) && v[0] && v[1] == 8 && !peek_words(v[0], &m, 1)) {
         const struct mask *place = mask_place(mask_to_kernel(m));
         if (!place)
             return -ENOMEM;

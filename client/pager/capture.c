@@ -21,7 +21,7 @@ void eg_cap_enter(void)
     if (eg_rt.foreign && eg_rt.fork_mark && *eg_rt.fork_mark == 0) {
         /* Not a vfork child: a copy of the address space that was made past the gate. */
         if (eg_rt.active)
-            eg_die("the program forked in a way that endgame cannot follow (clone with a stack of its own, or with its parent's descriptors)", NULL, 0);
+            eg_die("the program forked in a way that endgame cannot follow (a system call of its own, or clone with its parent's descriptors)", NULL, 0);
         eg_cap_child_start(0, 0);
     }
 }

@@ -89,6 +89,7 @@ struct eg_block {
 struct eg_server {
     const struct eg_pool_server *config;
     int control_fd; /* -1: no session yet */
+    int path_fd;    /* unix: its socket's file, from when it could be found; -1 */
     uint8_t dead;
     uint64_t agent, secret;
     uint64_t n_slabs;   /* of the arena: slab numbers are below */
@@ -184,6 +185,7 @@ struct eg_rt {
     struct eg_pool_row *row;
     struct eg_pool_row own_row; /* used when the pool has no row left */
     int pool_fd, pagemap_fd, mem_fd, uffd, wake_fd;
+    int uffd_dev; /* /dev/userfaultfd, from when it could be opened; -1 */
     int pid_fd;              /* of this process, where process_madvise can discard a batch (6.13); else -1 */
     int fd_floor;            /* the runtime's descriptors are at or above this */
     char pool_path[128];
@@ -201,6 +203,8 @@ struct eg_rt {
     uint8_t inlined;         /* this run serves faults inline (eg_inline.h): decided at start */
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
+    uint8_t first_gone;      /* the process's first thread has ended */
+    int32_t last_status;     /* what a thread has ended with: the process does, when it was the last */
     uint8_t spawned;         /* there has been more than one thread in this address space */
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
     uint8_t *fork_mark;      /* 1; a child that the gate did not see finds 0 (MADV_WIPEONFORK) */
@@ -328,6 +332,8 @@ void eg_session_relax(int64_t pages);
 int eg_slab_writable(struct eg_block *b);
 /* eg_slab_free - a block needs its slab no more. shared: others may hold it too, so it is not used again here. */
 void eg_slab_free(uint8_t server, uint32_t slab, int shared);
+/* eg_session_keep - the same for the memory servers' sockets. Context: start-up. */
+void eg_session_keep(void);
 /* eg_session_snapshot / _forget / _child - fork: freeze our slabs; undo; be the child's end. */
 int eg_session_snapshot(void);
 void eg_session_forget_snapshot(void);
@@ -339,6 +345,8 @@ void eg_session_check(void);
 /* --- uffd.c -------------------------------------------------------------------------------------------------------- */
 
 int eg_uffd_open(void);
+/* eg_uffd_keep - whoever may open one now, shall when the program has become another user. Context: start-up. */
+void eg_uffd_keep(void);
 int eg_uffd_register(uint64_t start, uint64_t end);
 int eg_uffd_unregister(uint64_t start, uint64_t end);
 void eg_uffd_wake(uint64_t start, uint64_t end);
@@ -510,6 +518,11 @@ void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
 int eg_fd_high(int fd);
 /* eg_fd_dup_high - the same, leaving the old one open. Returns: the new one, -errno. */
 int eg_fd_dup_high(int fd);
+/* eg_fd_open_own - open a file of this process's in /proc, though it may have changed its user. Returns: a descriptor, -errno. */
+long eg_fd_open_own(const char *path, int flags);
+/* eg_fd_path - /proc's name for what a descriptor is open on. */
+#define EG_FD_PATH_BYTES 48
+void eg_fd_path(int fd, char ret_path[EG_FD_PATH_BYTES]);
 
 /* --- capture.c: what the gate calls (system calls of the program, lock taken inside) -------------------------------- */
 
@@ -536,6 +549,11 @@ long eg_cap_memory(long nr, const long arg[6]);
 long eg_cap_fork(long nr, const long arg[6]);
 /* eg_cap_spawn - a thread or a vfork child is about to be made; tls: its thread pointer (0: none). */
 void eg_cap_spawn(long flags, long tls);
+/* eg_cap_thread_ends - the calling thread is about to end by exit(2). With the last one the process ends, but there is a thread of the runtime's.
+ * ours: there is one now. Returns: 1 it is the last: exit_group is due; 0. Context: any thread of the program. */
+int eg_cap_thread_ends(long status, int ours);
+/* eg_cap_look_alive - ends the process if no thread of the program is left. Context: the runtime's thread. Returns: ns until it should look again; 0: no need. */
+uint64_t eg_cap_look_alive(void);
 /* eg_cap_adopt - capture anonymous memory that existed before the gate. Context: start-up. */
 void eg_cap_adopt(uint64_t start, uint64_t end);
 

@@ -2,19 +2,46 @@
 #include "client/pager/eg_capture.h"
 #include "client/threads/eg_home.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+
+#define TRIES 3
+
 /* The k-th of the runtime's descriptors, open or not; NULL past the last. */
 static int *own_fd(uint32_t k)
 {
     struct eg_rt *rt = &eg_rt;
-    int *fixed[] = {&rt->pool_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd, &rt->pid_fd};
+    int *fixed[] = {&rt->pool_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->uffd, &rt->wake_fd, &rt->pid_fd, &rt->uffd_dev};
     uint32_t n = sizeof fixed / sizeof *fixed;
     if (k < n)
         return fixed[k];
     k -= n;
-    if (k >= rt->n_servers * 2)
-        return eg_home.on ? eg_home_fd(k - rt->n_servers * 2) : NULL;
-    struct eg_server *s = &rt->server[k / 2];
-    return k % 2 ? &s->link.fd : &s->control_fd;
+    if (k >= rt->n_servers * 3)
+        return eg_home.on ? eg_home_fd(k - rt->n_servers * 3) : NULL;
+    struct eg_server *s = &rt->server[k / 3];
+    int *of_server[] = {&s->control_fd, &s->link.fd, &s->path_fd};
+    return of_server[k % 3];
+}
+
+long eg_fd_open_own(const char *path, int flags)
+{
+    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+    for (int i = 0; i < TRIES && fd == -EACCES; i++) { /* another thread may be here, too */
+        /* What /proc has of a process that has changed its user is root's, until it may be dumped again. */
+        long dumpable = eg_sys5(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0);
+        eg_sys5(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+        fd = eg_sys4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+        if (dumpable != 1)
+            eg_sys5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    }
+    return fd;
+}
+
+void eg_fd_path(int fd, char ret_path[EG_FD_PATH_BYTES])
+{
+    size_t n = eg_str_put(ret_path, EG_FD_PATH_BYTES, 0, "/proc/thread-self/fd/");
+    eg_str_put_u64(ret_path, EG_FD_PATH_BYTES, n, (uint64_t)fd);
 }
 
 int eg_cap_fd_reserved(long fd)

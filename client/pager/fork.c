@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #define SPAWN_MIN_PAGES 1024
+#define LOOK_NS 50000000u
 
 void eg_cap_spawn(long flags, long tls)
 {
@@ -62,10 +63,16 @@ void eg_cap_child_start(int was_active, int drop)
         child_apart();
         return;
     }
+    rt->first_gone = 0;
     int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd, &rt->pid_fd};
     rt->lock = (struct eg_lock){.word = 1};
     /* Row locks belong to an open file: one of its own. */
     int pool = (int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);
+    if (pool < 0 && rt->pool_fd >= 0) { /* another user, or root directory */
+        char path[EG_FD_PATH_BYTES];
+        eg_fd_path(rt->pool_fd, path);
+        pool = (int)eg_sys4(SYS_openat, -100, path, 02000002, 0);
+    }
     for (uint32_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             eg_sys1(SYS_close, *fds[i]);
@@ -91,7 +98,7 @@ void eg_cap_child_start(int was_active, int drop)
     eg_inline_reset();
     int rc = eg_pager_activate();
     if (rc)
-        eg_die("the child of a fork cannot use userfaultfd", NULL, 0);
+        eg_die("the child of a fork can use no userfaultfd, or does not find itself in /proc", NULL, rc);
     rc = eg_session_child();
     if (rc)
         eg_die("the child of a fork cannot reach its memory servers", NULL, rc);
@@ -133,6 +140,36 @@ static uint32_t threads_count(void)
             n += buf[at + 19] >= '0' && buf[at + 19] <= '9';
     eg_sys1(SYS_close, fd);
     return n;
+}
+
+int eg_cap_thread_ends(long status, int ours)
+{
+    struct eg_rt *rt = &eg_rt;
+    int first = (uint32_t)eg_sys0(SYS_gettid) == rt->pid;
+    __atomic_store_n(&rt->last_status, (int32_t)status, __ATOMIC_RELAXED);
+    if (first)
+        __atomic_store_n(&rt->first_gone, 1, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&rt->first_gone, __ATOMIC_SEQ_CST))
+        return 0;
+    if (ours && ((first && !rt->spawned) || threads_count() == 2 + !first)) /* the first thread is there as long as the process */
+        return 1;
+    if (first)
+        eg_pager_kick();
+    return 0;
+}
+
+uint64_t eg_cap_look_alive(void)
+{
+    static uint64_t next_ns;
+    if (!__atomic_load_n(&eg_rt.first_gone, __ATOMIC_RELAXED))
+        return 0;
+    uint64_t now = eg_sys_now_ns();
+    if (now < next_ns)
+        return next_ns - now;
+    if (threads_count() == 2)
+        eg_sys1(SYS_exit_group, __atomic_load_n(&eg_rt.last_status, __ATOMIC_RELAXED));
+    next_ns = now + LOOK_NS;
+    return LOOK_NS;
 }
 
 void eg_cap_sandbox(void)

@@ -37,7 +37,7 @@
 #define FDS_ROOM 4096u /* above the program's numbers; below, where there is no room above: */
 #define FDS_OWN 64u
 
-struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1};
+struct eg_rt eg_rt = {.pool_fd = -1, .pagemap_fd = -1, .mem_fd = -1, .uffd = -1, .wake_fd = -1, .pid_fd = -1, .uffd_dev = -1};
 
 /* --- endings and warnings -------------------------------------------------------------------------------------------- */
 
@@ -531,7 +531,9 @@ static __attribute__((noreturn)) void pager_beside(void)
         int kept = eg_peer_turn();
         if (more && idle_polls <= SPIN_POLLS)
             continue;
-        struct timespec limit = {.tv_sec = eg_rt.outstanding || more ? 0 : kept ? 1 : 3600, .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : 0};
+        uint64_t look = eg_cap_look_alive();
+        struct timespec limit = {.tv_sec = eg_rt.outstanding || more || look ? 0 : kept ? 1 : 3600,
+                                 .tv_nsec = eg_rt.outstanding || more ? BESIDE_NAP_NS : (long)look};
         struct pollfd p[1 + EG_POOL_SERVERS] = {{.fd = eg_rt.wake_fd, .events = POLLIN}};
         for (uint32_t i = 0; i < eg_rt.n_servers; i++)
             p[1 + i] = (struct pollfd){.fd = eg_rt.server[i].control_fd, .events = POLLIN}; /* one that is gone hangs up */
@@ -591,7 +593,8 @@ static void pager_main(void)
                 eg_session_check();
                 pager_unlock();
             }
-            pager_sleep((struct timespec){.tv_sec = 3600});
+            uint64_t look = eg_cap_look_alive();
+            pager_sleep((struct timespec){.tv_sec = look ? 0 : 3600, .tv_nsec = (long)look});
         } else if (!work && eg_rt.outstanding && idle_polls > SPIN_POLLS) {
             if (eg_sys_now_ns() >= busy_until_ns) {
                 give_way();
@@ -668,9 +671,9 @@ int eg_pager_activate(void)
     if (rt->move && eg_uffd_register((uint64_t)rt->ring, (uint64_t)rt->ring + (uint64_t)EG_N_SLOTS * EG_PAGE_BYTES))
         rt->move = 0;
     if (rt->pagemap_fd < 0)
-        rt->pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+        rt->pagemap_fd = eg_fd_high((int)eg_fd_open_own("/proc/thread-self/pagemap", O_RDONLY));
     if (rt->mem_fd < 0)
-        rt->mem_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/mem", O_RDWR | O_CLOEXEC, 0));
+        rt->mem_fd = eg_fd_high((int)eg_fd_open_own("/proc/thread-self/mem", O_RDWR));
     if (rt->pid_fd < 0 && !rt->old_kernel)
         rt->pid_fd = eg_fd_high((int)eg_sys2(SYS_pidfd_open, eg_sys0(SYS_getpid), 0));
     rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : rt->wake_fd < 0 ? eg_account_listen() : 0;

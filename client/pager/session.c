@@ -4,6 +4,7 @@
 #include "proto/eg_pb.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/in.h>
 #include <linux/tcp.h>
 #include <poll.h>
@@ -196,15 +197,37 @@ static int session_call(struct eg_server *s, uint32_t field, const struct eg_pb_
     return rc;
 }
 
-static int dial(const struct eg_pool_server *c)
+void eg_session_keep(void)
 {
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        struct eg_server *s = &eg_rt.server[i];
+        const struct sockaddr_un *sa = (const struct sockaddr_un *)(const void *)s->config->sockaddr;
+        if (s->config->kind == EG_ADDR_UNIX && sa->sun_path[0])
+            s->path_fd = eg_fd_high((int)eg_sys4(SYS_openat, AT_FDCWD, sa->sun_path, O_PATH | O_CLOEXEC, 0));
+    }
+}
+
+/* By its name, or, where this process does not get there any more, by what is left from when it did. */
+static long dial_path(long fd, const struct eg_server *s)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    long rc = eg_sys3(SYS_connect, fd, s->config->sockaddr, s->config->sockaddr_len);
+    if ((rc != -EACCES && rc != -ENOENT) || s->config->kind != EG_ADDR_UNIX || s->path_fd < 0)
+        return rc;
+    eg_fd_path(s->path_fd, sa.sun_path);
+    return eg_sys3(SYS_connect, fd, &sa, sizeof sa);
+}
+
+static int dial(const struct eg_server *s)
+{
+    const struct eg_pool_server *c = s->config;
     int family = c->kind == EG_ADDR_UNIX ? AF_UNIX : ((const struct sockaddr *)c->sockaddr)->sa_family;
     long fd = eg_sys3(SYS_socket, family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (eg_sys_failed(fd))
         return (int)fd;
     long rc;
     do
-        rc = eg_sys3(SYS_connect, fd, c->sockaddr, c->sockaddr_len);
+        rc = dial_path(fd, s);
     while (rc == -EINTR);
     if (eg_sys_failed(rc) && rc != -EISCONN) {
         eg_sys1(SYS_close, fd);
@@ -228,7 +251,7 @@ static int attach_data(struct eg_server *s)
 {
     uint8_t buf[64];
     struct eg_pb_writer w = {.buf = buf, .cap = sizeof buf};
-    int fd = dial(s->config);
+    int fd = dial(s);
     if (fd < 0)
         return fd;
     eg_pb_put_fixed64(&w, 1, s->agent);
@@ -259,7 +282,7 @@ static int session_open(struct eg_server *s, uint64_t snapshot)
     struct eg_pb_writer w = {.buf = buf, .cap = sizeof buf};
     struct eg_pb_field pf;
     int rdma = s->config->kind == EG_ADDR_RDMA;
-    int rc = rdma ? eg_verbs_dial(s) : dial(s->config);
+    int rc = rdma ? eg_verbs_dial(s) : dial(s);
     if (rc < 0)
         return rc;
     struct channel c = {rdma ? s->control_fd : rc, rdma ? &s->link : NULL};

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 
 #define NO_MEMORY_TRIES 1000 /* the kernel lacks some for a moment */
+#define UFFD_DEVICE "/dev/userfaultfd"
 #define WANTED (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE)
 
 static long uffd_ioctl(unsigned long request, void *arg)
@@ -13,17 +14,28 @@ static long uffd_ioctl(unsigned long request, void *arg)
     return eg_sys3(SYS_ioctl, eg_rt.uffd, request, arg);
 }
 
+/* Inline, nobody waits for the kernel's own faults: that needs no privilege, which the program may have given up (5.11). */
 static long open_any(void)
 {
-    long fd = eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    long fd = eg_rt.inlined ? eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY) : -EPERM;
+    if (eg_sys_failed(fd))
+        fd = eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     if (fd == -EPERM) {
-        long dev = eg_sys4(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+        int kept = eg_rt.uffd_dev >= 0;
+        long dev = kept ? eg_rt.uffd_dev : eg_sys4(SYS_openat, AT_FDCWD, UFFD_DEVICE, O_RDWR | O_CLOEXEC, 0);
         if (eg_sys_failed(dev))
             return fd;
         fd = eg_sys3(SYS_ioctl, dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-        eg_sys1(SYS_close, dev);
+        if (!kept)
+            eg_sys1(SYS_close, dev);
     }
     return fd;
+}
+
+void eg_uffd_keep(void)
+{
+    if (!eg_rt.inlined)
+        eg_rt.uffd_dev = eg_fd_high((int)eg_sys4(SYS_openat, AT_FDCWD, UFFD_DEVICE, O_RDWR | O_CLOEXEC, 0));
 }
 
 /* The features that the kernel does not know make UFFDIO_API fail and spoil the descriptor: ask first, then enable. */

@@ -336,14 +336,19 @@ static void pool_open(const char *path)
     struct eg_pool *pool = p;
     if (pool->magic != EG_POOL_MAGIC || pool->version != EG_POOL_VERSION)
         refuse("$ENDGAME_POOL is not a pool file of this version; start the program with this version's `endgame run`");
-    /* Its pages are the runtime's: a child's copy must be the same memory. */
-    eg_rt.pool_fd = eg_fd_high(fd);
+    /* Its pages are the runtime's: a child's copy must be the same memory. That copy keeps the open file alive that was mapped, and with it the locks made by
+     * it: the row's lock, which goes with this process, is made by another one. */
+    int own = open(path, O_RDWR | O_CLOEXEC);
+    if (own < 0)
+        refuse("cannot open the run's pool file a second time");
+    close(fd);
+    eg_rt.pool_fd = eg_fd_high(own);
     eg_str_put(eg_rt.pool_path, sizeof eg_rt.pool_path, 0, path);
     eg_rt.pool = pool;
     eg_rt.n_servers = pool->n_servers < EG_POOL_SERVERS ? pool->n_servers : EG_POOL_SERVERS;
     for (uint32_t i = 0; i < EG_POOL_SERVERS; i++) {
         eg_rt.server[i].config = &pool->servers[i];
-        eg_rt.server[i].control_fd = eg_rt.server[i].link.fd = -1;
+        eg_rt.server[i].control_fd = eg_rt.server[i].link.fd = eg_rt.server[i].path_fd = -1;
     }
 }
 
@@ -455,6 +460,10 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (eg_gate_all && __atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED) == 2)
         __atomic_store_n(&eg_rt.pool->sole, 1, __ATOMIC_RELAXED);
     wait_while_held();
+    if (getauxval(AT_EUID) == 0 && eg_rt.n_servers) { /* it may become another user, or change its root directory */
+        eg_uffd_keep();
+        eg_session_keep();
+    }
 }
 
 PUBLIC int endgame_active(void)

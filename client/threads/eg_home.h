@@ -252,7 +252,8 @@ enum eg_clones {
     EG_CLONES_THREAD,   /* eg_home_clone */
     EG_CLONES_PROCESS,  /* eg_home_fork */
     EG_CLONES_IN_PLACE, /* shares our memory (vfork, posix_spawn): nothing to do */
-    EG_CLONES_REFUSED   /* a copy of our memory on another stack, while parts of it are away */
+    EG_CLONES_APART,    /* a copy of our memory, and our descriptors: it has neither pager nor nodes */
+    EG_CLONES_REFUSED   /* the same, while parts of our memory are away */
 };
 /* eg_home_clones - what a clone, clone3, fork or vfork is for. */
 enum eg_clones eg_home_clones(long nr, const long arg[6]);

@@ -282,6 +282,14 @@ static __attribute__((noreturn)) void thread_end(struct eg_thread *t, long statu
         eg_sys1(SYS_exit, status); /* clears t->tid */
 }
 
+/* exit(2) of a thread that is away. */
+static __attribute__((noreturn)) void thread_exits(struct eg_thread *t, long status)
+{
+    if (eg_cap_thread_ends(status, 1))
+        eg_sys1(SYS_exit_group, status);
+    thread_end(t, status);
+}
+
 struct ending {
     struct eg_thread *thread;
     long status;
@@ -661,7 +669,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_EXIT:
             stream_give(t);
             take_back(t);
-            thread_end(t, (long)call.arg[0]);
+            thread_exits(t, (long)call.arg[0]);
         case EG_CALL_HOME:
             stream_give(t);
             __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
@@ -829,13 +837,13 @@ static int clone_args(long nr, const long arg[6], struct clone3_args *a)
 enum eg_clones eg_home_clones(long nr, const long arg[6])
 {
     struct clone3_args a;
-    const uint64_t need = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
+    const uint64_t need = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FILES; /* its streams are descriptors that the agent has, too */
     if (nr == SYS_fork)
         return EG_CLONES_PROCESS;
     if (nr == SYS_vfork || !clone_args(nr, arg, &a))
         return EG_CLONES_IN_PLACE;
     if (!(a.flags & CLONE_VM))
-        return !a.stack ? EG_CLONES_PROCESS : eg_home.active ? EG_CLONES_REFUSED : EG_CLONES_IN_PLACE;
+        return !(a.flags & CLONE_FILES) ? EG_CLONES_PROCESS : eg_home.active || eg_rt.active ? EG_CLONES_REFUSED : EG_CLONES_APART;
     if ((a.flags & need) == need && a.stack && !(a.flags & (CLONE_VFORK | CLONE_PIDFD | CLONE_CHILD_SETTID)) && a.flags >> 32 == 0)
         return EG_CLONES_THREAD;
     return EG_CLONES_IN_PLACE;

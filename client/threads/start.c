@@ -114,6 +114,7 @@ int eg_home_activate(void)
 void eg_home_child(void)
 {
     struct eg_home *h = &eg_home;
+    eg_rt.first_gone = 0;
     for (uint32_t k = 0; k < h->n_nodes; k++) {
         struct eg_node *n = h->node[k];
         if (!n)

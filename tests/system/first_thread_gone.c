@@ -1,4 +1,4 @@
-/* first_thread_gone.c - the first thread ends; the others need far memory only then, and resize what they have. Prints "ok", or what is wrong. */
+/* first_thread_gone.c - the first thread ends; the others need far memory only then, and resize what they have. Processes end thread by thread. Prints "ok", or what is wrong. */
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,6 +47,38 @@ static void *sleeper(void *arg)
     check("a thread's", mine, AREA);
     munmap(mine, AREA);
     return arg;
+}
+
+static void *raw_end(void *arg)
+{
+    uint64_t *mine = area_new(AREA / 8);
+    fill(mine, AREA / 8);
+    check("one that ends", mine, AREA / 8);
+    syscall(SYS_exit, 9);
+    return arg;
+}
+
+/* A child of which every thread ends by exit(2), the first one first, last, or among the others: its status is the last one's. */
+static void end_one_by_one(int wait_us)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        pthread_t thread;
+        uint64_t *mine = area_new(AREA / 2);
+        fill(mine, AREA / 2);
+        for (int i = 0; i < 3 && wait_us >= 0; i++)
+            if (pthread_create(&thread, NULL, raw_end, NULL))
+                _exit(1);
+        if (wait_us > 0)
+            usleep((useconds_t)wait_us);
+        check("the first thread's", mine, AREA / 2);
+        syscall(SYS_exit, 9);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 9) {
+        printf("thread by thread, %d: %#x\n", wait_us, (unsigned)status);
+        exit(1);
+    }
 }
 
 static void *rest(void *arg)
@@ -88,7 +121,9 @@ static void *rest(void *arg)
         printf("child: %#x\n", (unsigned)status);
         exit(1);
     }
-    check("after the child", at, AREA);
+    for (int us = -1; us < 400000; us = us < 0 ? 0 : us * 4 + 10000)
+        end_one_by_one(us);
+    check("after the children", at, AREA);
     puts("ok");
     exit(0);
     return arg;

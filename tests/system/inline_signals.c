@@ -632,13 +632,49 @@ static int inherited(void)
     return 0;
 }
 
+/* What is no pointer gives EFAULT, also to who blocks SIGSEGV (the kernel would end it). */
+static void bad_pointers(void)
+{
+    const uint64_t bad[] = {8, ~0ul, ~0ul - 6, 1ul << 47, (1ul << 47) - 4, 1ul << 63};
+    char *hole = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    sigset_t all, before;
+    munmap(hole + PAGE, PAGE);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, NULL, &before);
+    for (unsigned i = 0; i <= sizeof bad / sizeof *bad; i++) {
+        uint64_t at = i < sizeof bad / sizeof *bad ? bad[i] : (uint64_t)hole + PAGE - 4, n = 0;
+        const long made[] = {
+            syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, at, 8),
+            syscall(SYS_rt_sigprocmask, SIG_BLOCK, at, NULL, 8),
+            syscall(SYS_rt_sigprocmask, SIG_BLOCK, at, &before, 8),
+            syscall(SYS_rt_sigaction, SIGUSR1, at, NULL, 8),
+            syscall(SYS_rt_sigaction, SIGUSR1, NULL, at, 8),
+            syscall(SYS_sigaltstack, at, NULL),
+            syscall(SYS_sigaltstack, NULL, at),
+            syscall(SYS_rt_sigpending, at, 8),
+            syscall(SYS_rt_sigsuspend, at, 8),
+            syscall(SYS_ppoll, NULL, 0, NULL, at, 8),
+            syscall(SYS_pselect6, 0, NULL, NULL, NULL, NULL, at),
+        };
+        for (unsigned k = 0; k < sizeof made / sizeof *made; k++)
+            n += made[k] == -1 && errno == EFAULT;
+        printf("  %u: %u of %u\n", i, (unsigned)n, (unsigned)(sizeof made / sizeof *made));
+    }
+    pthread_sigmask(SIG_SETMASK, NULL, &all);
+    printf("  all blocked: %s\n", sigismember(&all, SIGUSR2) && sigismember(&all, SIGBUS) ? "yes" : "NO");
+    sigemptyset(&before);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    munmap(hole, PAGE);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         void (*fn)(void);
         const char *name;
     } section[] = {{blocked, "blocked"},     {handlers, "handlers"},     {own_faults, "own faults"}, {endings, "endings"}, {sent, "sent"},
-                   {alternate, "alternate stacks"}, {calls_in_handlers, "calls in handlers"}, {coroutines, "coroutines"}, {threads, "threads"}, {waits, "waits"},     {children, "children"}};
+                   {alternate, "alternate stacks"}, {calls_in_handlers, "calls in handlers"}, {coroutines, "coroutines"}, {threads, "threads"}, {waits, "waits"},     {children, "children"},
+                   {bad_pointers, "bad pointers"}};
     self = argv[0];
     if (argc == 2 && strcmp(argv[1], "--inherited") == 0)
         return inherited();

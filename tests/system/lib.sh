@@ -28,6 +28,7 @@ TEST_NAME=$(basename "$0" .test)
 PYTHON=/usr/bin/python3
 [ -x $PYTHON ] || PYTHON=$(command -v python3)
 
+MEMSERVER_OPTIONS=
 WORK= CG= CG_KIND= MEMSERVER_PID= MEMSERVER_ADDR= FAR_PID= TRANSPORT=native
 OWN_PIDS=
 
@@ -218,7 +219,7 @@ memserver_start() { # TRANSPORT CAPACITY
         done
         fail "no answer from $EG_MEMSERVER: $(tail -n 1 "$WORK/status.err")"
     fi
-    daemon_start memserver "$EG_BIN/endgame-memserver" --listen "$listen" --capacity "$2" || fail "the memory server did not get ready"
+    daemon_start memserver "$EG_BIN/endgame-memserver" --listen "$listen" --capacity "$2" $MEMSERVER_OPTIONS || fail "the memory server did not get ready"
     MEMSERVER_PID=$DAEMON_PID MEMSERVER_ADDR=$DAEMON_ADDR
 }
 memserver_stop() { # SIGTERM must end it with status 0

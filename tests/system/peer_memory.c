@@ -87,6 +87,13 @@ static void mistakes(int at)
         wrong("nothing, and flags", errno);
 }
 
+static void all_are_done(int steps)
+{
+    __atomic_add_fetch(&all->done, 1, __ATOMIC_SEQ_CST);
+    while (all->done < steps * PEERS)
+        usleep(1000);
+}
+
 static void peer(int self)
 {
     uint64_t *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -102,14 +109,11 @@ static void peer(int self)
         read_all(other);
         mistakes(other);
     }
+    all_are_done(1); /* nobody reads what is written now */
     write_and_back(self);
-    __atomic_add_fetch(&all->done, 1, __ATOMIC_SEQ_CST);
-    while (all->done < PEERS)
-        usleep(1000);
+    all_are_done(2);
     write_and_back((self + 1) % PEERS);
-    __atomic_add_fetch(&all->done, 1, __ATOMIC_SEQ_CST);
-    while (all->done < 2 * PEERS)
-        usleep(1000);
+    all_are_done(3);
     for (size_t i = 0; i < bytes / 8; i++)
         if (at[i] != word_of(self, i))
             wrong("own content", (long)i * 8);

@@ -494,6 +494,68 @@ static void shared_over(void)
     out("clone3 with a stack of no size: %s", result(syscall(SYS_clone3, &args, sizeof args)));
 }
 
+/* A process that begins on a stack of its own; what it was given lies there. */
+struct own_stack {
+    char *at, *stack;
+    pid_t parent;
+};
+
+static int on_own_stack(void *arg)
+{
+    struct own_stack *s = arg;
+    char here, *more = map_evicted(MIB, 50);
+    int bad = &here < s->stack || &here >= s->stack + MIB || getppid() != s->parent;
+    bad |= strcmp(content(s->at, 0, 5 * MIB, 49), "right") << 1;
+    fill(s->at, MIB, 51);
+    bad |= strcmp(content(more, 0, MIB, 50), "right") << 2;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(strcmp(content(s->at, 0, MIB, 51), "right") || strcmp(content(s->at, MIB, 4 * MIB, 49), "right") ? 9 : 8);
+    int status = -1;
+    bad |= (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status) != 8) << 3;
+    return 100 + bad;
+}
+
+static struct own_stack *beginning;
+
+static void begin_on_own_stack(void)
+{
+    _exit(on_own_stack(beginning));
+}
+
+static void out_end(const char *what, pid_t pid)
+{
+    int status = -1;
+    waitpid(pid, &status, __WALL);
+    out("%s: %s %d", what, WIFEXITED(status) ? "exits with" : "is ended by", WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+}
+
+static void own_stack(void)
+{
+    struct own_stack s = {map_evicted(5 * MIB, 49), map_evicted(MIB, 1), getpid()};
+    pid_t tid = -1;
+    press();
+    for (int i = 0; i < 3; i++)
+        out_end("clone", clone(on_own_stack, s.stack + MIB, SIGCHLD, &s));
+    pid_t pid = clone(on_own_stack, s.stack + MIB, SIGCHLD | CLONE_PARENT_SETTID | CLONE_FS, &s, &tid);
+    out("its number: %s", tid == pid ? "stored" : "lost");
+    out_end("clone with a number", pid);
+    pid = clone(on_own_stack, s.stack + MIB - 16, CLONE_VFORK, &s);
+    out_end("clone of vfork's kind, and no signal", pid);
+    struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+    } args = {.exit_signal = SIGCHLD, .stack = (uint64_t)s.stack, .stack_size = MIB};
+    args.stack_size = MIB - 64; /* syscall(2) returns to what lies there */
+    memcpy(s.stack + MIB - 64, &(void *){begin_on_own_stack}, sizeof(void *));
+    beginning = &s;
+    out_end("clone3", (pid_t)syscall(SYS_clone3, &args, sizeof args));
+    args.stack_size = ~0ul - args.stack;
+    out("clone3 with a stack beyond everything: %s", result(syscall(SYS_clone3, &args, sizeof args)));
+    out("the parent's: %s", content(s.at, 0, 5 * MIB, 49));
+    munmap(s.at, 5 * MIB);
+    munmap(s.stack, MIB);
+}
+
 static void mremap_dontunmap(void)
 {
     char *from = map_evicted(5 * MIB, 45);
@@ -1750,6 +1812,7 @@ static void allocator(void)
     X(mremap_shrink, "mremap that shrinks")                                     \
     X(mremap_fixed, "MREMAP_FIXED")                                             \
     X(shared_over, "shared memory in place of captured memory")                 \
+    X(own_stack, "processes on stacks of their own")                            \
     X(mremap_dontunmap, "MREMAP_DONTUNMAP")                                     \
     X(mremap_many, "pieces that grow in turns")                                 \
     X(mremap_pieces, "one mapping that is several to the kernel")               \

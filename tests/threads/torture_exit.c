@@ -3,8 +3,11 @@
 #include "torture.h"
 
 #include <signal.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 static atomic_int running;
 
@@ -317,6 +320,48 @@ static void stack_overflow(void)
     in_thread(overflow_main);
 }
 
+/* A thread of clone(2) that has descriptors of its own: it cannot go out. */
+static int alone_in_kernel;
+
+static int alone_main(void *arg)
+{
+    static const char text[] = "with descriptors of its own\n";
+    (void)arg; /* it has main's control block, too: no errno here, thus no libc but what needs none */
+    long ret = syscall(SYS_close_range, 100, 200, 0);
+    ret |= syscall(SYS_write, STDOUT_FILENO, text, sizeof text - 1) != sizeof text - 1;
+    syscall(SYS_exit, ret);
+    return 0;
+}
+
+static void thread_with_own_descriptors(void)
+{
+    char *stack = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < 3; i++) {
+        alone_in_kernel = 1;
+        SYS(clone(alone_main, stack + 64 * PAGE, CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_CHILD_CLEARTID, NULL, NULL, NULL, &alone_in_kernel));
+        while (__atomic_load_n(&alone_in_kernel, __ATOMIC_ACQUIRE))
+            syscall(SYS_futex, &alone_in_kernel, FUTEX_WAIT, 1, NULL, NULL, 0);
+    }
+    exit(28);
+}
+
+static void *raw_end_main(void *arg)
+{
+    sleep_ms(10);
+    say("a thread\n");
+    syscall(SYS_exit, 29);
+    return arg;
+}
+
+static void end_thread_by_thread(void)
+{
+    pthread_t id;
+    for (int i = 0; i < 3; i++)
+        OK(pthread_create(&id, NULL, raw_end_main, NULL));
+    say("the main thread\n");
+    syscall(SYS_exit, 29);
+}
+
 static const struct sub_test tests[] = {
     {"exit_running", exit_running, "status 21: exit while threads run"},
     {"exit_from_thread", exit_from_thread, "status 22: exit by a thread"},
@@ -332,6 +377,8 @@ static const struct sub_test tests[] = {
     {"stack_overflow", stack_overflow, "signal 11: a thread's stack ends"},
     {"killed_by_itself", killed_by_itself, "signal 9: kill by a thread"},
     {"terminated_by_thread", terminated_by_thread, "signal 15: raise by a thread"},
+    {"thread_with_own_descriptors", thread_with_own_descriptors, "status 28: threads without CLONE_FILES"},
+    {"end_thread_by_thread", end_thread_by_thread, "status 29: every thread ends by exit(2)"},
     {"exec_from_thread", exec_from_thread, "status 25: exec by a thread"},
     {"exec_from_main", exec_from_main, "status 25: exec by main"},
     {"exec_without_own_page", exec_without_own_page, "status 25: exec by main, whose control block is elsewhere"},

@@ -31,6 +31,11 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
+
+long eg_fd_open_own(const char *path, int flags)
+{
+    return open(path, flags | O_CLOEXEC);
+}
 #include <unistd.h>
 
 #define PAGE 4096ul

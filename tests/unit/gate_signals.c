@@ -95,6 +95,11 @@ long eg_gate_on_stack(long (*fn)(void *), void *arg)
     return fn(arg);
 }
 
+long eg_gate_alone(long (*fn)(void *), void *arg)
+{
+    return fn(arg);
+}
+
 /* --- the program ------------------------------------------------------------------------------------------------------------ */
 
 static long call6(long nr, long a, long b, long c, long d, long e, long g)
