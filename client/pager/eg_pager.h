@@ -208,6 +208,7 @@ struct eg_rt {
     uint64_t affinity[16];   /* processors of the first thread at the start */
     uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */
     uint32_t pid;
+    uint32_t pager_tid; /* 0: there is no thread of the runtime's */
     void *pager_stack;
 
     struct eg_ranges ranges;

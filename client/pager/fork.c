@@ -72,6 +72,7 @@ void eg_cap_child_start(int was_active, int drop)
         *fds[i] = -1;
     }
     rt->active = rt->served = rt->spawned = 0;
+    rt->pager_tid = 0;
     eg_pin_reset();
     rt->successor = NULL;
     rt->keeps = NULL;

@@ -692,6 +692,7 @@ int eg_pager_activate(void)
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
     if (eg_sys_failed(tid))
         return (int)tid;
+    rt->pager_tid = (uint32_t)tid;
     rt->active = 1;
     eg_account_budget();
     if (rt->began) {

@@ -370,6 +370,14 @@ static void hints_open(const char *pool_path)
         eg_home_private_add((uint64_t)file, (uint64_t)file + sizeof *file);
 }
 
+/* AddressSanitizer asks for this while it starts. Its library insists on being the first one loaded, so that nobody has interposed before it:
+ * we do not interpose. A program that has options of its own is asked instead of us. */
+const char *__asan_default_options(void);
+PUBLIC __attribute__((weak)) const char *__asan_default_options(void)
+{
+    return "verify_asan_link_order=0";
+}
+
 /* libc has not been initialised yet (initfirst): its environ is not set, the loader's arguments are. */
 static const char *env_find(char **envp, const char *name)
 {
