@@ -427,7 +427,7 @@ static size_t thread_file(uint64_t tid, const char *name, char *ret_text, size_t
     n = eg_str_put_u64(path, sizeof path, n, tid);
     eg_str_put(path, sizeof path, n, name);
     ret_text[0] = 0;
-    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+    long fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
     if (eg_sys_failed(fd))
         return 0;
     long got = eg_sys3(SYS_read, fd, ret_text, cap - 1);
@@ -494,7 +494,7 @@ void eg_gate_pin_blocked(void)
     uint64_t buf[512], own = (uint64_t)eg_sys0(SYS_gettid);
     struct running running[RUNNING_MAX];
     uint32_t n = 0;
-    long got, fd = eg_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    long got, fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (eg_sys_failed(fd))
         return;
     while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)

@@ -189,7 +189,7 @@ int eg_cap_commit(uint64_t n, int noreserve, int *ret_arm)
     if (eg_account_total() + n > eg_rt.high) {
         int rc = eg_pager_activate();
         if (rc) {
-            eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+            eg_warn_not_active(rc);
             return 0;
         }
         *ret_arm = 1;

@@ -25,6 +25,8 @@
 #include "proto/eg_sys.h"
 #include "proto/eg_transport.h"
 
+#include <sys/resource.h>
+
 /* What the C library of Debian 12 does not name: advice of Linux 6.1 and 6.13, prctl's of 6.4. */
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -507,6 +509,15 @@ enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG
 /* eg_say_init - remember what descriptor 2 is. Context: start-up. */
 void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
+/* eg_warn_not_active - the pager could not begin (-errno). Context: as eg_warn_once. */
+void eg_warn_not_active(int err);
+/* eg_fds_more - there are numbers now that the program cannot have: the hard limit allows it, or may be raised. Context: any; for a moment.
+ * Returns: 1, and eg_fds_less(ret_old) has to follow; 0 it cannot be. */
+int eg_fds_more(struct rlimit *ret_old);
+void eg_fds_less(const struct rlimit *old);
+/* eg_fd_new - a system call that makes a descriptor, also where the program has taken all its numbers (to be moved up then, or closed at once).
+ * Context: any. Returns: the descriptor, -errno. */
+long eg_fd_new(long nr, long a, long b, long c, long d);
 /* eg_fd_high - move a descriptor up to where the program does not look, close-on-exec. Returns: the new one. */
 int eg_fd_high(int fd);
 /* eg_fd_dup_high - the same, leaving the old one open. Returns: the new one, -errno. */

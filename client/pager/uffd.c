@@ -15,12 +15,12 @@ static long uffd_ioctl(unsigned long request, void *arg)
 
 static long open_any(void)
 {
-    long fd = eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    long fd = eg_fd_new(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK, 0, 0, 0);
     if (fd == -EPERM) {
-        long dev = eg_sys4(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+        long dev = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
         if (eg_sys_failed(dev))
             return fd;
-        fd = eg_sys3(SYS_ioctl, dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+        fd = eg_fd_new(SYS_ioctl, dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK, 0);
         eg_sys1(SYS_close, dev);
     }
     return fd;
