@@ -315,8 +315,10 @@ static void nodes_init(const char *pulse)
     eg_gate_nodes = 1;
     void *hole = mmap((void *)EG_WORKER_START, EG_WORKER_END - EG_WORKER_START, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (hole == MAP_FAILED && errno == ENOMEM)
+        refuse("there are not enough addresses for remote threads; raise the limit on address space (ulimit -v), or run without --compute");
     if (hole != (void *)EG_WORKER_START)
-        refuse("the addresses that remote threads need are taken in this program");
+        refuse("the addresses that remote threads need are taken in this program; run it without --compute");
     dl_iterate_phdr(nodes_private, &seen);
     eg_home_vdso_find();
     rseq_off();
