@@ -66,6 +66,7 @@ set(EG_CORE_SOURCES
   gate/pin.c
   gate/robust.c
   gate/signals.c
+  gate/tracer.c
   gate/signals.S)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})
 target_include_directories(eg_core PRIVATE ${CMAKE_SOURCE_DIR})

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include "memserver/control.h"
 #include "memserver/meminfo.h"
 #include "memserver/server.h"
@@ -65,6 +66,21 @@ static void note_capacity(uint64_t capacity)
             eg_size_format(capacity, size, sizeof size), eg_size_format(egm_meminfo_total(), total, sizeof total));
 }
 
+/* A program's memory here is a file of ours. */
+static void files_may_grow(uint64_t bytes)
+{
+    struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
+    char most[24], least[24];
+
+    if (!setrlimit(RLIMIT_FSIZE, &limit) || getrlimit(RLIMIT_FSIZE, &limit)) return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_FSIZE, &limit);
+    if (limit.rlim_cur < bytes)
+        eg_daemon_fatal("the limit on file sizes (ulimit -f) is %s, and a program may get %s here: "
+                        "raise it (as root), or lower --capacity or --quota",
+                        eg_size_format(limit.rlim_cur, most, sizeof most), eg_size_format(bytes, least, sizeof least));
+}
+
 static int listen_on(void *arg, const struct eg_addr *addr, char *ret_text, size_t text_bytes, char *ret_why, size_t why_bytes)
 {
     return egm_server_listen(arg, addr, ret_text, text_bytes, ret_why, why_bytes);
@@ -90,6 +106,7 @@ int main(int argc, char **argv)
     if (!s.capacity) s.capacity = default_capacity();
     else note_capacity(s.capacity);
     eg_daemon_init();
+    files_may_grow(s.quota && s.quota < s.capacity ? s.quota : s.capacity);
     signal(SIGXFSZ, SIG_IGN); /* the arena is no file of the user's: RLIMIT_FSIZE shows as an error */
     int r = egm_server_init(&server, s.capacity, s.quota, s.data_threads);
     if (r) eg_daemon_fatal("cannot start: %s", strerror(-r));

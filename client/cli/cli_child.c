@@ -67,6 +67,12 @@ void cli_child_prepare(struct cli_inherit *ret_inherit)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR | O_CLOEXEC) < 0)
             break;
     list_descriptors(ret_inherit);
+    struct rlimit more = {RLIM_INFINITY, RLIM_INFINITY};
+    getrlimit(RLIMIT_FSIZE, &ret_inherit->file_size);
+    if (setrlimit(RLIMIT_FSIZE, &more) != 0) {
+        more.rlim_cur = more.rlim_max = ret_inherit->file_size.rlim_max;
+        setrlimit(RLIMIT_FSIZE, &more);
+    }
 }
 
 void cli_child_block(struct cli_inherit *inherit)
@@ -128,6 +134,7 @@ static void become_program(struct cli_inherit *inherit, char **argv, const char 
     if (set_environment(pool_path, library) == 0) {
         for (int i = 0; i < N_TIMERS; i++)
             setitimer(timer_kinds[i], &inherit->timers[i], NULL);
+        setrlimit(RLIMIT_FSIZE, &inherit->file_size);
         sigaction(SIGCHLD, &inherit->child_action, NULL);
         sigprocmask(SIG_SETMASK, &inherit->mask, NULL);
         execvp(argv[0], argv);

@@ -3,6 +3,7 @@
 #define CLI_CHILD_H
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/types.h>
 
@@ -11,6 +12,7 @@ struct cli_inherit {
     sigset_t mask;
     struct sigaction child_action;
     struct itimerval timers[3];
+    struct rlimit file_size; /* ours, and what we start beside the program, have files of their own */
     int *fds; /* open descriptors, but standard error; malloc'ed */
     int n_fds;
 };

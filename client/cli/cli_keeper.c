@@ -290,7 +290,8 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
     }
     int status = 0;
     if (!made)
-        status = cli_fail(CLI_EXIT_FAILED, "cannot start the keeper process: %s", strerror(errno));
+        status = cli_fail(CLI_EXIT_FAILED, "cannot start the keeper process: %s%s", strerror(errno),
+                          errno == EMFILE ? "; raise the limit on descriptors (ulimit -n)" : "");
     close(link[0]);
     close(ready[1]);
     keeper.link = link[1];

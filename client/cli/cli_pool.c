@@ -120,6 +120,8 @@ int cli_pool_create(uint64_t budget_bytes, enum eg_engine engine, const char *li
     for (int i = 0; i < N_PARENTS && error; i++)
         if (parents[i] && *parents[i])
             error = create_below(parents[i], &pool);
+    if (error == -EFBIG)
+        return cli_fail(CLI_EXIT_FAILED, "the limit on file sizes is too small for the run's own files: raise the hard limit (ulimit -Hf)");
     if (error)
         return cli_fail(CLI_EXIT_FAILED,
                         "cannot make a private directory in XDG_RUNTIME_DIR, /dev/shm or /tmp: %s; make room in one of them",

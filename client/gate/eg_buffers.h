@@ -47,6 +47,8 @@ uint64_t eg_gate_pin_limit(void);
 /* eg_gate_peer - a process_vm_readv or process_vm_writev (peer.c). Pre: what it accesses of this process is pinned, if faults are served inline.
  * Context: as eg_gate_pin. Returns: 1 it is done, *ret_result; 0 it is as any other call. */
 int eg_gate_peer(const struct eg_gate_frame *f, long *ret_result);
+/* eg_gate_tracer - a ptrace (tracer.c). Pre: the pager is at work. Context: as eg_gate_pin. Returns: 1 it is done, *ret_result; 0 it is as any other call. */
+int eg_gate_tracer(const long arg[6], long *ret_result);
 /* eg_gate_aio - a call on a context of libaio's (aio.c). Pre, Context, Returns: as eg_gate_pin, which comes after it.
  * eg_gate_aio_child - in the child of a fork: its parent's contexts are not there. Context: gate stack. */
 int eg_gate_aio(const struct eg_gate_frame *f, long *ret_result);

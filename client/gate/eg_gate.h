@@ -30,6 +30,7 @@
     X(shmat, 30, 0)            \
     X(exit, 60, 0)            \
     X(prctl, 157, 0)          \
+    X(ptrace, 101, 0)         \
     X(seccomp, 317, 0)        \
     X(process_vm_readv, 310, 0)  \
     X(process_vm_writev, 311, 0) \

@@ -493,6 +493,11 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         sets_itself(f);
         f->pass = !merges_memory(f);
         return 0;
+    case NR_ptrace:
+        if (!eg_home.on && eg_rt.active && eg_gate_tracer(f->arg, &first))
+            return first;
+        f->pass = 1;
+        return 0;
     case NR_rt_sigprocmask:
         if (eg_home.on)
             return thread_begins(f);

@@ -494,7 +494,7 @@ void eg_gate_pin_blocked(void)
     uint64_t buf[512], own = (uint64_t)eg_sys0(SYS_gettid);
     struct running running[RUNNING_MAX];
     uint32_t n = 0;
-    long got, fd = eg_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    long got, fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (eg_sys_failed(fd))
         return;
     while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)

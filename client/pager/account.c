@@ -117,7 +117,7 @@ static void row_fill(struct eg_pool_row *r)
     r->start_ns = eg_sys_now_ns();
     eg_str_put(r->transport, sizeof r->transport, 0, "none");
     eg_str_put(r->engine, sizeof r->engine, 0, "none");
-    long fd = eg_sys4(SYS_openat, AT_FDCWD, "/proc/self/comm", O_RDONLY | O_CLOEXEC, 0);
+    long fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/proc/self/comm", O_RDONLY | O_CLOEXEC, 0);
     if (!eg_sys_failed(fd)) {
         long n = eg_sys3(SYS_read, fd, stat, sizeof stat - 1);
         eg_sys1(SYS_close, fd);
@@ -210,7 +210,7 @@ static uint32_t poke_name(struct sockaddr_un *sa, uint32_t row)
 int eg_account_listen(void)
 {
     struct sockaddr_un sa;
-    long fd = eg_sys3(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    long fd = eg_fd_new(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0);
     if (eg_sys_failed(fd))
         return (int)fd;
     eg_rt.wake_fd = eg_fd_high((int)fd);
@@ -238,7 +238,7 @@ void eg_account_poke(const struct eg_pool_row *row)
 {
     struct sockaddr_un sa;
     uint32_t len = poke_name(&sa, (uint32_t)(row - row_at(0)));
-    long fd = eg_sys3(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* this process may not have one yet */
+    long fd = eg_fd_new(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0); /* this process may not have one yet */
     if (eg_sys_failed(fd))
         return;
     eg_sys6(SYS_sendto, fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, &sa, len);

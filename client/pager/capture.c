@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/shm.h>
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 #include <sys/uio.h>
 
 #define GRANULE_BLOCKS 64u /* a word of the armed bitmap */
@@ -179,6 +180,13 @@ void eg_cap_add(uint64_t start, uint64_t end, uint64_t flags, int fresh, int arm
     }
 }
 
+/* More at once the kernel would have refused, too. */
+static uint64_t machine_pages(void)
+{
+    struct sysinfo info;
+    return eg_sys1(SYS_sysinfo, &info) ? 0 : info.totalram * info.mem_unit / EG_PAGE_BYTES;
+}
+
 /* Before n more accessible pages: does the pool have room, and do new blocks have to be armed?
  * Returns: 0 or -ENOMEM; *ret_arm is then set. */
 int eg_cap_commit(uint64_t n, int noreserve, int *ret_arm)
@@ -189,7 +197,7 @@ int eg_cap_commit(uint64_t n, int noreserve, int *ret_arm)
     if (eg_account_total() + n > eg_rt.high) {
         int rc = eg_pager_activate();
         if (rc) {
-            eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+            eg_warn_not_active(rc);
             return 0;
         }
         *ret_arm = 1;
@@ -200,7 +208,10 @@ int eg_cap_commit(uint64_t n, int noreserve, int *ret_arm)
     if (noreserve || (!*ret_arm && !promised))
         return 0;
     int64_t need = eg_rt.committed - eg_rt.inherited;
-    return eg_session_reserve((need > 0 ? need : 0) + (int64_t)n);
+    int rc = eg_session_reserve((need > 0 ? need : 0) + (int64_t)n);
+    if (rc && n <= machine_pages())
+        eg_warn_once(EG_WARN_REFUSED, "no memory server has room for more, the program is refused memory; give it a server with more --capacity", NULL);
+    return rc;
 }
 
 static int any_remote(uint64_t start, uint64_t end)

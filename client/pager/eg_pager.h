@@ -25,6 +25,8 @@
 #include "proto/eg_sys.h"
 #include "proto/eg_transport.h"
 
+#include <sys/resource.h>
+
 /* What the C library of Debian 12 does not name: advice of Linux 6.1 and 6.13, prctl's of 6.4. */
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -212,6 +214,7 @@ struct eg_rt {
     uint64_t affinity[16];   /* processors of the first thread at the start */
     uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */
     uint32_t pid;
+    uint32_t pager_tid; /* 0: there is no thread of the runtime's */
     void *pager_stack;
 
     struct eg_ranges ranges;
@@ -510,10 +513,19 @@ void eg_pager_kick(void);
 /* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
 /* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */
-enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_LATE = 8, EG_WARN_ENGINE = 16, EG_WARN_SANDBOX = 32 };
+enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG_WARN_LATE = 8, EG_WARN_ENGINE = 16, EG_WARN_SANDBOX = 32, EG_WARN_REFUSED = 64 };
 /* eg_say_init - remember what descriptor 2 is. Context: start-up. */
 void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
+/* eg_warn_not_active - the pager could not begin (-errno). Context: as eg_warn_once. */
+void eg_warn_not_active(int err);
+/* eg_fds_more - there are numbers now that the program cannot have: the hard limit allows it, or may be raised. Context: any; for a moment.
+ * Returns: 1, and eg_fds_less(ret_old) has to follow; 0 it cannot be. */
+int eg_fds_more(struct rlimit *ret_old);
+void eg_fds_less(const struct rlimit *old);
+/* eg_fd_new - a system call that makes a descriptor, also where the program has taken all its numbers (to be moved up then, or closed at once).
+ * Context: any. Returns: the descriptor, -errno. */
+long eg_fd_new(long nr, long a, long b, long c, long d);
 /* eg_fd_high - move a descriptor up to where the program does not look, close-on-exec. Returns: the new one. */
 int eg_fd_high(int fd);
 /* eg_fd_dup_high - the same, leaving the old one open. Returns: the new one, -errno. */

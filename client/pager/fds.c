@@ -26,12 +26,12 @@ static int *own_fd(uint32_t k)
 
 long eg_fd_open_own(const char *path, int flags)
 {
-    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+    long fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)path, flags | O_CLOEXEC, 0);
     for (int i = 0; i < TRIES && fd == -EACCES; i++) { /* another thread may be here, too */
         /* What /proc has of a process that has changed its user is root's, until it may be dumped again. */
         long dumpable = eg_sys5(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0);
         eg_sys5(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
-        fd = eg_sys4(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+        fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)path, flags | O_CLOEXEC, 0);
         if (dumpable != 1)
             eg_sys5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     }

@@ -24,8 +24,9 @@ void eg_cap_spawn(long flags, long tls)
     if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + EG_PAGE_BYTES))
         eg_cap_release(page, page + 2 * EG_PAGE_BYTES);
     /* A child process will need memory of the same budget: be there to give way. */
-    if (!(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES && eg_pager_activate())
-        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+    int rc = !(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES ? eg_pager_activate() : 0;
+    if (rc)
+        eg_warn_not_active(rc);
     eg_cap_leave(0);
 }
 
@@ -67,11 +68,11 @@ void eg_cap_child_start(int was_active, int drop)
     int *fds[] = {&rt->uffd, &rt->wake_fd, &rt->pagemap_fd, &rt->mem_fd, &rt->pool_fd, &rt->pid_fd};
     rt->lock = (struct eg_lock){.word = 1};
     /* Row locks belong to an open file: one of its own. */
-    int pool = (int)eg_sys4(SYS_openat, -100, rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);
+    int pool = (int)eg_fd_new(SYS_openat, -100, (long)rt->pool_path, 02000002 /* O_RDWR | O_CLOEXEC */, 0);
     if (pool < 0 && rt->pool_fd >= 0) { /* another user, or root directory */
         char path[EG_FD_PATH_BYTES];
         eg_fd_path(rt->pool_fd, path);
-        pool = (int)eg_sys4(SYS_openat, -100, path, 02000002, 0);
+        pool = (int)eg_fd_new(SYS_openat, -100, (long)path, 02000002, 0);
     }
     for (uint32_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
@@ -79,6 +80,7 @@ void eg_cap_child_start(int was_active, int drop)
         *fds[i] = -1;
     }
     rt->active = rt->served = rt->spawned = 0;
+    rt->pager_tid = 0;
     eg_pin_reset();
     rt->successor = NULL;
     rt->keeps = NULL;
@@ -132,7 +134,7 @@ static uint32_t threads_count(void)
 {
     char buf[1024];
     uint32_t n = 0;
-    long got, fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/../", 0200000 | 02000000 /* O_DIRECTORY | O_CLOEXEC */, 0);
+    long got, fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/../", 0200000 | 02000000 /* O_DIRECTORY | O_CLOEXEC */, 0);
     if (eg_sys_failed(fd))
         return 0;
     while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
@@ -212,8 +214,10 @@ long eg_cap_fork(long nr, const long arg[6])
         /* Parent and child do not both fit: the servers get a copy of everything, and the child starts with nothing resident. */
         eg_evict_clean_all();
         drop = 1;
-    } else if (eg_rt.charged > SPAWN_MIN_PAGES && !eg_rt.foreign && eg_pager_activate()) {
-        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+    } else if (eg_rt.charged > SPAWN_MIN_PAGES && !eg_rt.foreign) {
+        int rc = eg_pager_activate();
+        if (rc)
+            eg_warn_not_active(rc);
     }
     eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
     eg_whole_let_go(); /* what parent and child share is no huge page for long */

@@ -92,7 +92,7 @@ static void objects_read(void)
 {
     static char buf[8192 + 1];
     long have = 0, n;
-    long fd = eg_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0);
+    long fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0);
     hints.n_objects = 0;
     if (eg_sys_failed(fd))
         return;

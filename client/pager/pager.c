@@ -89,27 +89,62 @@ void eg_die(const char *what, const char *name, int err)
         eg_sys1(SYS_exit_group, 128 + SIGBUS);
 }
 
+void eg_warn_not_active(int err)
+{
+    if (err == -EMFILE)
+        eg_warn_once(EG_WARN_ACTIVATE, "the program has taken every descriptor that it may have, memory stays local beyond the budget; raise the limit (ulimit -Hn)", NULL);
+    else
+        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+}
+
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name)
 {
     if (!(__atomic_fetch_or(&eg_rt.pool->warned, bit, __ATOMIC_RELAXED) & bit))
         say(what, name, 0);
 }
 
-/* Above the soft limit where the hard one allows it, or may be raised: the program's own numbers stay all its own. */
+int eg_fds_more(struct rlimit *ret_old)
+{
+    struct rlimit up;
+    *ret_old = (struct rlimit){1024, 1024};
+    eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, ret_old);
+    uint64_t soft = ret_old->rlim_cur < FDS_MAX ? ret_old->rlim_cur : FDS_MAX;
+    up.rlim_cur = up.rlim_max = ret_old->rlim_max > soft + FDS_OWN ? ret_old->rlim_max : soft + FDS_ROOM;
+    if (!eg_sys_failed(eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0)))
+        return 1;
+    up.rlim_cur = up.rlim_max = ret_old->rlim_max; /* few, but some */
+    return ret_old->rlim_max > ret_old->rlim_cur && !eg_sys_failed(eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0));
+}
+
+void eg_fds_less(const struct rlimit *old)
+{
+    eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, old, 0);
+}
+
+long eg_fd_new(long nr, long a, long b, long c, long d)
+{
+    struct rlimit old;
+    long n = eg_sys4(nr, a, b, c, d);
+    if (n == -EMFILE && eg_fds_more(&old)) {
+        n = eg_sys4(nr, a, b, c, d);
+        eg_fds_less(&old);
+    }
+    return n;
+}
+
+/* Above the soft limit where that is possible: the program's own numbers stay all its own. */
 int eg_fd_dup_high(int fd)
 {
-    struct rlimit lim = {1024, 1024}, up;
-    eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &lim);
+    struct rlimit lim;
+    int raised = eg_fds_more(&lim);
     uint64_t soft = lim.rlim_cur < FDS_MAX ? lim.rlim_cur : FDS_MAX;
-    up.rlim_cur = up.rlim_max = lim.rlim_max > soft + FDS_OWN ? lim.rlim_max : soft + FDS_ROOM;
-    int raised = !eg_sys_failed(eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &up, 0));
     if (eg_rt.fd_floor == 0)
         eg_rt.fd_floor = (int)(raised ? soft : soft > FDS_OWN + 3 ? soft - FDS_OWN : 3);
     long n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, eg_rt.fd_floor);
     for (uint64_t from = lim.rlim_cur / 2; eg_sys_failed(n) && from >= 3; from /= 2)
         n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
     if (raised)
-        eg_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &lim, 0);
+        eg_fds_less(&lim);
     if (!eg_sys_failed(n) && n < eg_rt.fd_floor)
         eg_rt.fd_floor = (int)n;
     return (int)n;
@@ -675,7 +710,7 @@ int eg_pager_activate(void)
     if (rt->mem_fd < 0)
         rt->mem_fd = eg_fd_high((int)eg_fd_open_own("/proc/thread-self/mem", O_RDWR));
     if (rt->pid_fd < 0 && !rt->old_kernel)
-        rt->pid_fd = eg_fd_high((int)eg_sys2(SYS_pidfd_open, eg_sys0(SYS_getpid), 0));
+        rt->pid_fd = eg_fd_high((int)eg_fd_new(SYS_pidfd_open, eg_sys0(SYS_getpid), 0, 0, 0));
     rc = rt->pagemap_fd < 0 ? rt->pagemap_fd : rt->mem_fd < 0 ? rt->mem_fd : rt->wake_fd < 0 ? eg_account_listen() : 0;
     if (!rc)
         rc = eg_evict_settle();
@@ -695,6 +730,7 @@ int eg_pager_activate(void)
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
     if (eg_sys_failed(tid))
         return (int)tid;
+    rt->pager_tid = (uint32_t)tid;
     rt->active = 1;
     eg_account_budget();
     if (rt->began) {

@@ -58,7 +58,7 @@ static int maps_read(uint64_t start, uint64_t end, enum pieces kind)
     uint64_t at = start, perms = 0, these, lo, hi;
     long n = 0, have = 0;
     /* Not "self": that is the first thread, which may be gone. */
-    long fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/maps", 02000000 /* O_RDONLY | O_CLOEXEC */, 0);
+    long fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/maps", 02000000 /* O_RDONLY | O_CLOEXEC */, 0);
     if (eg_sys_failed(fd))
         return -ENOMEM;
     maps.n = 0;

@@ -132,6 +132,15 @@ static struct channel channel_of(struct eg_server *s)
     return (struct channel){s->control_fd, s->link.ops == &eg_transport_rdma ? &s->link : NULL};
 }
 
+/* A descriptor that comes along in a message is lost where there is no number for it. */
+static int fds_full(int fd)
+{
+    long n = eg_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
+    if (!eg_sys_failed(n))
+        eg_sys1(SYS_close, n);
+    return n == -EMFILE;
+}
+
 /* Sends the request `field` with the body in *body, reads the reply whose body is field `want` (0: none). */
 static int call(const struct channel *c, uint32_t field, const struct eg_pb_writer *body, uint32_t want)
 {
@@ -149,7 +158,11 @@ static int call(const struct channel *c, uint32_t field, const struct eg_pb_writ
     rpc.status = EG_STATUS_OK;
     rpc.message[0] = 0;
     rpc.body = (struct eg_pb_reader){rpc.in, rpc.in};
+    struct rlimit old;
+    int more = want == REP_OPEN && fds_full(c->fd) && eg_fds_more(&old);
     rc = channel_recv(c, &f, sizeof f, &rpc.memory_fd);
+    if (more)
+        eg_fds_less(&old);
     if (rc)
         return rc;
     if (f.magic != EG_WIRE_MAGIC || f.type != EG_FRAME_CONTROL || f.len_bytes > sizeof rpc.in)
@@ -222,7 +235,7 @@ static int dial(const struct eg_server *s)
 {
     const struct eg_pool_server *c = s->config;
     int family = c->kind == EG_ADDR_UNIX ? AF_UNIX : ((const struct sockaddr *)c->sockaddr)->sa_family;
-    long fd = eg_sys3(SYS_socket, family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    long fd = eg_fd_new(SYS_socket, family, SOCK_STREAM | SOCK_CLOEXEC, 0, 0);
     if (eg_sys_failed(fd))
         return (int)fd;
     long rc;

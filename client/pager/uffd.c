@@ -17,15 +17,15 @@ static long uffd_ioctl(unsigned long request, void *arg)
 /* Inline, nobody waits for the kernel's own faults: that needs no privilege, which the program may have given up (5.11). */
 static long open_any(void)
 {
-    long fd = eg_rt.inlined ? eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY) : -EPERM;
+    long fd = eg_rt.inlined ? eg_fd_new(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY, 0, 0, 0) : -EPERM;
     if (eg_sys_failed(fd))
-        fd = eg_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+        fd = eg_fd_new(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK, 0, 0, 0);
     if (fd == -EPERM) {
         int kept = eg_rt.uffd_dev >= 0;
-        long dev = kept ? eg_rt.uffd_dev : eg_sys4(SYS_openat, AT_FDCWD, UFFD_DEVICE, O_RDWR | O_CLOEXEC, 0);
+        long dev = kept ? eg_rt.uffd_dev : eg_fd_new(SYS_openat, AT_FDCWD, (long)UFFD_DEVICE, O_RDWR | O_CLOEXEC, 0);
         if (eg_sys_failed(dev))
             return fd;
-        fd = eg_sys3(SYS_ioctl, dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+        fd = eg_fd_new(SYS_ioctl, dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK, 0);
         if (!kept)
             eg_sys1(SYS_close, dev);
     }
@@ -35,7 +35,7 @@ static long open_any(void)
 void eg_uffd_keep(void)
 {
     if (!eg_rt.inlined)
-        eg_rt.uffd_dev = eg_fd_high((int)eg_sys4(SYS_openat, AT_FDCWD, UFFD_DEVICE, O_RDWR | O_CLOEXEC, 0));
+        eg_rt.uffd_dev = eg_fd_high((int)eg_fd_new(SYS_openat, AT_FDCWD, (long)UFFD_DEVICE, O_RDWR | O_CLOEXEC, 0));
 }
 
 /* The features that the kernel does not know make UFFDIO_API fail and spoil the descriptor: ask first, then enable. */

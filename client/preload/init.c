@@ -315,8 +315,10 @@ static void nodes_init(const char *pulse)
     eg_gate_nodes = 1;
     void *hole = mmap((void *)EG_WORKER_START, EG_WORKER_END - EG_WORKER_START, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (hole == MAP_FAILED && errno == ENOMEM)
+        refuse("there are not enough addresses for remote threads; raise the limit on address space (ulimit -v), or run without --compute");
     if (hole != (void *)EG_WORKER_START)
-        refuse("the addresses that remote threads need are taken in this program");
+        refuse("the addresses that remote threads need are taken in this program; run it without --compute");
     dl_iterate_phdr(nodes_private, &seen);
     eg_home_vdso_find();
     rseq_off();
@@ -373,6 +375,14 @@ static void hints_open(const char *pool_path)
         refuse("out of memory at start");
     if (eg_home.on)
         eg_home_private_add((uint64_t)file, (uint64_t)file + sizeof *file);
+}
+
+/* AddressSanitizer asks for this while it starts. Its library insists on being the first one loaded, so that nobody has interposed before it:
+ * we do not interpose. A program that has options of its own is asked instead of us. */
+const char *__asan_default_options(void);
+PUBLIC __attribute__((weak)) const char *__asan_default_options(void)
+{
+    return "verify_asan_link_order=0";
 }
 
 /* libc has not been initialised yet (initfirst): its environ is not set, the loader's arguments are. */

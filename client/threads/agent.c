@@ -427,8 +427,8 @@ void eg_agent_main(void)
         uint64_t pulse = pulse_turn();
         due = !due || (pulse && pulse < due) ? pulse : due;
         uint64_t look = eg_cap_look_alive();
-        if (look && (!due || now_ns + look < due))
-            due = now_ns + look;
+        if (look && (!due || eg_agent.now_ns + look < due))
+            due = eg_agent.now_ns + look;
         kicks_turn();
         work |= eg_lost_turn();
         int more = eg_home.far && eg_rt.active ? eg_pager_turn(work) | eg_far_reclaim() : 0;

@@ -32,7 +32,7 @@ static int maps_each(int (*fn)(const struct eg_area *area, const char *name, voi
 {
     char buf[4096];
     size_t have = 0;
-    long fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/maps", 02000000, 0), n = 1;
+    long fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/maps", 02000000, 0), n = 1;
     if (eg_sys_failed(fd))
         return 0;
     int stop = 0;

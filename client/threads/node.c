@@ -47,7 +47,7 @@ int eg_node_connect(uint32_t k, enum eg_stream_kind kind, struct eg_node_welcome
 {
     const struct eg_pool_node *config = &eg_rt.pool->nodes[k];
     int family = config->kind == EG_ADDR_UNIX ? AF_UNIX : ((const struct sockaddr *)(const void *)config->sockaddr)->sa_family;
-    long fd = eg_sys3(SYS_socket, family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    long fd = eg_fd_new(SYS_socket, family, SOCK_STREAM | SOCK_CLOEXEC, 0, 0);
     if (eg_sys_failed(fd))
         return (int)fd;
     fd = eg_fd_high((int)fd);

@@ -492,7 +492,7 @@ static uint64_t own_pending(void)
     static const char line[] = "\nSigPnd:\t";
     char buf[2048];
     uint64_t mask = 0;
-    long fd = eg_sys4(SYS_openat, -100, "/proc/thread-self/status", 02000000, 0);
+    long fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/status", 02000000, 0);
     long n = eg_sys_failed(fd) ? -1 : eg_sys3(SYS_read, fd, buf, sizeof buf - 1);
     if (!eg_sys_failed(fd))
         eg_sys1(SYS_close, fd);

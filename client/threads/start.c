@@ -63,11 +63,11 @@ int eg_home_activate(void)
     if (eg_rt.uffd < 0)
         rc = eg_uffd_open();
     if (!rc && eg_rt.pagemap_fd < 0)
-        eg_rt.pagemap_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+        eg_rt.pagemap_fd = eg_fd_high((int)eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
     if (!rc && eg_rt.wake_fd < 0)
         rc = eg_account_listen();
     if (h->load_fd < 0) /* without it, nobody knows: the threads spin */
-        h->load_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/loadavg", O_RDONLY | O_CLOEXEC, 0));
+        h->load_fd = eg_fd_high((int)eg_fd_new(SYS_openat, -100, (long)"/proc/loadavg", O_RDONLY | O_CLOEXEC, 0));
     h->n_processors = eg_sys_processors();
     eg_lock_give(&eg_rt.lock);
     if (rc || eg_rt.pagemap_fd < 0 || eg_rt.wake_fd < 0)
@@ -158,7 +158,7 @@ void eg_home_child(void)
     h->start_lock = h->memory_lock = (struct eg_lock){0};
     if (h->maps_fd >= 0)
         eg_sys1(SYS_close, h->maps_fd);
-    h->maps_fd = eg_fd_high((int)eg_sys4(SYS_openat, -100, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
+    h->maps_fd = eg_fd_high((int)eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
     h->n_reclaim = 0;
     if (h->far)
         return; /* the pager has done the rest */

@@ -52,6 +52,11 @@ void eg_die(const char *what, const char *name, int err)
     abort();
 }
 
+long eg_fd_new(long nr, long a, long b, long c, long d)
+{
+    return eg_sys4(nr, a, b, c, d);
+}
+
 void eg_slab_free(uint8_t server, uint32_t slab, int shared)
 {
     (void)server;
