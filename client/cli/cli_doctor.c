@@ -88,8 +88,11 @@ static void check_uffd(struct doctor *doctor)
     struct cli_uffd uffd;
     char text[256], line[64];
     cli_uffd_probe(&uffd);
-    const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
-    if (missing) {
+    const char *missing = cli_uffd_missing(&uffd, false, text, sizeof text);
+    if (!missing && uffd.user_mode_only) {
+        say(doctor, LACK_SLOWER, "userfaultfd", "sysctl vm.unprivileged_userfaultfd=1", "%s",
+            "of user mode only: programs whose every call is seen have far memory; no remote threads");
+    } else if (missing) {
         say(doctor, LACK_FATAL, "userfaultfd", NULL, "%s", missing);
         if (uffd.error == EPERM || uffd.error == EACCES)
             printf("%-8s %-22s -> %s\n", "", "", "sysctl vm.unprivileged_userfaultfd=1");

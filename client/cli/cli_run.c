@@ -217,7 +217,7 @@ static int check(struct run *run)
                         run->memserver);
     struct cli_uffd uffd;
     cli_uffd_probe(&uffd);
-    const char *missing = cli_uffd_missing(&uffd, text, sizeof text);
+    const char *missing = cli_uffd_missing(&uffd, run->engine == EG_ENGINE_HANDLER || cli_compute_wanted(&run->compute), text, sizeof text);
     if (missing)
         return cli_fail(CLI_EXIT_FAILED, "%s; 'endgame doctor' says more", missing);
     status = cli_compute_check(&run->compute);

@@ -52,11 +52,13 @@ void cli_uffd_probe(struct cli_uffd *ret_uffd)
     close(fd);
 }
 
-const char *cli_uffd_missing(const struct cli_uffd *uffd, char *text, size_t text_bytes)
+const char *cli_uffd_missing(const struct cli_uffd *uffd, bool thread, char *text, size_t text_bytes)
 {
-    if (uffd->user_mode_only)
-        return "userfaultfd serves only faults of user mode here, not those inside system calls; as root, run "
+    if (uffd->user_mode_only && (thread || !(uffd->features & UFFD_FEATURE_SIGBUS)))
+        return "userfaultfd serves only faults of user mode here, not those inside system calls, which --fault-engine handler and --compute need; as root, run "
                "`sysctl vm.unprivileged_userfaultfd=1` or give this user access to /dev/userfaultfd";
+    if (uffd->user_mode_only)
+        return uffd->features & UFFD_FEATURE_PAGEFAULT_FLAG_WP ? NULL : "this kernel's userfaultfd cannot write-protect; boot Linux 5.7 or later";
     if (uffd->error == EPERM || uffd->error == EACCES)
         return "userfaultfd is not permitted here; as root, run `sysctl vm.unprivileged_userfaultfd=1` or give this "
                "user access to /dev/userfaultfd (in a container, let its seccomp profile allow userfaultfd)";

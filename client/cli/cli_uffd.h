@@ -34,8 +34,9 @@ struct cli_uffd {
  * Context: hosted. Source: userfaultfd(2), ioctl_userfaultfd(2). */
 void cli_uffd_probe(struct cli_uffd *ret_uffd);
 
-/* cli_uffd_missing - NULL if `run` can work with it, else one line that says what to do; text is its buffer. */
-const char *cli_uffd_missing(const struct cli_uffd *uffd, char *text, size_t text_bytes);
+/* cli_uffd_missing - NULL if `run` can work with it, else one line that says what to do; text is its buffer. thread: by a thread that serves the
+ * faults, those of system calls among them (else by the threads that meet them: faults of user mode are enough). */
+const char *cli_uffd_missing(const struct cli_uffd *uffd, bool thread, char *text, size_t text_bytes);
 
 /* cli_uffd_pagemap_scan - Returns: 0, or -errno if this kernel has no PAGEMAP_SCAN. */
 int cli_uffd_pagemap_scan(void);

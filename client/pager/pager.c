@@ -93,6 +93,9 @@ void eg_warn_not_active(int err)
 {
     if (err == -EMFILE)
         eg_warn_once(EG_WARN_ACTIVATE, "the program has taken every descriptor that it may have, memory stays local beyond the budget; raise the limit (ulimit -Hn)", NULL);
+    else if (err == -EPERM)
+        eg_warn_once(EG_WARN_ACTIVATE, "this program's faults would have to be served by a thread, and userfaultfd serves only those of user mode here: memory stays local "
+                     "beyond the budget; as root, run `sysctl vm.unprivileged_userfaultfd=1`", NULL);
     else
         eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
 }
