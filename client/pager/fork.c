@@ -199,7 +199,8 @@ void eg_cap_sandbox(void)
         rt->pager_stack = NULL; /* the thread that is on it ends when it looks up */
         int rc = eg_pager_activate();
         if (rc)
-            eg_die("cannot let a thread serve the faults of a program that shuts itself in (seccomp)", NULL, 0);
+            eg_die(rc == -EPERM ? "a thread would have to serve the faults of a program that shuts itself in (seccomp); as root, run `sysctl vm.unprivileged_userfaultfd=1`"
+                                : "cannot let a thread serve the faults of a program that shuts itself in (seccomp)", NULL, 0);
         eg_cap_rearm(0, 1ul << EG_ADDR_BITS);
         eg_pager_kick();
     }
