@@ -45,6 +45,10 @@ set(EG_CORE_SOURCES
   threads/memory.c
   threads/node.c
   threads/proxy.c
+  threads/slot.c
+  threads/begin.c
+  threads/call.c
+  threads/end.c
   threads/start.c
   threads/threads.S
   threads/view.c

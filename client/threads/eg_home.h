@@ -244,7 +244,7 @@ long eg_home_futex(const long arg[6]);
  * memory, or often enough). */
 int eg_home_futex_again(const long arg[6], int *tries);
 
-/* --- proxy.c --- */
+/* --- proxy.c, slot.c, begin.c, call.c, end.c --- */
 /* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the
  * new thread begins, stack and FS not yet set). below: it begins that far below its stack's top. Returns: as the call. */
 long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below);

@@ -1,0 +1,182 @@
+/* call.c - the system calls of a thread that is away: its proxy makes them, standing on the program's stack under the program's mask. */
+#include "client/threads/eg_proxy.h"
+
+#include "client/gate/eg_gate.h"
+#include "client/gate/eg_robust.h"
+#include "client/pager/eg_pager.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/prctl.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#define CALL_COST_NS 25000u
+
+static long content_write(uint64_t addr, void *content, uint64_t bytes)
+{
+    struct iovec local = {content, bytes}, remote = {(void *)addr, bytes};
+    return eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), &local, 1, &remote, 1, 0) == (long)bytes ? 0 : -EFAULT;
+}
+
+static long word_write(uint64_t addr, uint64_t value) { return content_write(addr, &value, sizeof value); }
+
+static void answer(struct eg_thread *t, int64_t ret)
+{
+    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret}, .mask = t->mask};
+    eg_proxy_transfer(t, SYS_sendto, &call, sizeof call);
+}
+
+/* The content of the buffer at addr is here during a call: as it is aligned there. Returns: NULL: no memory. */
+static uint8_t *data_at(struct eg_thread *t, uint64_t addr)
+{
+    if (!t->data) {
+        uint8_t *p = eg_sys_map(EG_CALL_DATA_MAX + 3 * EG_PAGE_BYTES);
+        t->data = p ? p + (-(uint64_t)p & (EG_PAGE_BYTES - 1)) : NULL;
+    }
+    return t->data ? t->data + EG_PAGE_BYTES + addr % EG_PAGE_BYTES : NULL;
+}
+
+/* What a call writes. Without memory for it the call takes it from its place. */
+static uint8_t *data_read(struct eg_thread *t, const struct eg_call *call)
+{
+    uint8_t *data = data_at(t, (uint64_t)call->arg[2]), byte;
+    if (call->len_bytes > EG_CALL_DATA_MAX || call->len_bytes != (uint64_t)call->arg[3])
+        eg_home_lost(t->node);
+    if (data)
+        eg_proxy_transfer(t, SYS_recvfrom, data, call->len_bytes);
+    for (uint32_t i = 0; !data && i < call->len_bytes; i++)
+        eg_proxy_transfer(t, SYS_recvfrom, &byte, 1);
+    return data;
+}
+
+/* With what was read. */
+static void answer_data(struct eg_thread *t, uint8_t *data, uint64_t most)
+{
+    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0;
+    n = n < most ? n : most; /* it cannot be more */
+    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = (uint32_t)n, .arg = {t->ret}, .mask = t->mask};
+    memcpy(data - sizeof call, &call, sizeof call);
+    eg_proxy_transfer(t, SYS_sendto, data - sizeof call, sizeof call + n);
+}
+
+static int is_gated(long nr)
+{
+    switch (nr) {
+    case SYS_mmap: case SYS_munmap: case SYS_mremap: case SYS_mprotect: case SYS_madvise: case SYS_brk: case SYS_pkey_mprotect:
+    case SYS_process_madvise:
+    case SYS_close: case SYS_close_range: case SYS_dup2: case SYS_dup3:
+    case SYS_open: case SYS_openat: case SYS_lseek: case SYS_sched_getaffinity: case SYS_sched_setaffinity: return 1;
+    default: return 0;
+    }
+}
+
+/* Only the thread itself can make these, where it stands; or they change what its instructions and calls do, or when it runs, which no node carries out. */
+static int goes_home(long nr, const long a[6])
+{
+    switch (nr) {
+    case SYS_seccomp: case SYS_ioperm: case SYS_iopl: case SYS_modify_ldt: case SYS_sched_setattr: return 1;
+    case SYS_prctl: return a[0] == PR_SET_SECCOMP || a[0] == PR_SET_TSC || a[0] == PR_SET_SYSCALL_USER_DISPATCH;
+    case SYS_sched_setscheduler: return eg_is_realtime(a[1]);
+    case SYS_clone: case SYS_clone3: case SYS_fork: case SYS_vfork: case SYS_rt_sigreturn: case SYS_execve: case SYS_execveat:
+    case SYS_arch_prctl: return 1;
+    default: return 0;
+    }
+}
+
+/* What the kernel would say of itself, but the runtime has in its place: the word for the thread's end, its list of robust mutexes. Returns: 1, 0: not such a
+ * call. */
+static int own_words(struct eg_thread *t, long nr, const long a[6], long *ret)
+{
+    switch (nr) {
+    case SYS_set_tid_address:
+        t->clear_tid = (uint64_t)a[0];
+        *ret = t->tid;
+        return 1;
+    case SYS_set_robust_list:
+        if (a[1] != EG_ROBUST_BYTES)
+            return 0;
+        t->robust = (uint64_t)a[0];
+        *ret = 0;
+        return 1;
+    case SYS_get_robust_list:
+        if (!t->robust || ((int32_t)a[0] && (uint32_t)a[0] != t->tid))
+            return 0;
+        *ret = word_write((uint64_t)a[2], EG_ROBUST_BYTES) || word_write((uint64_t)a[1], t->robust) ? -EFAULT : 0;
+        return 1;
+    case SYS_prctl:
+        if (a[0] != PR_GET_TID_ADDRESS)
+            return 0;
+        *ret = word_write((uint64_t)a[1], t->clear_tid);
+        return 1;
+    default: return 0;
+    }
+}
+
+void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
+{
+    long nr = (long)call->arg[0], a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = (long)call->arg[1 + i];
+    __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
+    uint8_t *data = call->type == EG_CALL_WRITE ? data_read(t, call) : NULL;
+    if (call->type == EG_CALL_READ && (uint64_t)a[2] <= EG_CALL_DATA_MAX)
+        data = data_at(t, (uint64_t)a[1]);
+    if (call->type == EG_CALL_SYSCALL && call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
+        answer(t, eg_home_clone(nr, a, &t->state, t->xstate, t->mask, 0));
+        return;
+    }
+    __atomic_fetch_add(&t->cost_ns, CALL_COST_NS, __ATOMIC_RELAXED);
+    int costly = !eg_home_pays(t);
+    if (costly)
+        eg_home_costly();
+    if (costly || goes_home(nr, a)) {
+        struct eg_call come = {.type = EG_CALL_HOME};
+        eg_proxy_transfer(t, SYS_sendto, &come, sizeof come);
+        return;
+    }
+    long own;
+    if (own_words(t, nr, a, &own)) {
+        answer(t, own);
+        return;
+    }
+    if (nr == SYS_futex && ((a[1] & 0x7f) == FUTEX_WAIT || (a[1] & 0x7f) == FUTEX_WAIT_BITSET))
+        __atomic_fetch_add(&eg_rt.row->futex_waits_remote, 1, __ATOMIC_RELAXED);
+    if (is_gated(nr)) {
+        struct eg_gate_frame f = {.nr = nr};
+        memcpy(f.arg, a, sizeof a);
+        long ret = eg_gate_dispatch(&f);
+        if (!f.pass) {
+            answer(t, ret);
+            return;
+        }
+    }
+    t->nr = nr;
+    memcpy(t->arg, a, sizeof a);
+    if (data)
+        t->arg[1] = (int64_t)data;
+    t->caller = call->caller;
+    int tries = 0;
+    uint64_t begun_ns = eg_sys_now_ns();
+    __atomic_store_n(&t->call_since_ns, begun_ns, __ATOMIC_RELAXED);
+    t->in_call = 1;
+    do
+        eg_thread_call(t);
+    while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
+    t->in_call = 0;
+    __atomic_store_n(&t->call_since_ns, 0, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&t->idle_ns, eg_sys_now_ns() - begun_ns, __ATOMIC_RELAXED);
+    int reads = data && call->type == EG_CALL_READ;
+    if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
+        if (reads && t->ret > 0 && content_write((uint64_t)a[1], data, t->ret < a[2] ? (uint64_t)t->ret : (uint64_t)a[2]))
+            t->ret = -EFAULT;
+        t->state.rax = (uint64_t)t->ret;
+        eg_proxy_home(t);
+    }
+    if (reads)
+        answer_data(t, data, (uint64_t)a[2]);
+    else
+        answer(t, t->ret);
+}
