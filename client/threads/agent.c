@@ -17,6 +17,7 @@
 #define SPIN_NS 60000u
 #define SLICE_NS 100000u
 #define LOAD_EVERY_NS 5000000u
+#define FULL_RETRY_NS 100000u
 #define PULSES 10u /* a node that was asked in vain so often hangs */
 
 struct eg_home eg_home = {.maps_fd = -1, .load_fd = -1, .pulse_ms = EG_HOME_PULSE_MS};
@@ -137,6 +138,10 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
         park(addr, 0, node, slot, write);
         return;
     }
+    if (eg_spare_full(node)) {
+        park(addr, eg_agent.now_ns + FULL_RETRY_NS, node, slot, write);
+        return;
+    }
     struct eg_dir_chunk *c = eg_chunk_find(addr);
     struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
     uint64_t page = addr / EG_PAGE_BYTES;
@@ -210,7 +215,7 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     eg_agent.absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         uint32_t awaited = !(m->flags & EG_CO_F_SPARE);
-        if (awaited > eg_home.node[node]->n_drops)
+        if (awaited > eg_home.node[node]->n_drops || (!awaited && !eg_spare_dropped(node, m->n)))
             eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
         eg_home.pending -= awaited;
         eg_home.node[node]->n_drops -= awaited;

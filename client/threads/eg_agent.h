@@ -61,6 +61,10 @@ uint64_t eg_agent_here(uint64_t addr, uint32_t n);
 void eg_spare_holds(uint32_t k, uint64_t addr, uint32_t n_pages, int fixed);
 /* eg_spare_gave - node k has so many pages less. Context: agent. */
 void eg_spare_gave(uint32_t k, uint32_t n_pages);
+/* eg_spare_dropped - node k has acknowledged that so many read-only copies are gone. Context: agent. Returns: 1; 0: it was not asked to. */
+int eg_spare_dropped(uint32_t k, uint32_t n_pages);
+/* eg_spare_full - does node k hold so much more than it wants that its threads have to wait until it has given up what it was asked for? Context: agent. */
+int eg_spare_full(uint32_t k);
 /* eg_spare_turn - nodes that hold too much are asked to give up what went there first. Context: agent. Returns: was there anything? */
 int eg_spare_turn(void);
 

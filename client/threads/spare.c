@@ -48,9 +48,12 @@ static void spare_oldest(uint32_t k)
     uint64_t run = n->run[n->run_begin++ % EG_NODE_RUNS], addr = run & ~(uint64_t)(EG_PAGE_BYTES - 1);
     uint32_t n_pages = (uint32_t)(run & RUN_PAGES);
     if (run & RUN_FIXED) {
-        eg_spare_gave(k, n_pages);
-        if (is_fixed(addr, n_pages))
+        if (is_fixed(addr, n_pages)) {
+            n->n_leaving += n_pages;
             eg_send_say(k, EG_CO_DROP, EG_CO_F_SPARE, EG_SLOT_NOBODY, n_pages, addr);
+        } else {
+            eg_spare_gave(k, n_pages);
+        }
         return;
     }
     for (; n_pages; n_pages--, addr += EG_PAGE_BYTES) {
@@ -65,6 +68,22 @@ static void spare_oldest(uint32_t k)
             eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_SPARE + k, 1);
         }
     }
+}
+
+int eg_spare_dropped(uint32_t k, uint32_t n_pages)
+{
+    struct eg_node *n = eg_home.node[k];
+    if (n_pages > n->n_leaving)
+        return 0;
+    n->n_leaving -= n_pages;
+    eg_spare_gave(k, n_pages);
+    return 1;
+}
+
+int eg_spare_full(uint32_t k)
+{
+    const struct eg_node *n = eg_home.node[k];
+    return n->most_pages && n->n_leaving && n->n_held > n->most_pages + n->most_pages / 8;
 }
 
 int eg_spare_turn(void)
