@@ -4,6 +4,7 @@
 #include "tests/unit/unit_suite.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -274,8 +275,11 @@ START_TEST(a_fork_child_starts_with_none)
 }
 END_TEST
 
+static pid_t pinner;
+
 static void *pin_and_die(void *at)
 {
+    pinner = gettid();
     pin(OWNER + 8 * (uint64_t)at, 1000, (uint64_t)at, 1);
     return NULL;
 }
@@ -288,6 +292,8 @@ START_TEST(threads_that_are_gone_are_found_when_the_table_is_full)
         pthread_t t;
         ck_assert_int_eq(pthread_create(&t, NULL, pin_and_die, (void *)i), 0);
         pthread_join(t, NULL);
+        while (tgkill(getpid(), pinner, 0) == 0) /* joined, but not quite gone */
+            sched_yield();
     }
     ck_assert(pinned(1) && pinned(150));
     for (uint64_t i = 151; i < 350; i++)
