@@ -4,6 +4,7 @@
  * once the worker is ready. fd 4, if it is there: the seccomp filter to put on (struct sock_filter[]). The argument: how many of the program's
  * pages home may leave here. */
 #include "compute/worker.h"
+#include "proto/eg_msg.h"
 #include "proto/eg_uffd.h"
 
 #include <elf.h>
@@ -76,15 +77,7 @@ int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *dat
             continue;
         if (n < 0)
             return 0;
-        while (m.msg_iovlen && (uint64_t)n >= m.msg_iov->iov_len) {
-            n -= (long)m.msg_iov->iov_len;
-            m.msg_iov++;
-            m.msg_iovlen--;
-        }
-        if (m.msg_iovlen) {
-            m.msg_iov->iov_base = (uint8_t *)m.msg_iov->iov_base + n;
-            m.msg_iov->iov_len -= (uint64_t)n;
-        }
+        eg_msg_sent(&m, (uint64_t)n);
     }
     return 1;
 }

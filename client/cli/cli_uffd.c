@@ -54,18 +54,17 @@ void cli_uffd_probe(struct cli_uffd *ret_uffd)
 
 const char *cli_uffd_missing(const struct cli_uffd *uffd, bool thread, char *text, size_t text_bytes)
 {
+    int error = uffd->user_mode_only ? 0 : uffd->error;
     if (uffd->user_mode_only && (thread || !(uffd->features & UFFD_FEATURE_SIGBUS)))
         return "userfaultfd serves only faults of user mode here, not those inside system calls, which --fault-engine handler and --compute need; as root, run "
                "`sysctl vm.unprivileged_userfaultfd=1` or give this user access to /dev/userfaultfd";
-    if (uffd->user_mode_only)
-        return uffd->features & UFFD_FEATURE_PAGEFAULT_FLAG_WP ? NULL : "this kernel's userfaultfd cannot write-protect; boot Linux 5.7 or later";
-    if (uffd->error == EPERM || uffd->error == EACCES)
+    if (error == EPERM || error == EACCES)
         return "userfaultfd is not permitted here; as root, run `sysctl vm.unprivileged_userfaultfd=1` or give this "
                "user access to /dev/userfaultfd (in a container, let its seccomp profile allow userfaultfd)";
-    if (uffd->error == ENOSYS)
+    if (error == ENOSYS)
         return "this kernel has no userfaultfd (CONFIG_USERFAULTFD); boot one that has, Linux 5.7 or later";
-    if (uffd->error) {
-        snprintf(text, text_bytes, "userfaultfd does not work here: %s", strerror(uffd->error));
+    if (error) {
+        snprintf(text, text_bytes, "userfaultfd does not work here: %s", strerror(error));
         return text;
     }
     if (!(uffd->features & UFFD_FEATURE_PAGEFAULT_FLAG_WP))

@@ -135,6 +135,18 @@ int eg_gate_inline(size_t frame_bytes);
 /* eg_gate_harmless - EG_GATE_HARMLESS_WORDS for eg_gate_patch_all. */
 const uint64_t *eg_gate_harmless(void);
 
+/* The first fields of the kernel's struct clone_args. Source: clone(2). */
+struct eg_clone_args {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+};
+/* eg_clone_args_read - of a clone, clone3, fork or vfork. Context: any. Returns: 1; 0: they cannot be read. */
+int eg_clone_args_read(long nr, const long arg[6], struct eg_clone_args *ret_args);
+/* eg_clone_stack - Returns: the new stack's top. */
+static inline uint64_t eg_clone_stack(const struct eg_clone_args *a)
+{
+    return a->stack + a->stack_size;
+}
+
 /* gate.S */
 void eg_gate_entry(void);
 long eg_gate_call_on(void *stack_top, long (*fn)(void *), void *arg);

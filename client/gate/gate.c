@@ -37,11 +37,6 @@ enum {
 #undef X
 };
 
-/* First fields of the kernel's struct clone_args. */
-struct clone3_args {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
-};
-
 int eg_gate_init(void)
 {
     stacks = eg_sys_map((size_t)STACKS * STACK_BYTES);
@@ -111,21 +106,22 @@ long eg_gate_alone(long (*fn)(void *), void *arg)
 }
 
 /* A new thread has no alternate stack until its first call: a fault on its stack could not be served. */
-static void pin_stack(const struct clone3_args *a)
+static void pin_stack(const struct eg_clone_args *a)
 {
-    uint64_t top = a->stack + a->stack_size, bytes = a->flags & CLONE_FLAG_SETTLS ? STACK_TOP_BYTES : STACK_RAW_BYTES;
+    uint64_t top = eg_clone_stack(a), bytes = a->flags & CLONE_FLAG_SETTLS ? STACK_TOP_BYTES : STACK_RAW_BYTES;
     struct eg_span_rw span = {top > bytes ? top - bytes : 0, top, 1};
     if (eg_ranges_seen(&eg_rt.ranges, span.start, span.end))
         eg_pin_more(a->flags & CLONE_FLAG_SETTLS ? a->tls : top, ~0ull, &span, 1);
 }
 
-/* Returns: 0 they cannot be read. */
-static int clone_args(long nr, const long arg[6], struct clone3_args *ret_args)
+int eg_clone_args_read(long nr, const long arg[6], struct eg_clone_args *ret_args)
 {
-    struct clone3_args a = {0};
+    struct eg_clone_args a = {0};
     if (nr == NR_clone) {
         a.flags = (uint64_t)arg[0];
         a.stack = (uint64_t)arg[1];
+        a.parent_tid = (uint64_t)arg[2];
+        a.child_tid = (uint64_t)arg[3];
         a.tls = (uint64_t)arg[4];
     } else if (nr == NR_vfork) {
         a.flags = CLONE_FLAG_VM;
@@ -140,18 +136,18 @@ static int clone_args(long nr, const long arg[6], struct clone3_args *ret_args)
 }
 
 /* A stack that the kernel refuses, or on which the child ends at once. */
-static int no_stack(long nr, const struct clone3_args *a)
+static int no_stack(long nr, const struct eg_clone_args *a)
 {
-    uint64_t top = a->stack + a->stack_size;
+    uint64_t top = eg_clone_stack(a);
     return (nr == NR_clone3 && !a->stack != !a->stack_size) || top < a->stack || top < EG_PAGE_BYTES || top > 1ull << EG_ADDR_BITS;
 }
 
 /* A new process. On a stack of its own it begins like any other, with a pager and sessions, and changes to that stack when they are there.
  * ret_pass: in the child, its stack's top. */
-static long fork_with(long (*make)(long, const long *), long nr, const long arg[6], const struct clone3_args *a, long *ret_pass)
+static long fork_with(long (*make)(long, const long *), long nr, const long arg[6], const struct eg_clone_args *a, long *ret_pass)
 {
     union {
-        struct clone3_args args;
+        struct eg_clone_args args;
         uint8_t bytes[CLONE3_BYTES_MAX];
     } copy;
     long own[6];
@@ -174,14 +170,14 @@ static long fork_with(long (*make)(long, const long *), long nr, const long arg[
     }
     long ret = make(nr, own);
     if (ret == 0)
-        *ret_pass = (long)(a->stack + a->stack_size);
+        *ret_pass = (long)eg_clone_stack(a);
     return ret;
 }
 
 static long spawn(long nr, const long arg[6], long *ret_pass)
 {
-    struct clone3_args a;
-    if (!clone_args(nr, arg, &a)) {
+    struct eg_clone_args a;
+    if (!eg_clone_args_read(nr, arg, &a)) {
         *ret_pass = 1;
         return 0;
     }
@@ -270,10 +266,10 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
             return eg_home_clone(f->nr, a, &state, NULL, mask, RED_ZONE);
         case EG_CLONES_PROCESS: {
             struct eg_view_mask own;
-            struct clone3_args args;
+            struct eg_clone_args args;
             long pass = 0;
             eg_view_inherit(&own);
-            long ret = clone_args(f->nr, a, &args) ? fork_with(eg_home_fork, f->nr, a, &args, &pass) : -EFAULT;
+            long ret = eg_clone_args_read(f->nr, a, &args) ? fork_with(eg_home_fork, f->nr, a, &args, &pass) : -EFAULT;
             if (ret == 0 && pass != 1)
                 eg_view_child(&own);
             f->pass = pass;

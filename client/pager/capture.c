@@ -195,11 +195,8 @@ int eg_cap_commit(uint64_t n, int noreserve, int *ret_arm)
     if (eg_rt.foreign)
         return 0;
     if (eg_account_total() + n > eg_rt.high) {
-        int rc = eg_pager_activate();
-        if (rc) {
-            eg_warn_not_active(rc);
+        if (eg_pager_activate_or_warn())
             return 0;
-        }
         *ret_arm = 1;
     }
     int promised = 0;

@@ -482,8 +482,9 @@ int eg_slot_find(uint64_t page);
 
 /* --- pager.c ------------------------------------------------------------------------------------------------------- */
 
-/* eg_pager_activate - start the pager's thread. Context: lock held. Returns: 0, -errno. */
+/* eg_pager_activate - start the pager's thread. Context: lock held. Returns: 0, -errno; eg_pager_activate_or_warn: after a line that memory stays local. */
 int eg_pager_activate(void);
+int eg_pager_activate_or_warn(void);
 /* eg_thread_start - a thread of the runtime's: no TLS, signals as the caller has them; fn never returns. Returns: its number, -errno. */
 long eg_thread_start(void *stack_top, void (*fn)(void));
 /* For whoever serves (eg_rt.served). Context: lock held, on_pager set.
@@ -517,8 +518,6 @@ enum eg_warning { EG_WARN_FULL = 1, EG_WARN_SERVER = 2, EG_WARN_ACTIVATE = 4, EG
 /* eg_say_init - remember what descriptor 2 is. Context: start-up. */
 void eg_say_init(void);
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name);
-/* eg_warn_not_active - the pager could not begin (-errno). Context: as eg_warn_once. */
-void eg_warn_not_active(int err);
 /* eg_fds_more - there are numbers now that the program cannot have: the hard limit allows it, or may be raised. Context: any; for a moment.
  * Returns: 1, and eg_fds_less(ret_old) has to follow; 0 it cannot be. */
 int eg_fds_more(struct rlimit *ret_old);

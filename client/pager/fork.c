@@ -24,9 +24,8 @@ void eg_cap_spawn(long flags, long tls)
     if (flags & SETTLS && tls && eg_ranges_overlap(&eg_rt.ranges, page, page + EG_PAGE_BYTES))
         eg_cap_release(page, page + 2 * EG_PAGE_BYTES);
     /* A child process will need memory of the same budget: be there to give way. */
-    int rc = !(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES ? eg_pager_activate() : 0;
-    if (rc)
-        eg_warn_not_active(rc);
+    if (!(flags & THREAD) && !eg_rt.active && !eg_rt.foreign && eg_rt.charged > SPAWN_MIN_PAGES)
+        eg_pager_activate_or_warn();
     eg_cap_leave(0);
 }
 
@@ -216,9 +215,7 @@ long eg_cap_fork(long nr, const long arg[6])
         eg_evict_clean_all();
         drop = 1;
     } else if (eg_rt.charged > SPAWN_MIN_PAGES && !eg_rt.foreign) {
-        int rc = eg_pager_activate();
-        if (rc)
-            eg_warn_not_active(rc);
+        eg_pager_activate_or_warn();
     }
     eg_pager_quiesce(0, 1ul << EG_ADDR_BITS);
     eg_whole_let_go(); /* what parent and child share is no huge page for long */

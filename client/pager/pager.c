@@ -89,17 +89,6 @@ void eg_die(const char *what, const char *name, int err)
         eg_sys1(SYS_exit_group, 128 + SIGBUS);
 }
 
-void eg_warn_not_active(int err)
-{
-    if (err == -EMFILE)
-        eg_warn_once(EG_WARN_ACTIVATE, "the program has taken every descriptor that it may have, memory stays local beyond the budget; raise the limit (ulimit -Hn)", NULL);
-    else if (err == -EPERM)
-        eg_warn_once(EG_WARN_ACTIVATE, "this program's faults would have to be served by a thread, and userfaultfd serves only those of user mode here: memory stays local "
-                     "beyond the budget; as root, run `sysctl vm.unprivileged_userfaultfd=1`", NULL);
-    else
-        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
-}
-
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name)
 {
     if (!(__atomic_fetch_or(&eg_rt.pool->warned, bit, __ATOMIC_RELAXED) & bit))
@@ -744,6 +733,19 @@ int eg_pager_activate(void)
         rt->settling = 0;
     }
     return 0;
+}
+
+int eg_pager_activate_or_warn(void)
+{
+    int err = eg_pager_activate();
+    if (err == -EMFILE)
+        eg_warn_once(EG_WARN_ACTIVATE, "the program has taken every descriptor that it may have, memory stays local beyond the budget; raise the limit (ulimit -Hn)", NULL);
+    else if (err == -EPERM)
+        eg_warn_once(EG_WARN_ACTIVATE, "this program's faults would have to be served by a thread, and userfaultfd serves only those of user mode here: memory stays local "
+                     "beyond the budget; as root, run `sysctl vm.unprivileged_userfaultfd=1`", NULL);
+    else if (err)
+        eg_warn_once(EG_WARN_ACTIVATE, "cannot use userfaultfd any more, memory stays local beyond the budget", NULL);
+    return err;
 }
 
 void eg_pager_kick(void)

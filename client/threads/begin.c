@@ -16,42 +16,20 @@
 #define COST_SMALL_NS 3000000u
 #define STAY_NS 500000000u /* others then stay here for a while; twice as long each time */
 #define STAY_MAX_NS 60000000000u
+#define CLONE3_BYTES 88 /* what is known of them */
 #define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
-
-/* First fields of the kernel's struct clone_args. */
-struct clone3_args {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
-};
-
-static int clone_args(long nr, const long arg[6], struct clone3_args *a)
-{
-    memset(a, 0, sizeof *a);
-    if (nr == SYS_clone) {
-        a->flags = (uint64_t)arg[0];
-        a->stack = (uint64_t)arg[1];
-        a->parent_tid = (uint64_t)arg[2];
-        a->child_tid = (uint64_t)arg[3];
-        a->tls = (uint64_t)arg[4];
-        return 1;
-    }
-    size_t bytes = (size_t)arg[1] < sizeof *a ? (size_t)arg[1] : sizeof *a;
-    if (eg_sys_copy_in(a, (uint64_t)arg[0], bytes) != (long)bytes)
-        return 0;
-    a->stack += a->stack_size;
-    return (size_t)arg[1] <= 88;
-}
 
 enum eg_clones eg_home_clones(long nr, const long arg[6])
 {
-    struct clone3_args a;
+    struct eg_clone_args a;
     const uint64_t need = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FILES; /* its streams are descriptors that the agent has, too */
     if (nr == SYS_fork)
         return EG_CLONES_PROCESS;
-    if (nr == SYS_vfork || !clone_args(nr, arg, &a))
+    if (nr == SYS_vfork || !eg_clone_args_read(nr, arg, &a) || (nr == SYS_clone3 && (size_t)arg[1] > CLONE3_BYTES))
         return EG_CLONES_IN_PLACE;
     if (!(a.flags & CLONE_VM))
         return !(a.flags & CLONE_FILES) ? EG_CLONES_PROCESS : eg_home.active || eg_rt.active ? EG_CLONES_REFUSED : EG_CLONES_APART;
-    if ((a.flags & need) == need && a.stack && !(a.flags & (CLONE_VFORK | CLONE_PIDFD | CLONE_CHILD_SETTID)) && a.flags >> 32 == 0)
+    if ((a.flags & need) == need && eg_clone_stack(&a) && !(a.flags & (CLONE_VFORK | CLONE_PIDFD | CLONE_CHILD_SETTID)) && a.flags >> 32 == 0)
         return EG_CLONES_THREAD;
     return EG_CLONES_IN_PLACE;
 }
@@ -151,8 +129,10 @@ struct eg_thread *eg_home_visitor(void)
 
 long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below)
 {
-    struct clone3_args a;
-    clone_args(nr, arg, &a);
+    struct eg_clone_args a;
+    if (!eg_clone_args_read(nr, arg, &a))
+        return -EFAULT;
+    uint64_t stack = eg_clone_stack(&a);
     eg_lock_take(&eg_home.start_lock);
     int rc = goes_out() ? eg_home_activate() : 1, node = -1;
     if (rc < 0) {
@@ -160,13 +140,13 @@ long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *sta
         eg_rt.pool->threads_mode = EG_THREADS_HOME;
     }
     if (rc == 0)
-        node = eg_home_place(a.stack);
+        node = eg_home_place(stack);
     eg_lock_give(&eg_home.start_lock);
     struct eg_thread *t = eg_proxy_slot();
     if (!t)
         return -EAGAIN;
     t->state = *state;
-    t->state.rsp = a.stack - below;
+    t->state.rsp = stack - below;
     t->state.rax = 0;
     t->state.gs_base = 0;
     t->state.fs_base = a.tls;

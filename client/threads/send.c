@@ -2,11 +2,10 @@
 #include "client/threads/eg_agent.h"
 
 #include "client/pager/eg_pager.h"
+#include "proto/eg_msg.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 
 void eg_send_flush(uint32_t k)
 {
@@ -79,15 +78,7 @@ void eg_send_slot(uint32_t k, unsigned slot, struct eg_co m, const void *data, u
             eg_lost_node(k);
             return;
         }
-        while (message.msg_iovlen && (uint64_t)sent >= message.msg_iov->iov_len) {
-            sent -= (long)message.msg_iov->iov_len;
-            message.msg_iov++;
-            message.msg_iovlen--;
-        }
-        if (message.msg_iovlen) {
-            message.msg_iov->iov_base = (uint8_t *)message.msg_iov->iov_base + sent;
-            message.msg_iov->iov_len -= (uint64_t)sent;
-        }
+        eg_msg_sent(&message, (uint64_t)sent);
     }
 }
 
