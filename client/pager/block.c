@@ -55,17 +55,25 @@ struct eg_block *eg_block_next(uint64_t *at, uint64_t end)
     return NULL;
 }
 
+void eg_pages_set(struct eg_block *b, uint32_t first, uint32_t n, enum eg_page_state state)
+{
+    int armed = eg_block_armed(b->index);
+    for (uint32_t i = first, run; i < first + n; i += run) {
+        enum eg_page_state old = eg_page_state(b, i);
+        for (run = 0; i + run < first + n && eg_page_state(b, i + run) == old; run++)
+            b->page[i + run] = (uint8_t)((b->page[i + run] & ~EG_P_STATE) | state);
+        if (old == state)
+            continue;
+        count(b, old, -(int)run);
+        count(b, state, (int)run);
+        eg_rt.charged += (weight(state, armed) - weight(old, armed)) * (int)run;
+        b->whole = 0;
+    }
+}
+
 void eg_page_set(struct eg_block *b, uint32_t i, enum eg_page_state state)
 {
-    enum eg_page_state old = eg_page_state(b, i);
-    int armed = eg_block_armed(b->index);
-    if (old == state)
-        return;
-    count(b, old, -1);
-    count(b, state, 1);
-    eg_rt.charged += weight(state, armed) - weight(old, armed);
-    b->page[i] = (uint8_t)((b->page[i] & ~EG_P_STATE) | state);
-    b->whole = 0;
+    eg_pages_set(b, i, 1, state);
 }
 
 void eg_block_set_armed(uint64_t index, int armed)

@@ -10,8 +10,8 @@
 
 void eg_drop_note(struct eg_block *b, uint32_t first, uint32_t n)
 {
+    eg_pages_set(b, first, n, EG_P_REMOTE);
     for (uint32_t i = 0; i < n; i++) {
-        eg_page_set(b, first + i, EG_P_REMOTE);
         eg_queue_left(b, first + i);
         b->page[first + i] &= (uint8_t)~EG_P_WRITTEN;
     }
@@ -76,8 +76,8 @@ uint64_t eg_drop_settle(struct eg_drops *d, long gone)
             continue;
         }
         gone = 0;
-        for (uint32_t k = 0; k < n && d->busy; k++)
-            eg_page_set(b, first + k, EG_P_CLEAN);
+        if (d->busy)
+            eg_pages_set(b, first, n, EG_P_CLEAN);
         freed += eg_drop_run(b, first, n);
     }
     for (uint32_t i = 0; i < d->runs && d->busy; i++)
@@ -95,8 +95,8 @@ void eg_drop_add(struct eg_drops *d, struct eg_block *b, uint32_t first, uint32_
 {
     d->iov[d->runs++] = (struct iovec){(void *)(eg_block_addr(b) + (uint64_t)first * EG_PAGE_BYTES), (uint64_t)n * EG_PAGE_BYTES};
     d->pages += n;
-    for (uint32_t i = 0; i < n && d->busy; i++)
-        eg_page_set(b, first + i, EG_P_FETCHING);
+    if (d->busy)
+        eg_pages_set(b, first, n, EG_P_FETCHING);
 }
 
 int eg_evict_busy_aside(uint64_t first, uint64_t last)

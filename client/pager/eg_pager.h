@@ -310,7 +310,8 @@ struct eg_block *eg_block_next(uint64_t *at, uint64_t end);
 void eg_block_swap(uint64_t one, uint64_t other);
 int eg_block_armed(uint64_t index);
 void eg_block_set_armed(uint64_t index, int armed);
-/* eg_page_set - change one page's state, keeping the counts. Flags other than the state are kept. */
+/* eg_pages_set, eg_page_set - change the state of some pages, or of one, keeping the counts. Flags other than the state are kept. */
+void eg_pages_set(struct eg_block *b, uint32_t first, uint32_t n, enum eg_page_state state);
 void eg_page_set(struct eg_block *b, uint32_t i, enum eg_page_state state);
 static inline enum eg_page_state eg_page_state(const struct eg_block *b, uint32_t i)
 {
@@ -577,7 +578,8 @@ int eg_cap_fd_move_away(long fd);
 
 /* eg_page_sum - checksum of a page; *ret_zero (may be NULL): all zeros. */
 uint32_t eg_page_sum(const void *page, int *ret_zero);
-/* eg_page_sum_copy - the same of a page that is copied; what is summed is what is at `to`, also when `from` changes meanwhile. */
-uint32_t eg_page_sum_copy(void *to, const void *from);
+/* eg_page_sum_copy - the same of a page that is copied; what is summed is what is at `to`, also when `from` changes meanwhile.
+ * next: the page that will be copied after it, or this one. */
+__attribute__((nonnull)) uint32_t eg_page_sum_copy(void *to, const void *from, const void *next);
 
 #endif

@@ -195,8 +195,7 @@ static int fetch_submit(struct eg_block *b, uint32_t first, uint32_t n, int writ
         .start_ns = demand_ns,
         .busy = 1,
     };
-    for (uint32_t i = 0; i < n; i++)
-        eg_page_set(b, first + i, EG_P_FETCHING);
+    eg_pages_set(b, first, n, EG_P_FETCHING);
     EG_COUNT(pages_fetched, n);
     if (eg_rt.profiled)
         eg_profile_fetched((uint64_t)b->index * EG_BLOCK_PAGES + first, n, !demand_ns);
@@ -269,8 +268,7 @@ static void fetch_settle(struct eg_fetch *f)
         eg_whole_settle(f);
         return;
     }
-    for (uint32_t i = 0; i < f->n; i++)
-        eg_page_set(b, f->first + i, f->write ? EG_P_DIRTY : EG_P_CLEAN);
+    eg_pages_set(b, f->first, f->n, f->write ? EG_P_DIRTY : EG_P_CLEAN);
     eg_evict_arrived(b, f->first, f->n, f->passing, f->demand);
     eg_inline_arrived((uint64_t)b->index * EG_BLOCK_PAGES + f->first, f->n);
     if (f->demand)
@@ -300,9 +298,11 @@ static void read_now(const struct eg_link *link, struct eg_fetch *f)
         f->io.result = link->ops->read(link, f->io.offset, f->io.buf, f->io.len_bytes);
         return;
     }
-    for (uint32_t i = 0; i < f->n; i++)
-        if (eg_page_sum_copy((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, mapped + i * EG_PAGE_BYTES) != f->block->sums[f->first + i])
+    for (uint32_t i = 0; i < f->n; i++) {
+        const uint8_t *page = mapped + i * EG_PAGE_BYTES;
+        if (eg_page_sum_copy((uint8_t *)f->io.buf + i * EG_PAGE_BYTES, page, i + 1 < f->n ? page + EG_PAGE_BYTES : page) != f->block->sums[f->first + i])
             damaged(f->block);
+    }
     f->summed = 1;
 }
 

@@ -120,8 +120,7 @@ int eg_whole_submit(struct eg_block *b, uint64_t demand_ns)
     w->left = w->unsettled = EG_WHOLE_PIECES;
     w->start_ns = demand_ns;
     memset(w->changed, 0, sizeof w->changed);
-    for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++)
-        eg_page_set(b, i, EG_P_FETCHING);
+    eg_pages_set(b, 0, EG_BLOCK_PAGES, EG_P_FETCHING);
     EG_COUNT(pages_fetched, EG_BLOCK_PAGES);
     if (eg_rt.profiled)
         eg_profile_fetched((uint64_t)b->index * EG_BLOCK_PAGES, EG_BLOCK_PAGES, !demand_ns);
@@ -201,11 +200,13 @@ void eg_whole_settle(struct eg_fetch *f)
     eg_rt.outstanding--;
     if (--w->unsettled)
         return;
-    uint64_t changed = 0;
-    for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++) {
-        eg_page_set(b, i, w->changed[i / 64] >> i % 64 & 1 ? EG_P_DIRTY : EG_P_CLEAN);
-        changed |= w->changed[i / 64];
-    }
+    int changed = 0;
+    eg_pages_set(b, 0, EG_BLOCK_PAGES, EG_P_CLEAN);
+    for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++)
+        if (w->changed[i / 64] >> i % 64 & 1) {
+            eg_page_set(b, i, EG_P_DIRTY);
+            changed = 1;
+        }
     eg_evict_arrived(b, 0, EG_BLOCK_PAGES, 1, 0);
     b->whole = w->huge;
     if (changed)
