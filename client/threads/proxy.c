@@ -171,7 +171,12 @@ static uint32_t pages_along(struct eg_thread *t)
 static int send_out(struct eg_thread *t)
 {
     struct eg_node *n = eg_home.node[t->node];
-    t->where = EG_AWAY;
+    __atomic_store_n(&t->where, EG_AWAY, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&eg_home.halt, __ATOMIC_SEQ_CST) == t->tid) { /* it is about to be stopped */
+        eg_node_loses(n);
+        t->where = EG_AT_HOME;
+        return -EINTR;
+    }
     int rc = eg_proxy_stream_take(t);
     if (rc) { /* it refuses, or does not answer; what is on it may be well all the same */
         if (rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)
