@@ -123,6 +123,7 @@ static void payload_read(struct eg_thread *t, uint32_t bytes)
     if (bytes < sizeof t->state || bytes > sizeof t->state + EG_XSTATE_MAX_BYTES)
         eg_home_lost(t->node);
     eg_proxy_transfer(t, SYS_recvfrom, &t->state, sizeof t->state);
+    t->state.tid = t->tid; /* nodes do not say; it may go on to another one */
     if (t->state.xstate_bytes != bytes - sizeof t->state)
         eg_home_lost(t->node);
     if (t->state.xstate_bytes)
