@@ -34,6 +34,7 @@ set(EG_CORE_SOURCES
   threads/send.c
   threads/near.c
   threads/grant.c
+  threads/halt.c
   threads/spare.c
   threads/ahead.c
   threads/fault.c

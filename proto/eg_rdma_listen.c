@@ -18,8 +18,11 @@ static int explain(const struct eg_addr *addr, bool opened, int error, char *why
     case ENXIO:
     case ENOENT: /* no /dev/infiniband/rdma_cm */
     case EADDRNOTAVAIL:
-        snprintf(why, why_bytes, "%s: no RDMA device %s: see `ibv_devices`, `rdma link`; or listen on tcp:%s",
-                 addr->text, opened ? "has this address" : "is here", rest);
+        if (strncmp(addr->text, "rdma:", 5) == 0)
+            snprintf(why, why_bytes, "%s: no RDMA device %s: see `ibv_devices`, `rdma link`; or listen on tcp:%s",
+                     addr->text, opened ? "has this address" : "is here", rest);
+        else /* a relay's own end */
+            snprintf(why, why_bytes, "%s: no RDMA device is here: see `ibv_devices`, `rdma link`", addr->text);
         break;
     case EADDRINUSE:
         snprintf(why, why_bytes, "%s: another server listens there: stop it or choose another address", addr->text);

@@ -31,8 +31,8 @@
       "status. At most --memory of its anonymous memory stays in this machine; the rest lives on the memory servers "  \
       "and comes back page by page. Without --memserver a server of its own starts on this machine and ends with the " \
       "program and everything it left running. With --compute, the program's threads run on compute nodes, in one "    \
-      "address space with what stays here, and all memory stays here. Statically linked, set-user-ID and 32-bit "      \
-      "programs cannot be run.")                                                                                       \
+      "address space with what stays here; all memory stays here then, unless --memory or --memserver is given, too. " \
+      "Statically linked, set-user-ID and 32-bit programs cannot be run.")                                             \
     X(profile, "profile", "[OPTION]... [--] PROGRAM [ARG...]", "run a program and write hints that make its next run faster", \
       "The program runs as with `endgame run`, and what becomes of its memory is counted: which mappings pages were "  \
       "read back for, in what order, and how often. At its end the rules that follow from that are written, each with " \
@@ -67,7 +67,7 @@
     X(RUN_ENGINE, 0, "fault-engine", "auto|handler|inline",                                                            \
       "how page faults are served: by a thread that the runtime has for it (handler), by the thread that meets them "  \
       "(inline: faster; system calls made past libc may then fail with EFAULT), or the best way that the program "     \
-      "allows (auto, the default)")                                                                                    \
+      "allows (auto, the default). With --compute it is always handler")                                                                                    \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \
       "at the program's end, write counters of the whole process tree to FILE as one JSON object; - is standard error")
 #define CLI_OPTIONS_RUN(X)                                                                                             \

@@ -151,6 +151,8 @@ static int parse(const struct cli_command *command, int argc, char **argv, struc
     if (status)
         return status;
     if (cli_compute_wanted(&ret_run->compute)) {
+        if (ret_run->engine == EG_ENGINE_INLINE)
+            return cli_usage(command, "--fault-engine inline does not go with --compute: leave one of them out");
         ret_run->far = ret_run->budget_bytes || ret_run->n_servers;
         if (!ret_run->far)
             ret_run->budget_bytes = BUDGET_NONE;

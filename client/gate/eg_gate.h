@@ -71,6 +71,9 @@ int eg_gate_init(void);
  * ret_found: per entry of EG_GATE_CALLS, counts added up; ret_patched: sites that were patched before, added up.
  * Returns: the number of sites patched, or -errno. */
 int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched);
+/* eg_gate_patch_number - the sites of one call, with what the compiler put between mov and syscall. Context: start-up, one thread. Returns: how many were
+ * patched, or -errno. */
+int eg_gate_patch_number(uint8_t *text, size_t bytes, uint32_t nr);
 /* eg_gate_site - the patched site that has made its call in place and goes on at `after`. Context: any thread that may fault. Returns: where it begins, 0
  * (it is none, or one that cannot begin again). */
 uint64_t eg_gate_site(uint64_t after);

@@ -490,7 +490,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         f->pass = !merges_memory(f);
         return 0;
     case NR_ptrace:
-        if (!eg_home.on && eg_rt.active && eg_gate_tracer(f->arg, &first))
+        if ((eg_home.active || eg_rt.active) && eg_gate_tracer(f->arg, &first))
             return first;
         f->pass = 1;
         return 0;

@@ -264,12 +264,51 @@ static uint8_t *next_syscall(uint8_t *p, uint8_t *end)
     return NULL;
 }
 
+struct site {
+    uint8_t *at;
+    uint8_t exits, between;
+};
+
+/* Trampolines for n sites, and the jumps to them. Returns: n, -errno. */
+static int sites_patch(uint8_t *text, size_t bytes, const struct site *site, int n)
+{
+    if (!n)
+        return 0;
+    size_t need = (sizeof(void *) + (size_t)n * TRAMPOLINE_BYTES + EG_PAGE - 1) & ~(EG_PAGE - 1);
+    uint8_t *mem = eg_patch_near_memory(text, bytes, need);
+    if (!mem)
+        return -ENOMEM;
+    void **entry = (void **)mem;
+    *entry = (void *)eg_gate_entry;
+    for (int i = 0; i < n; i++) {
+        uint8_t *t = mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES;
+        if (site[i].exits)
+            exit_trampoline_write(t, entry);
+        else
+            trampoline_write(t, site[i].at, site[i].between, entry);
+    }
+    long rc = eg_sys3(SYS_mprotect, mem, need, PROT_READ | PROT_EXEC);
+    for (int i = 0; i < n && !eg_sys_failed(rc); i++)
+        rc = site_patch(site[i].at, mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES);
+    return eg_sys_failed(rc) ? (int)rc : n;
+}
+
+int eg_gate_patch_number(uint8_t *text, size_t bytes, uint32_t nr)
+{
+    struct site site[MAX_SITES];
+    int n = 0;
+    for (uint8_t *p = text + 5 + BETWEEN_MAX; n < MAX_SITES && p < text + bytes && (p = next_syscall(p, text + bytes)); p++)
+        for (uint8_t between = 0; between <= BETWEEN_MAX; between++)
+            if (eg_patch_is_number(p - 5 - between, text) && load32(p - 4 - between) == nr && is_plain(p - between, between)) {
+                site[n++] = (struct site){p - 5 - between, 0, between};
+                break;
+            }
+    return sites_patch(text, bytes, site, n);
+}
+
 int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *ret_patched)
 {
-    struct {
-        uint8_t *at;
-        uint8_t exits, between;
-    } site[MAX_SITES];
+    struct site site[MAX_SITES];
     int n = 0;
     const uint8_t *robust = NULL; /* the last set_robust_list */
     for (uint8_t *p = text + 5; (p = next_syscall(p, text + bytes)); p++) {
@@ -301,23 +340,5 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
         site[n].between = (uint8_t)between;
         site[n++].at = p - 5 - between;
     }
-    if (!n)
-        return 0;
-    size_t need = (sizeof(void *) + (size_t)n * TRAMPOLINE_BYTES + EG_PAGE - 1) & ~(EG_PAGE - 1);
-    uint8_t *mem = eg_patch_near_memory(text, bytes, need);
-    if (!mem)
-        return -ENOMEM;
-    void **entry = (void **)mem;
-    *entry = (void *)eg_gate_entry;
-    for (int i = 0; i < n; i++) {
-        uint8_t *t = mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES;
-        if (site[i].exits)
-            exit_trampoline_write(t, entry);
-        else
-            trampoline_write(t, site[i].at, site[i].between, entry);
-    }
-    long rc = eg_sys3(SYS_mprotect, mem, need, PROT_READ | PROT_EXEC);
-    for (int i = 0; i < n && !eg_sys_failed(rc); i++)
-        rc = site_patch(site[i].at, mem + sizeof(void *) + (size_t)i * TRAMPOLINE_BYTES);
-    return eg_sys_failed(rc) ? (int)rc : n;
+    return sites_patch(text, bytes, site, n);
 }

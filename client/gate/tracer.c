@@ -4,15 +4,20 @@
 #include "client/gate/eg_buffers.h"
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_inline.h"
+#include "client/threads/eg_home.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>
 
+#define GETREGS 12
 #define ATTACH 16
+#define DETACH 17
 #define SEIZE 0x4206
 #define INTERRUPT 0x4207
+#define RSP 19 /* of struct user_regs_struct */
 #define SPINS 50u
+#define TRIES 200u
 #define NAP_NS 50000
 #define STOPS_NS 1000000000u /* a thread that waits for a vfork child does not stop before that has gone on */
 
@@ -32,24 +37,58 @@ static void stop_wait(long tid)
     }
 }
 
+struct stop {
+    const long *arg;
+    int again;
+};
+
+/* The runtime's locks are ours meanwhile. */
+static long stop_locked(struct stop *s)
+{
+    const long *a = s->arg;
+    if ((uint64_t)a[1] == eg_rt.pager_tid)
+        return -EPERM;
+    long ret = eg_sys4(SYS_ptrace, a[0], a[1], a[2], a[3]);
+    if (ret || a[0] == SEIZE)
+        return ret;
+    stop_wait(a[1]);
+    uint64_t regs[27] = {0};
+    s->again = a[0] == ATTACH && eg_home.active && !eg_sys4(SYS_ptrace, GETREGS, a[1], 0, regs) && eg_home_between((uint32_t)a[1], regs[RSP]) &&
+               !eg_sys4(SYS_ptrace, DETACH, a[1], 0, 0);
+    return ret;
+}
+
 static long stop(void *arg)
 {
-    const long *a = arg;
-    eg_cap_enter();
-    while (eg_rt.unlocked)
+    struct stop *s = arg;
+    int nodes = eg_home.active, far = eg_rt.active;
+    s->again = 0;
+    if (nodes)
+        eg_home_halt((uint32_t)s->arg[1]);
+    if (far)
+        eg_cap_enter();
+    while (far && eg_rt.unlocked)
         eg_inline_give_way();
-    long ret = (uint64_t)a[1] == eg_rt.pager_tid ? -EPERM : eg_sys4(SYS_ptrace, a[0], a[1], a[2], a[3]);
-    if (!ret && a[0] != SEIZE)
-        stop_wait(a[1]);
-    eg_cap_leave(0);
+    long ret = stop_locked(s);
+    if (far)
+        eg_cap_leave(0);
+    if (nodes)
+        eg_home_halted();
     return ret;
 }
 
 int eg_gate_tracer(const long arg[6], long *ret_result)
 {
-    long a[4] = {arg[0], arg[1], arg[2], arg[3]};
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    struct stop s = {.arg = arg};
     if ((arg[0] != ATTACH && arg[0] != SEIZE && arg[0] != INTERRUPT) || (uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid)
         return 0;
-    *ret_result = eg_gate_alone(stop, a);
+    for (uint32_t tries = 0; tries < TRIES; tries++) { /* its registers are to be the program's: it comes home just now */
+        *ret_result = eg_gate_alone(stop, &s);
+        if (!s.again)
+            return 1;
+        eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
+    }
+    *ret_result = eg_gate_alone(stop, &s);
     return 1;
 }

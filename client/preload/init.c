@@ -22,6 +22,7 @@
 #define PUBLIC __attribute__((visibility("default")))
 #define ADOPT_MIN_BYTES (64u << 10)
 #define EXIT_ENDGAME 125
+#define TRACERS_MAX_BYTES (64ul << 20) /* of text that is looked through for them */
 #define RESERVE_BYTES (4ul << 30)       /* the tables of 2 TiB of captured memory */
 #define RESERVE_SMALL_BYTES (32ul << 20)
 #ifndef AT_MINSIGSTKSZ
@@ -196,6 +197,19 @@ static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int coun
     return 0;
 }
 
+/* Sanitizers stop threads by system calls of their own: where a thread of the runtime's serves the faults, it must not be stopped with the others. */
+static void patch_tracers(const struct dl_phdr_info *info)
+{
+    if (object_has(info, getauxval(AT_SYSINFO_EHDR)) || object_has(info, (uint64_t)&eg_gate_entry))
+        return;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type == PT_LOAD && p->p_flags & PF_X && p->p_filesz <= TRACERS_MAX_BYTES &&
+            eg_gate_patch_number((uint8_t *)(info->dlpi_addr + p->p_vaddr), p->p_filesz, SYS_ptrace) < 0)
+            return; /* natively as before */
+    }
+}
+
 /* Patches libc and the loader (and the program, when it carries its own libc); with eg_gate_all every object. */
 static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
 {
@@ -208,8 +222,10 @@ static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
     own_libc |= file_is(info->dlpi_name, "libc.so") || file_is(info->dlpi_name, "ld-linux");
     if (eg_gate_all)
         return patch_object_all(info, v, own_libc);
-    if (!own_libc)
+    if (!own_libc) {
+        patch_tracers(info);
         return 0;
+    }
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
         if (p->p_type != PT_LOAD || !(p->p_flags & PF_X))

@@ -161,11 +161,13 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     int tries = 0;
     uint64_t begun_ns = eg_sys_now_ns();
     __atomic_store_n(&t->call_since_ns, begun_ns, __ATOMIC_RELAXED);
-    t->in_call = 1;
+    __atomic_store_n(&t->in_call, 1, __ATOMIC_SEQ_CST);
     do
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
-    t->in_call = 0;
+    __atomic_store_n(&t->in_call, 0, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&eg_home.halt, __ATOMIC_SEQ_CST) == t->tid) /* it is being stopped */
+        eg_home_come();
     __atomic_store_n(&t->call_since_ns, 0, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->idle_ns, eg_sys_now_ns() - begun_ns, __ATOMIC_RELAXED);
     int reads = data && call->type == EG_CALL_READ;

@@ -145,7 +145,8 @@ struct eg_home {
     uint8_t on;        /* this run has compute nodes */
     uint8_t far;       /* and memory servers */
     uint8_t active;    /* the agent runs */
-    struct eg_lock start_lock, memory_lock;
+    struct eg_lock start_lock, memory_lock, halt_lock; /* in this order: halt, start, memory */
+    uint32_t halt;     /* that thread is to be at home, or in a call, and to stay there; under halt_lock */
     struct eg_node *node[EG_HOME_NODES];
     uint32_t n_nodes, next_node;
     int maps_fd, load_fd;
@@ -244,7 +245,7 @@ long eg_home_futex(const long arg[6]);
  * memory, or often enough). */
 int eg_home_futex_again(const long arg[6], int *tries);
 
-/* --- proxy.c, slot.c, begin.c, call.c, end.c --- */
+/* --- proxy.c, slot.c, begin.c, call.c, end.c, halt.c --- */
 /* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the
  * new thread begins, stack and FS not yet set). below: it begins that far below its stack's top. Returns: as the call. */
 long eg_home_clone(long nr, const long arg[6], const struct eg_thread_state *state, const uint8_t *xstate, uint64_t mask, uint32_t below);
@@ -272,6 +273,11 @@ struct eg_thread *eg_home_visitor(void);
 int eg_home_pays(const struct eg_thread *thread);
 /* eg_home_costly - a thread comes home because it did not pay: the next ones stay for a while. */
 void eg_home_costly(void);
+/* eg_home_halt - nobody makes a memory call, and the thread is at home, or its node waits for the end of a call, until eg_home_halted. Context: the gate, in a
+ * process that shares the program's memory; the agent runs. eg_home_between: was it stopped in the runtime, with that stack pointer, on its way? */
+void eg_home_halt(uint32_t tid);
+void eg_home_halted(void);
+int eg_home_between(uint32_t tid, uint64_t rsp);
 /* eg_home_robust_off - the kernel forgets the calling thread's list of robust mutexes, if there is nothing on it. Returns: the list, 0: as before;
  * eg_home_robust_on: it has it again. */
 uint64_t eg_home_robust_off(void);

@@ -123,6 +123,7 @@ static void payload_read(struct eg_thread *t, uint32_t bytes)
     if (bytes < sizeof t->state || bytes > sizeof t->state + EG_XSTATE_MAX_BYTES)
         eg_home_lost(t->node);
     eg_proxy_transfer(t, SYS_recvfrom, &t->state, sizeof t->state);
+    t->state.tid = t->tid; /* nodes do not say; it may go on to another one */
     if (t->state.xstate_bytes != bytes - sizeof t->state)
         eg_home_lost(t->node);
     if (t->state.xstate_bytes)
@@ -171,7 +172,12 @@ static uint32_t pages_along(struct eg_thread *t)
 static int send_out(struct eg_thread *t)
 {
     struct eg_node *n = eg_home.node[t->node];
-    t->where = EG_AWAY;
+    __atomic_store_n(&t->where, EG_AWAY, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&eg_home.halt, __ATOMIC_SEQ_CST) == t->tid) { /* it is about to be stopped */
+        eg_node_loses(n);
+        t->where = EG_AT_HOME;
+        return -EINTR;
+    }
     int rc = eg_proxy_stream_take(t);
     if (rc) { /* it refuses, or does not answer; what is on it may be well all the same */
         if (rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM && rc != -ENOBUFS)

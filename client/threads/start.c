@@ -104,6 +104,8 @@ int eg_home_activate(void)
         tid = eg_thread_start((uint8_t *)stack + STACK_BYTES, eg_agent_main);
     }
     eg_rt.served = !eg_sys_failed(tid);
+    if (tid > 0)
+        eg_rt.pager_tid = (uint32_t)tid;
     eg_lock_give(&eg_rt.lock);
     if (eg_sys_failed(tid))
         return (int)tid;
@@ -155,11 +157,13 @@ void eg_home_child(void)
     h->kicks = h->pushes = 0;
     h->agent_asleep = 0;
     memset(h->held, 0, sizeof h->held);
-    h->start_lock = h->memory_lock = (struct eg_lock){0};
+    h->start_lock = h->memory_lock = h->halt_lock = (struct eg_lock){0};
+    h->halt = 0;
     if (h->maps_fd >= 0)
         eg_sys1(SYS_close, h->maps_fd);
     h->maps_fd = eg_fd_high((int)eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
     h->n_reclaim = 0;
+    eg_rt.pager_tid = 0;
     if (h->far)
         return; /* the pager has done the rest */
     eg_cap_child_start(0, 0);

@@ -377,7 +377,9 @@ static struct {
 static void relay_body(struct member *me)
 {
     const int n = rounds(100);
+    const pid_t tid = gettid();
     for (int i = 0; i < n; i++) {
+        EQUAL(gettid(), tid); /* from wherever it was moved */
         OK(pthread_mutex_lock(&relay.lock));
         while (relay.turn != me->number)
             OK(pthread_cond_wait(&relay.turn_changed, &relay.lock));
