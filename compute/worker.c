@@ -172,6 +172,7 @@ static void give_back(const struct eg_co *m)
     uint64_t bytes = (uint64_t)m->n * EG_PAGE_BYTES;
     if (!m->n)
         return;
+    wk_futex_leaves(m->addr, m->n);
     if (m->type == EG_CO_INVALIDATE) {
         forget(m->addr, m->n);
         wk_send(&answer, NULL, 0);
@@ -294,6 +295,7 @@ static void message(const struct eg_co *m, const uint8_t *data)
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC | (m->flags & EG_CO_F_SPARE), .n = m->n, .addr = m->addr};
         grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
+        wk_futex_leaves(0, 0);
         forget(m->addr, m->n);
         wk_send(&answer, NULL, 0);
         break;
@@ -303,9 +305,15 @@ static void message(const struct eg_co *m, const uint8_t *data)
             struct wk_slot *s = wk_slot(m->slot);
             uint32_t tid = __atomic_load_n(&s->ktid, __ATOMIC_ACQUIRE);
             __atomic_store_n(&s->kick, (uint32_t)m->addr, __ATOMIC_SEQ_CST);
-            if (tid)
+            if (tid) {
                 eg_sys3(SYS_tgkill, wk.pid, tid, WK_KICK);
+                wk_futex_kick(s);
+            }
         }
+        break;
+    case EG_CO_FIRED:
+        grants_wait(m->number);
+        wk_futex_fired(m->addr);
         break;
     default:
         for (;;)

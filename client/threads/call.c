@@ -28,6 +28,21 @@ static void answer(struct eg_thread *t, int64_t ret)
     eg_proxy_transfer(t, SYS_sendto, &call, sizeof call);
 }
 
+/* The thread may learn from it which of its futex calls are libc's own. */
+static void answer_futex(struct eg_thread *t, const struct eg_call *to)
+{
+    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {t->ret, eg_gate_is_libc(to->caller.rip)}, .mask = t->mask};
+    eg_proxy_transfer(t, SYS_sendto, &call, sizeof call);
+}
+
+void eg_proxy_wake(struct eg_thread *t, const struct eg_call *call)
+{
+    __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&t->cost_ns, CALL_COST_NS, __ATOMIC_RELAXED);
+    answer(t, eg_sleep_wake(t->node, (uint64_t)call->arg[0], (uint32_t)call->arg[1]));
+}
+
 /* The content of the buffer at addr is here during a call: as it is aligned there. Returns: NULL: no memory. */
 static uint8_t *data_at(struct eg_thread *t, uint64_t addr)
 {
@@ -177,6 +192,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     }
     if (reads)
         answer_data(t, data, (uint64_t)a[2]);
+    else if (nr == SYS_futex)
+        answer_futex(t, call);
     else
         answer(t, t->ret);
 }

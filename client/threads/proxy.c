@@ -234,6 +234,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_SYSCALL:
         case EG_CALL_WRITE:
         case EG_CALL_READ: eg_proxy_call(t, &call); break;
+        case EG_CALL_WAKE: eg_proxy_wake(t, &call); break;
         case EG_CALL_EXIT:
             eg_proxy_stream_give(t);
             eg_proxy_take_back(t);
