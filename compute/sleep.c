@@ -151,7 +151,7 @@ static int sleeps(struct wk_slot *s)
 void wk_futex_kick(struct wk_slot *s)
 {
     uint32_t asleep = 1;
-    if (__atomic_compare_exchange_n(&s->asleep, &asleep, 2, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) == s->state.tid && __atomic_compare_exchange_n(&s->asleep, &asleep, 2, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         eg_sys6(SYS_futex, &s->asleep, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 }
 
@@ -219,6 +219,7 @@ static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, u
     if (kicked || !sleeps(s)) {
         if (leaves(s)) {
             s->asleep = 0;
+            s->kick = 0; /* this one: another one may come while the call is made */
             return WK_FUTEX_KICKED;
         }
         while (__atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST)) /* who took it is about to say so */
@@ -228,32 +229,42 @@ static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, u
     return WK_FUTEX_DONE;
 }
 
-static long wake_here(struct wk_slot *s, uint64_t addr, uint32_t n)
+/* Home wakes up to n who sleep elsewhere. times: that the page had left, before. Returns: how many, -errno. */
+static long wake_elsewhere(struct wk_slot *s, struct bucket *b, uint64_t addr, uint32_t n, uint32_t times)
 {
-    struct bucket *b = bucket_of(addr);
-    uint32_t woken, times = times_left(addr);
-    wk_lock(&b->lock);
-    struct wk_slot *taken = take(b, addr, n, &woken);
-    int alone = b->addr == addr && b->alone && b->left == times;
-    int enough = woken == n && ++b->n_kept % KEPT_MOST;
-    wk_unlock(&b->lock);
-    wake(taken);
-    if (alone || enough)
-        return woken;
-    uint32_t more = woken == n ? 1 : n - woken;
     int here = wk_try_touch((void *)addr); /* nobody else has it then */
-    struct eg_call call = {.type = EG_CALL_WAKE, .arg = {(int64_t)addr, more}, .mask = s->mask};
+    struct eg_call call = {.type = EG_CALL_WAKE, .arg = {(int64_t)addr, n}, .mask = s->mask}, answer;
     s->turn++;
-    struct eg_call answer = wk_call_short(s, &call);
-    s->mask = answer.mask;
-    if (here && answer.arg[0] >= 0 && answer.arg[0] < more) {
+    wk_call_short(s, &call, &answer);
+    if (here && answer.arg[0] >= 0 && answer.arg[0] < n) {
         wk_lock(&b->lock);
         about(b, addr);
         b->alone = 1;
         b->left = times;
         wk_unlock(&b->lock);
     }
-    return woken + answer.arg[0];
+    return answer.arg[0];
+}
+
+static long wake_here(struct wk_slot *s, uint64_t addr, uint32_t n)
+{
+    struct bucket *b = bucket_of(addr);
+    uint32_t woken = 0, more, times = times_left(addr);
+    wk_lock(&b->lock);
+    int alone = b->addr == addr && b->alone && b->left == times, others_first = !alone && b->first && ++b->n_kept % KEPT_MOST == 0;
+    struct wk_slot *taken = others_first ? NULL : take(b, addr, n, &woken);
+    wk_unlock(&b->lock);
+    wake(taken);
+    if (alone || woken == n)
+        return woken;
+    long elsewhere = wake_elsewhere(s, b, addr, n - woken, times);
+    if (!others_first || elsewhere < 0 || elsewhere >= n)
+        return elsewhere < 0 && woken ? woken : woken + elsewhere;
+    wk_lock(&b->lock);
+    taken = take(b, addr, n - (uint32_t)elsewhere, &more);
+    wk_unlock(&b->lock);
+    wake(taken);
+    return elsewhere + more;
 }
 
 enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *r, long *ret)

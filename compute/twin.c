@@ -153,12 +153,10 @@ static void call_read(struct wk_slot *s, void *to, uint64_t bytes)
     some_read(s, to, bytes, bytes);
 }
 
-struct eg_call wk_call_short(struct wk_slot *s, const struct eg_call *call)
+void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer)
 {
-    struct eg_call answer;
     call_send(s, call, NULL);
-    call_read(s, &answer, sizeof answer);
-    return answer;
+    call_read(s, ret_answer, sizeof *ret_answer);
 }
 
 static void idle(void *arg);
@@ -318,8 +316,8 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         r[EG_REG_RAX] = (uint64_t)ret;
         return;
     }
-    enum eg_call_type type = type_of(r);
-    if (type != EG_CALL_SYSCALL && !data_begin(s, uc, type))
+    enum eg_call_type type = futex == WK_FUTEX_KICKED ? EG_CALL_KICKED : type_of(r);
+    if ((type == EG_CALL_READ || type == EG_CALL_WRITE) && !data_begin(s, uc, type))
         type = EG_CALL_SYSCALL;
     s->turn++; /* what it was given it does not use now */
     out.call = (struct eg_call){
@@ -348,7 +346,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? data_end(s, uc, &answer) : answer.arg[0]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
-    if (futex == WK_FUTEX_KICKED)
+    if (futex == WK_FUTEX_KICKED && !answer.arg[2])
         go_home(s, uc, EG_HOME_KICK);
 }
 

@@ -96,15 +96,15 @@ int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
 void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most);
 /* wk_value_in - a value at an address that the program gave. Returns: 1; 0: it is not here. */
 int wk_value_in(void *to, uint64_t addr, uint64_t bytes);
-/* wk_call - home makes the call, or sends the thread home. Context: as before. Returns: its RETURN. */
-struct eg_call wk_call_short(struct wk_slot *s, const struct eg_call *call);
+/* wk_call_short - a message without payload, and its answer, without either. Context: the thread. */
+void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer);
 void wk_lock(uint32_t *word);
 void wk_unlock(uint32_t *word);
 
 /* --- sleep.c: the program's futexes --- */
 enum wk_futex { WK_FUTEX_DONE, WK_FUTEX_HOME, WK_FUTEX_KICKED };
-/* wk_futex - a futex call. Context: the thread, in a handler. Returns: DONE, *ret: its result; HOME: home is to make it; KICKED: the same, and the thread is wanted
- * at home after it. */
+/* wk_futex - a futex call. Context: the thread, in a handler. Returns: DONE, *ret: its result; HOME: home is to make it; KICKED: the same, as EG_CALL_KICKED, and then
+ * the thread goes home, if home does not say that it may stay. */
 enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *regs, long *ret);
 /* wk_futex_learn - what home said of who makes the futex calls that go on at rip. */
 void wk_futex_learn(uint64_t rip, int is_libc);

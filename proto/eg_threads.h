@@ -114,13 +114,15 @@ static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 enum eg_call_type {
     EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state; arg[0]: so many GRANTs (or DENYs) follow unasked, wait for them */
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments; payload of a clone: eg_thread_state of the new thread */
-    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; payload, to READ: what was read; arg[1], to a futex call: 1: libc itself made it */
+    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; payload, to READ: what was read; to a futex
+                         * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay */
     EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason */
     EG_CALL_EXIT = 5,   /* to home: the thread made exit(2); the stream is free for another thread */
     /* Calls whose arg[2] is a buffer of arg[3] bytes, at most EG_CALL_DATA_MAX: its content travels with them, and its pages stay on the node. */
     EG_CALL_WRITE = 6,  /* as SYSCALL; payload: the buffer */
     EG_CALL_READ = 7,   /* as SYSCALL; its RETURN has what was read */
-    EG_CALL_WAKE = 8    /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
+    EG_CALL_WAKE = 8,   /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
+    EG_CALL_KICKED = 9  /* as SYSCALL: a wait on a futex, which the thread began where it is; then it was asked home */
 };
 #define EG_CALL_DATA_MAX (256u << 10)
 

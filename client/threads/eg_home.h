@@ -85,6 +85,7 @@ struct eg_thread {
     uint32_t slot;     /* the worker's number */
     int fd, signal_fd;
     uint32_t kick;     /* 1: asked for, 2: sent */
+    uint32_t kick_signal; /* because of a signal */
     uint64_t signal_mask; /* that signal_fd has */
     uint64_t clear_tid; /* the program's word for the end of the thread; 0: none */
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */

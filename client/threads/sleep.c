@@ -13,7 +13,8 @@
 
 #include <linux/futex.h>
 
-#define STAND_INS 96u
+#define STAND_INS_OF_NODE 48u
+#define STAND_INS (STAND_INS_OF_NODE * EG_HOME_NODES)
 #define STAND_IN_STACK_BYTES 4096u
 #define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
 
@@ -74,19 +75,24 @@ static int stand_in_moves(struct stand_in *s, uint64_t addr)
 void eg_sleep_cover(uint32_t k, unsigned slot, uint64_t addr)
 {
     struct stand_in *idle = NULL;
-    int covered = 0;
+    uint32_t n_idle = 0, n = 0;
+    int covered = 0, has;
     eg_sleep_turn();
-    for (uint32_t i = 0; i < n_stand_ins && !covered; i++) {
+    for (uint32_t i = 0; i < n_stand_ins; i++) {
         struct stand_in *s = &stand_ins[i];
-        covered = s->node == k && s->addr == addr;
-        if (s->node == k && !s->addr)
-            idle = s;
+        if (s->node != k)
+            continue;
+        n++;
+        n_idle += !s->addr;
+        covered |= s->addr == addr;
+        idle = s->addr ? idle : s;
     }
-    if (!covered && idle)
+    has = covered;
+    if (!has && idle)
         covered = stand_in_moves(idle, addr);
-    else if (!covered && n_stand_ins < STAND_INS)
+    if (!has && n_idle <= 1 && n < STAND_INS_OF_NODE)
         stand_in_new(k); /* for the next one */
-    else if (!covered)
+    else if (!has && !idle)
         stand_in_end(k);
     eg_send_slot(k, slot, (struct eg_co){.type = covered ? EG_CO_COVERED : EG_CO_DENY, .addr = addr}, NULL, 0);
 }
