@@ -7,7 +7,8 @@
  * the word elsewhere has to take the page from here after that look, and makes its wake after that; who changes it here finds the sleeper in the bucket.
  *
  * A wake finds those who sleep here, and goes home for the rest, unless nobody can be there (*alone*): home found nobody left when it was asked last,
- * and this node alone has had the page ever since, while who sleeps elsewhere has looked at the word there before. */
+ * and this node alone has had the page ever since, while who sleeps elsewhere has looked at the word there before. That a page leaves is counted when it
+ * cannot be written here any more, and before home gets it: counted earlier, who asks home in between took the page for one that stays. */
 #include "compute/worker.h"
 
 #include <errno.h>
@@ -41,7 +42,7 @@ static uint32_t times_left(uint64_t addr)
     return __atomic_load_n(&left[addr / EG_PAGE_BYTES % PAGES], __ATOMIC_SEQ_CST) + __atomic_load_n(&left_any, __ATOMIC_SEQ_CST);
 }
 
-void wk_futex_leaves(uint64_t addr, uint64_t n_pages)
+void wk_futex_left(uint64_t addr, uint64_t n_pages)
 {
     for (uint64_t page = addr / EG_PAGE_BYTES; n_pages; n_pages--, page++)
         __atomic_fetch_add(&left[page % PAGES], 1, __ATOMIC_SEQ_CST);

@@ -172,13 +172,14 @@ static void give_back(const struct eg_co *m)
     uint64_t bytes = (uint64_t)m->n * EG_PAGE_BYTES;
     if (!m->n)
         return;
-    wk_futex_leaves(m->addr, m->n);
     if (m->type == EG_CO_INVALIDATE) {
         forget(m->addr, m->n);
+        wk_futex_left(m->addr, m->n);
         wk_send(&answer, NULL, 0);
         return;
     }
     protect(m->addr, bytes, 1);
+    wk_futex_left(m->addr, m->n);
     memcpy(pages_out, (const void *)m->addr, bytes);
     if (!(m->flags & EG_CO_F_KEPT))
         forget(m->addr, m->n);
@@ -295,8 +296,8 @@ static void message(const struct eg_co *m, const uint8_t *data)
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC | (m->flags & EG_CO_F_SPARE), .n = m->n, .addr = m->addr};
         grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
-        wk_futex_leaves(0, 0);
         forget(m->addr, m->n);
+        wk_futex_left(0, 0);
         wk_send(&answer, NULL, 0);
         break;
     }

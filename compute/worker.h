@@ -112,8 +112,8 @@ void wk_futex_learn(uint64_t rip, int is_libc);
 void wk_futex_fired(uint64_t addr);
 /* wk_futex_kick - the thread does not sleep on. Context: the main thread, after s->kick was set. */
 void wk_futex_kick(struct wk_slot *s);
-/* wk_futex_leaves - pages are about to go, or the right to write them; addr 0: any. Context: the main thread. */
-void wk_futex_leaves(uint64_t addr, uint64_t n_pages);
+/* wk_futex_left - pages have gone, or the right to write them, and home does not know that yet; addr 0: any. Context: the main thread. */
+void wk_futex_left(uint64_t addr, uint64_t n_pages);
 
 /* worker.S */
 /* wk_try_copy - to or from memory of the program's. Returns: 1, 0 (a page was not here, or may not be written; nothing is promised of `to`). */
