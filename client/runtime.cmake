@@ -47,6 +47,7 @@ set(EG_CORE_SOURCES
   threads/node.c
   threads/proxy.c
   threads/slot.c
+  threads/sleep.c
   threads/begin.c
   threads/call.c
   threads/end.c

@@ -33,13 +33,13 @@ static struct {
 static uint32_t waiting[WK_SLOTS]; /* slots with `active` set, the first wk.n_active of them */
 static uint32_t waiting_lock;
 
-static void lock(uint32_t *word)
+void wk_lock(uint32_t *word)
 {
     while (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE))
         eg_sys0(SYS_sched_yield);
 }
 
-static void unlock(uint32_t *word)
+void wk_unlock(uint32_t *word)
 {
     __atomic_store_n(word, 0, __ATOMIC_RELEASE);
 }
@@ -55,10 +55,10 @@ static void active_begin(struct wk_slot *s, uint64_t addr, uint64_t rip)
     s->addr = addr;
     s->rip = rip;
     s->since_ns = eg_sys_now_ns();
-    lock(&waiting_lock);
+    wk_lock(&waiting_lock);
     s->active = 1;
     waiting[wk.n_active++] = s->index;
-    unlock(&waiting_lock);
+    wk_unlock(&waiting_lock);
 }
 
 /* Returns: the time now. */
@@ -76,14 +76,14 @@ static void active_end(struct wk_slot *s)
 {
     uint64_t took_ns = lease_begin(s, s->addr) - s->since_ns;
     s->took_ns = took_ns < UINT32_MAX ? (uint32_t)took_ns : UINT32_MAX;
-    lock(&waiting_lock);
+    wk_lock(&waiting_lock);
     s->active = 0;
     for (uint32_t i = 0; i < wk.n_active; i++)
         if (waiting[i] == s->index) {
             waiting[i] = waiting[--wk.n_active];
             break;
         }
-    unlock(&waiting_lock);
+    wk_unlock(&waiting_lock);
 }
 
 uint64_t wk_held(uint64_t addr, uint64_t now)
@@ -93,7 +93,7 @@ uint64_t wk_held(uint64_t addr, uint64_t now)
     if (__atomic_load_n(&recent[page % RECENT].page, __ATOMIC_ACQUIRE) == page && now < until &&
         wk_slot(recent[page % RECENT].slot)->turn == recent[page % RECENT].turn)
         return until;
-    lock(&waiting_lock);
+    wk_lock(&waiting_lock);
     for (uint32_t i = 0; i < wk.n_active && !held; i++) {
         const struct wk_slot *s = wk_slot(waiting[i]);
         /* Two instructions that hold what the other wants: the limits differ, so one lets go first. */
@@ -102,7 +102,7 @@ uint64_t wk_held(uint64_t addr, uint64_t now)
         for (uint32_t k = 0; k < s->n_held; k++)
             held |= s->held[k] == addr;
     }
-    unlock(&waiting_lock);
+    wk_unlock(&waiting_lock);
     return held ? now + LOOK_AGAIN_NS : 0;
 }
 
@@ -153,6 +153,12 @@ static void call_read(struct wk_slot *s, void *to, uint64_t bytes)
     some_read(s, to, bytes, bytes);
 }
 
+void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer)
+{
+    call_send(s, call, NULL);
+    call_read(s, ret_answer, sizeof *ret_answer);
+}
+
 static void idle(void *arg);
 
 static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
@@ -169,6 +175,7 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
     } out;
     memset(&out, 0, sizeof out);
     s->turn++;
+    s->kick = 0;
     memcpy(&out.state.r8, uc->mc.regs, sizeof uc->mc.regs);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &out.state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);
@@ -185,8 +192,7 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
 
 /* --- system calls ------------------------------------------------------------------------------------------------------------ */
 
-/* wk_try_copy of a value at an address that the program gave. */
-static int value_in(void *to, uint64_t addr, uint64_t bytes)
+int wk_value_in(void *to, uint64_t addr, uint64_t bytes)
 {
     return (addr < EG_WORKER_START || addr >= EG_WORKER_END) && wk_try_copy(to, (const void *)addr, bytes);
 }
@@ -201,7 +207,7 @@ static int mask_here(struct wk_slot *s, uint64_t *r)
 {
     uint64_t set, mask = s->mask, never = 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1);
     uint64_t given = r[EG_REG_RSI], old = r[EG_REG_RDX];
-    if (r[EG_REG_R10] != sizeof set || (given && !value_in(&set, given, sizeof set)))
+    if (r[EG_REG_R10] != sizeof set || (given && !wk_value_in(&set, given, sizeof set)))
         return 0;
     if (given)
         switch ((int)r[EG_REG_RDI]) {
@@ -217,8 +223,6 @@ static int mask_here(struct wk_slot *s, uint64_t *r)
     r[EG_REG_RAX] = 0;
     return 1;
 }
-
-static int page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
 
 /* Calls whose second argument is a buffer, as long as the third says: its content travels, not its pages. */
 static enum eg_call_type type_of(const uint64_t *r)
@@ -248,12 +252,12 @@ static int data_begin(struct wk_slot *s, const struct eg_ucontext *uc, enum eg_c
         return 0;
     for (uint64_t at = addr; at < end; at += n) {
         n = page_rest(at, end);
-        if (type == EG_CALL_WRITE ? !value_in(data + (at - addr), at, n) : !value_in(&byte, at, 1))
+        if (type == EG_CALL_WRITE ? !wk_value_in(data + (at - addr), at, n) : !wk_value_in(&byte, at, 1))
             return 0;
     }
     for (uint64_t at = addr; type == EG_CALL_READ && at < end; at += page_rest(at, end))
         while (!wk_try_touch((void *)at))
-            if (!page_get(s, at, r[EG_REG_RIP], 1))
+            if (!wk_page_get(s, at, r[EG_REG_RIP], 1))
                 return 0;
     return 1;
 }
@@ -270,7 +274,7 @@ static int64_t data_end(struct wk_slot *s, const struct eg_ucontext *uc, const s
     for (uint64_t at = addr; at < end; at += n) {
         n = page_rest(at, end);
         while (!value_out(at, data + (at - addr), n))
-            if (!page_get(s, at, r[EG_REG_RIP], 1))
+            if (!wk_page_get(s, at, r[EG_REG_RIP], 1))
                 return -EFAULT; /* the program has taken its buffer away meanwhile */
     }
     return answer->arg[0];
@@ -306,8 +310,14 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         become_idle(s);
     default: break;
     }
-    enum eg_call_type type = type_of(r);
-    if (type != EG_CALL_SYSCALL && !data_begin(s, uc, type))
+    long ret;
+    enum wk_futex futex = nr == SYS_futex ? wk_futex(s, r, &ret) : WK_FUTEX_HOME;
+    if (futex == WK_FUTEX_DONE) {
+        r[EG_REG_RAX] = (uint64_t)ret;
+        return;
+    }
+    enum eg_call_type type = futex == WK_FUTEX_KICKED ? EG_CALL_KICKED : type_of(r);
+    if ((type == EG_CALL_READ || type == EG_CALL_WRITE) && !data_begin(s, uc, type))
         type = EG_CALL_SYSCALL;
     s->turn++; /* what it was given it does not use now */
     out.call = (struct eg_call){
@@ -334,18 +344,21 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         go_home(s, uc, EG_HOME_SYSCALL);
     s->mask = answer.mask;
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? data_end(s, uc, &answer) : answer.arg[0]);
+    if (nr == SYS_futex)
+        wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
+    if (futex == WK_FUTEX_KICKED && !answer.arg[2])
+        go_home(s, uc, EG_HOME_KICK);
 }
 
 /* --- faults ------------------------------------------------------------------------------------------------------------------ */
 
-/* A GRANT, which is installed, or a DENY. most: bytes that may have come, with this one. */
-static void grant_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
+void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
 {
     uint8_t *in = (uint8_t *)s + WK_IN_OFFSET;
     uint64_t have = some_read(s, in, sizeof *ret, most);
     memcpy(ret, in, sizeof *ret);
     uint64_t bytes = sizeof *ret + eg_co_payload_bytes(ret);
-    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY) || ret->n > EG_CO_MAX_PAGES || have > bytes)
+    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY && ret->type != EG_CO_COVERED) || ret->n > EG_CO_MAX_PAGES || have > bytes)
         wk_die("home sent nonsense of type", ret->type);
     if (have < bytes)
         some_read(s, in + have, bytes - have, bytes - have);
@@ -354,8 +367,7 @@ static void grant_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
         wk_install(ret, in + sizeof *ret);
 }
 
-/* The page comes, for the instruction at rip. Returns: 1; 0: the thread cannot have it here. */
-static int page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
+int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
 {
     addr &= ~(uint64_t)(EG_PAGE_BYTES - 1);
     active_begin(s, addr, rip);
@@ -368,7 +380,7 @@ static int page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
     };
     wk_send(&m, NULL, 0);
     /* The answer comes on this thread's own stream: nobody else has to be woken for it. */
-    grant_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
+    wk_answer_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
     active_end(s);
     wk_taken(m.number);
     return m.type != EG_CO_DENY;
@@ -378,7 +390,7 @@ static int page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
 static void before_breakpoint(uint64_t *r)
 {
     uint8_t byte = 0xcc;
-    r[EG_REG_RIP] -= value_in(&byte, r[EG_REG_RIP] - 1, 1) && byte == 0x03 ? 2 : 1;
+    r[EG_REG_RIP] -= wk_value_in(&byte, r[EG_REG_RIP] - 1, 1) && byte == 0x03 ? 2 : 1;
 }
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -394,7 +406,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
         wk_die("internal error: a signal in its own code, number", number);
     switch (number) {
     case SIGBUS:
-        if (!page_get(s, (uint64_t)info->si_addr, rip, (uc->mc.err & PF_WRITE) != 0))
+        if (!wk_page_get(s, (uint64_t)info->si_addr, rip, (uc->mc.err & PF_WRITE) != 0))
             go_home(s, uc, EG_HOME_FAULT);
         break;
     case SIGSYS:
@@ -448,7 +460,7 @@ static void idle(void *arg)
     s->rip = 0;
     for (int64_t i = 0; i < call.arg[0]; i++) { /* what it touches first; of several that wait, only the head: the next one may have come, too */
         struct eg_co m;
-        grant_read(s, &m, sizeof m);
+        wk_answer_read(s, &m, sizeof m);
         lease_begin(s, m.addr);
         wk_taken(m.number);
     }

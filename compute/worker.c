@@ -174,10 +174,12 @@ static void give_back(const struct eg_co *m)
         return;
     if (m->type == EG_CO_INVALIDATE) {
         forget(m->addr, m->n);
+        wk_futex_left(m->addr, m->n);
         wk_send(&answer, NULL, 0);
         return;
     }
     protect(m->addr, bytes, 1);
+    wk_futex_left(m->addr, m->n);
     memcpy(pages_out, (const void *)m->addr, bytes);
     if (!(m->flags & EG_CO_F_KEPT))
         forget(m->addr, m->n);
@@ -295,6 +297,7 @@ static void message(const struct eg_co *m, const uint8_t *data)
         grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
         forget(m->addr, m->n);
+        wk_futex_left(0, 0);
         wk_send(&answer, NULL, 0);
         break;
     }
@@ -303,9 +306,15 @@ static void message(const struct eg_co *m, const uint8_t *data)
             struct wk_slot *s = wk_slot(m->slot);
             uint32_t tid = __atomic_load_n(&s->ktid, __ATOMIC_ACQUIRE);
             __atomic_store_n(&s->kick, (uint32_t)m->addr, __ATOMIC_SEQ_CST);
-            if (tid)
+            if (tid) {
                 eg_sys3(SYS_tgkill, wk.pid, tid, WK_KICK);
+                wk_futex_kick(s);
+            }
         }
+        break;
+    case EG_CO_FIRED:
+        grants_wait(m->number);
+        wk_futex_fired(m->addr);
         break;
     default:
         for (;;)

@@ -35,6 +35,10 @@ struct wk_slot {
     uint64_t since_ns;
     uint32_t took_ns; /* the last one, not yet reported */
     struct eg_spin spin;
+    struct wk_slot *next;   /* sleep.c's own, as the next four: who sleeps in the same bucket after it */
+    uint64_t sleeps_at;
+    uint32_t asleep;        /* futex */
+    uint64_t told_ns, slept_ns; /* up to then home knows how it slept; since then it has slept so long */
     struct eg_thread_state state; /* as it came */
     uint8_t xstate[EG_XSTATE_MAX_BYTES];
 };
@@ -84,6 +88,32 @@ void wk_signals_init(void);
 uint64_t wk_held(uint64_t addr, uint64_t now);
 /* wk_spin_ns - for how long whoever waits may spin. */
 uint64_t wk_spin_ns(void);
+
+/* wk_page_get - the page comes, for the instruction at rip. Context: the thread, in a handler. Returns: 1; 0: the thread cannot have it here. */
+int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
+/* wk_answer_read - what home answers on the thread's own stream: a GRANT, which is installed, a DENY, a COVERED. most: bytes that may have come, with
+ * this one. wk_taken comes after it. Context: the thread. */
+void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most);
+/* wk_value_in - a value at an address that the program gave. Returns: 1; 0: it is not here. */
+int wk_value_in(void *to, uint64_t addr, uint64_t bytes);
+/* wk_call_short - a message without payload, and its answer, without either. Context: the thread. */
+void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer);
+void wk_lock(uint32_t *word);
+void wk_unlock(uint32_t *word);
+
+/* --- sleep.c: the program's futexes --- */
+enum wk_futex { WK_FUTEX_DONE, WK_FUTEX_HOME, WK_FUTEX_KICKED };
+/* wk_futex - a futex call. Context: the thread, in a handler. Returns: DONE, *ret: its result; HOME: home is to make it; KICKED: the same, as EG_CALL_KICKED, and then
+ * the thread goes home, if home does not say that it may stay. */
+enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *regs, long *ret);
+/* wk_futex_learn - what home said of who makes the futex calls that go on at rip. */
+void wk_futex_learn(uint64_t rip, int is_libc);
+/* wk_futex_fired - who sleeps on addr wakes: no stand-in does at home any more. Context: the main thread. */
+void wk_futex_fired(uint64_t addr);
+/* wk_futex_kick - the thread does not sleep on. Context: the main thread, after s->kick was set. */
+void wk_futex_kick(struct wk_slot *s);
+/* wk_futex_left - pages have gone, or the right to write them, and home does not know that yet; addr 0: any. Context: the main thread. */
+void wk_futex_left(uint64_t addr, uint64_t n_pages);
 
 /* worker.S */
 /* wk_try_copy - to or from memory of the program's. Returns: 1, 0 (a page was not here, or may not be written; nothing is promised of `to`). */

@@ -9,14 +9,17 @@
  *                     answers a thread's request for a page, so that nobody but that thread has to be woken for it
  *
  * A recall may overtake the grant before it, which travels on another stream: it says the number of the last grant before it, and the worker
- * puts it off until its threads have taken all up to that. The other way round nothing can be overtaken: a page is granted only after the answer to the recall. */
+ * puts it off until its threads have taken all up to that. The other way round nothing can be overtaken: a page is granted only after the answer to the recall.
+ *
+ * Threads sleep on futexes where they are while a stand-in for their node sleeps on the word at home: COVER asks for it, COVERED says that it is there,
+ * FIRED that it is not any more. Between a COVERED and the FIRED after it no wake at home is missed. */
 #ifndef EG_THREADS_H
 #define EG_THREADS_H
 
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 4u
+#define EG_THREADS_VERSION 5u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -63,14 +66,19 @@ enum eg_co_type {
     EG_CO_GET_EXCLUSIVE = 2, /* slot waits to write addr */
     EG_CO_ACK = 3,        /* n pages are gone from here (answers INVALIDATE; with EG_CO_F_STATIC: DROP) */
     EG_CO_DATA = 4,       /* payload: n pages, as they were last written (answers RECALL); EG_CO_F_KEPT: still shared here */
+    EG_CO_COVER = 5,      /* slot would sleep on the futex at addr: COVERED or DENY */
+    EG_CO_PASS = 6,       /* nobody sleeps on addr here (answers FIRED): the wake is somebody else's */
+    EG_CO_SLEPT = 7,      /* the thread in slot has slept for n us since it said so last; EG_CO_F_KEPT: and sleeps on. Beside its calls */
     /* home to worker. number: of GRANT and DENY on a thread's stream, which of such messages to this worker this one is (from 1, modulo
-     * 2^32); of INVALIDATE, RECALL and DROP, how many there were before */
+     * 2^32), as COVERED; of INVALIDATE, RECALL, DROP and FIRED, how many there were before */
     EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA. To a thread that waits: on its own stream */
     EG_CO_DENY = 17,      /* the thread cannot have addr here: go home and fault there. On its own stream */
     EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
     EG_CO_RECALL = 19,    /* give n pages back; EG_CO_F_KEPT: keep a shared copy; DATA, in one or more parts */
     EG_CO_DROP = 20,      /* forget n pages from addr, whatever they are; ACK */
-    EG_CO_KICK = 21       /* the thread in slot is to come home now, if it is number addr (its tid) */
+    EG_CO_KICK = 21,      /* the thread in slot is to come home now, if it is number addr (its tid) */
+    EG_CO_COVERED = 22,   /* a stand-in for this node sleeps on the futex at addr. On the thread's own stream */
+    EG_CO_FIRED = 23      /* it was woken, or ended: who sleeps on addr wakes; if nobody does, PASS */
 };
 
 enum {
@@ -106,12 +114,15 @@ static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 enum eg_call_type {
     EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state; arg[0]: so many GRANTs (or DENYs) follow unasked, wait for them */
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments; payload of a clone: eg_thread_state of the new thread */
-    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; payload, to READ: what was read */
+    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; payload, to READ: what was read; to a futex
+                         * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay */
     EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason */
     EG_CALL_EXIT = 5,   /* to home: the thread made exit(2); the stream is free for another thread */
     /* Calls whose arg[2] is a buffer of arg[3] bytes, at most EG_CALL_DATA_MAX: its content travels with them, and its pages stay on the node. */
     EG_CALL_WRITE = 6,  /* as SYSCALL; payload: the buffer */
-    EG_CALL_READ = 7    /* as SYSCALL; its RETURN has what was read */
+    EG_CALL_READ = 7,   /* as SYSCALL; its RETURN has what was read */
+    EG_CALL_WAKE = 8,   /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
+    EG_CALL_KICKED = 9  /* as SYSCALL: a wait on a futex, which the thread began where it is; then it was asked home */
 };
 #define EG_CALL_DATA_MAX (256u << 10)
 

@@ -78,6 +78,16 @@ int eg_gate_patch_number(uint8_t *text, size_t bytes, uint32_t nr);
  * (it is none, or one that cannot begin again). */
 uint64_t eg_gate_site(uint64_t after);
 
+/* Where libc's code is, and the loader's; empty: this libc may do what nodes do not expect of its futexes. Set at start-up. */
+#define EG_GATE_LIBC 8u
+struct eg_gate_libc {
+    uint64_t lo[EG_GATE_LIBC], hi[EG_GATE_LIBC];
+    uint32_t n;
+};
+extern struct eg_gate_libc eg_gate_libc;
+/* eg_gate_is_libc - is the call that goes on at `after` libc's own? Not one that its caller gave to syscall(3). Context: any thread that may fault. */
+int eg_gate_is_libc(uint64_t after);
+
 /* --- every system call (patch_all.c) ----------------------------------------------------------------------------------- */
 
 /* eg_gate_all - set before patching: all system calls of all objects are led to the gate, whatever their number; not with eg_gate_nodes. */

@@ -209,6 +209,25 @@ uint64_t eg_gate_site(uint64_t after)
     return trampoline && jump_at(trampoline + IN_PLACE_JUMP) == after - 2 ? site : 0;
 }
 
+struct eg_gate_libc eg_gate_libc;
+
+int eg_gate_is_libc(uint64_t after)
+{
+    static uint64_t known[64]; /* the answer in the top bit */
+    uint64_t *last = &known[after % 64], was = __atomic_load_n(last, __ATOMIC_RELAXED);
+    uint8_t code[sizeof generic_site - 2];
+    int in = 0;
+    if (was << 1 >> 1 == after)
+        return (int)(was >> 63);
+    uint64_t trampoline = eg_gate_site(after);
+    for (uint32_t i = 0; i < eg_gate_libc.n; i++)
+        in |= after > eg_gate_libc.lo[i] && after < eg_gate_libc.hi[i];
+    trampoline = in && trampoline ? jump_at(trampoline) : 0;
+    in &= !(trampoline && eg_sys_copy_in(code, trampoline, sizeof code) == sizeof code && memcmp(code, generic_site, sizeof code) == 0);
+    __atomic_store_n(last, after | (uint64_t)in << 63, __ATOMIC_RELAXED);
+    return in;
+}
+
 static void exit_trampoline_write(uint8_t *t, void *const *entry)
 {
     static const uint8_t begin[] = {0xb8, 0x3c, 0x00, 0x00, 0x00, 0x31, 0xff, 0x48, 0x8d, 0x64, 0x24, 0x80}; /* mov $60,%eax; xor %edi,%edi; lea -128(%rsp),%rsp */

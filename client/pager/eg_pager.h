@@ -215,6 +215,7 @@ struct eg_rt {
     uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */
     uint32_t pid;
     uint32_t pager_tid; /* 0: there is no thread of the runtime's */
+    uint32_t n_helpers; /* threads of the runtime's beside that */
     void *pager_stack;
 
     struct eg_ranges ranges;

@@ -152,7 +152,7 @@ int eg_cap_thread_ends(long status, int ours)
         __atomic_store_n(&rt->first_gone, 1, __ATOMIC_SEQ_CST);
     if (!__atomic_load_n(&rt->first_gone, __ATOMIC_SEQ_CST))
         return 0;
-    if (ours && ((first && !rt->spawned) || threads_count() == 2 + !first)) /* the first thread is there as long as the process */
+    if (ours && ((first && !rt->spawned) || threads_count() == 2 + !first + __atomic_load_n(&rt->n_helpers, __ATOMIC_SEQ_CST))) /* the first thread is there as long as the process */
         return 1;
     if (first)
         eg_pager_kick();
@@ -167,7 +167,7 @@ uint64_t eg_cap_look_alive(void)
     uint64_t now = eg_sys_now_ns();
     if (now < next_ns)
         return next_ns - now;
-    if (threads_count() == 2)
+    if (threads_count() == 2 + __atomic_load_n(&eg_rt.n_helpers, __ATOMIC_SEQ_CST))
         eg_sys1(SYS_exit_group, __atomic_load_n(&eg_rt.last_status, __ATOMIC_RELAXED));
     next_ns = now + LOOK_NS;
     return LOOK_NS;

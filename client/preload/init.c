@@ -12,7 +12,9 @@
 #include <emmintrin.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
 #include <link.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -210,6 +212,17 @@ static void patch_tracers(const struct dl_phdr_info *info)
     }
 }
 
+/* Before 2.25, glibc moved sleepers from one futex to another. */
+static void libc_is(uint64_t start, uint64_t bytes)
+{
+    struct eg_gate_libc *l = &eg_gate_libc;
+    const char *version = gnu_get_libc_version();
+    if (strncmp(version, "2.", 2) != 0 || atoi(version + 2) < 25 || l->n == EG_GATE_LIBC)
+        return;
+    l->lo[l->n] = start;
+    l->hi[l->n++] = start + bytes;
+}
+
 /* Patches libc and the loader (and the program, when it carries its own libc); with eg_gate_all every object. */
 static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
 {
@@ -231,6 +244,7 @@ static int patch_object(struct dl_phdr_info *info, size_t bytes, void *arg)
         if (p->p_type != PT_LOAD || !(p->p_flags & PF_X))
             continue;
         int rc = eg_gate_patch((uint8_t *)(info->dlpi_addr + p->p_vaddr), p->p_filesz, v->found, &v->patched);
+        libc_is(info->dlpi_addr + p->p_vaddr, p->p_filesz);
         if (rc < 0)
             v->error = rc;
     }

@@ -275,7 +275,7 @@ static int node_turn(uint32_t k)
         struct eg_co m;
         memcpy(&m, n->in + at, sizeof m);
         uint64_t payload = eg_co_payload_bytes(&m);
-        if (m.type >= EG_CO_GRANT || (m.n > EG_CO_MAX_PAGES && !(m.type == EG_CO_ACK && m.flags & EG_CO_F_STATIC)))
+        if (m.type >= EG_CO_GRANT || (m.n > EG_CO_MAX_PAGES && m.type != EG_CO_SLEPT && !(m.type == EG_CO_ACK && m.flags & EG_CO_F_STATIC)))
             eg_die("a compute node does not keep to the protocol: ", n->config->text, 0);
         if (n->in_end - at < sizeof m + payload)
             break;
@@ -283,10 +283,14 @@ static int node_turn(uint32_t k)
         at += sizeof m + payload;
         if (m.took_ns && (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE))
             eg_account_time(eg_rt.row->coherent_fault_hist, m.took_ns);
-        if (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE)
-            eg_agent_get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 1);
-        else
-            answer(k, &m, data);
+        switch (m.type) {
+        case EG_CO_GET_SHARED:
+        case EG_CO_GET_EXCLUSIVE: eg_agent_get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 1); break;
+        case EG_CO_COVER: eg_sleep_cover(k, m.slot, m.addr); break;
+        case EG_CO_PASS: eg_sleep_pass(k, m.addr); break;
+        case EG_CO_SLEPT: eg_sleep_slept(k, m.slot, m.n, m.flags & EG_CO_F_KEPT); break;
+        default: answer(k, &m, data);
+        }
     }
     memmove(n->in, n->in + at, n->in_end - at);
     n->in_end -= at;
@@ -427,7 +431,7 @@ void eg_agent_main(void)
             }
         for (uint32_t k = 0; k < eg_home.n_nodes; k++)
             work |= node_turn(k);
-        work |= pushes_turn() | eg_freeze_turn();
+        work |= pushes_turn() | eg_sleep_turn() | eg_freeze_turn();
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
         uint64_t pulse = pulse_turn();
         due = !due || (pulse && pulse < due) ? pulse : due;
@@ -452,7 +456,8 @@ void eg_agent_main(void)
         if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))
             continue;
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
-        if (!eg_freeze_due() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST)) {
+        if (!eg_freeze_due() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST) &&
+            !__atomic_load_n(&eg_home.fired, __ATOMIC_SEQ_CST)) {
             uint8_t drain[16];
             uint32_t n = 0;
             polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};

@@ -87,8 +87,8 @@ void eg_home_costly(void)
 /* A thread that is to be on a node soon: nothing is known of what it costs there. */
 static void begun(struct eg_thread *t)
 {
-    t->kick = t->move_to = t->in_call = 0;
-    t->call_since_ns = 0;
+    t->kick = t->kick_signal = t->move_to = t->in_call = 0;
+    t->call_since_ns = t->slept_since_ns = 0;
     t->busy_percent = 100;
     t->start_ns = eg_sys_now_ns();
     t->moved_ns = t->cost_ns = 0;

@@ -9,6 +9,7 @@
 #include <linux/futex.h>
 #include <linux/prctl.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -26,6 +27,26 @@ static void answer(struct eg_thread *t, int64_t ret)
 {
     struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret}, .mask = t->mask};
     eg_proxy_transfer(t, SYS_sendto, &call, sizeof call);
+}
+
+/* The thread may learn from it which of its futex calls are libc's own. If it was asked home for a signal, that has been seen to in this call. */
+static void answer_futex(struct eg_thread *t, const struct eg_call *to)
+{
+    int stays = to->type == EG_CALL_KICKED && t->kick_signal;
+    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {t->ret, eg_gate_is_libc(to->caller.rip), stays}, .mask = t->mask};
+    if (stays) {
+        t->kick_signal = 0;
+        __atomic_store_n(&t->kick, 0, __ATOMIC_SEQ_CST);
+    }
+    eg_proxy_transfer(t, SYS_sendto, &call, sizeof call);
+}
+
+void eg_proxy_wake(struct eg_thread *t, const struct eg_call *call)
+{
+    __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&t->cost_ns, CALL_COST_NS, __ATOMIC_RELAXED);
+    answer(t, eg_sleep_wake(t->node, (uint64_t)call->arg[0], (uint32_t)call->arg[1]));
 }
 
 /* The content of the buffer at addr is here during a call: as it is aligned there. Returns: NULL: no memory. */
@@ -114,6 +135,20 @@ static int own_words(struct eg_thread *t, long nr, const long a[6], long *ret)
     }
 }
 
+/* Would the signals that wait end a call in which the thread had slept, and not have it made again? */
+static int is_interrupted(const struct eg_thread *t)
+{
+    struct {
+        uint64_t handler, flags, restorer, mask;
+    } act;
+    uint64_t pending = 0;
+    eg_sys2(SYS_rt_sigpending, &pending, 8);
+    for (pending &= ~t->mask; pending; pending &= pending - 1)
+        if (!eg_sys4(SYS_rt_sigaction, __builtin_ctzll(pending) + 1, 0, &act, 8) && act.handler > 1) /* not SIG_DFL, SIG_IGN */
+            return !(act.flags & SA_RESTART);
+    return 0;
+}
+
 void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
 {
     long nr = (long)call->arg[0], a[6];
@@ -158,13 +193,16 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     if (data)
         t->arg[1] = (int64_t)data;
     t->caller = call->caller;
-    int tries = 0;
+    int tries = 0, interrupted = call->type == EG_CALL_KICKED && is_interrupted(t);
+    if (interrupted) /* its handlers run before the call */
+        t->nr = SYS_sched_yield;
     uint64_t begun_ns = eg_sys_now_ns();
     __atomic_store_n(&t->call_since_ns, begun_ns, __ATOMIC_RELAXED);
     __atomic_store_n(&t->in_call, 1, __ATOMIC_SEQ_CST);
     do
         eg_thread_call(t);
     while (t->ret == -EFAULT && nr == SYS_futex && eg_home_futex_again(a, &tries));
+    t->ret = interrupted ? -EINTR : t->ret;
     __atomic_store_n(&t->in_call, 0, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&eg_home.halt, __ATOMIC_SEQ_CST) == t->tid) /* it is being stopped */
         eg_home_come();
@@ -179,6 +217,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     }
     if (reads)
         answer_data(t, data, (uint64_t)a[2]);
+    else if (nr == SYS_futex)
+        answer_futex(t, call);
     else
         answer(t, t->ret);
 }

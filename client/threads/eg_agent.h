@@ -45,6 +45,16 @@ void eg_near_visit(uint32_t tid, uint32_t k);
 /* eg_near_answered - a thread's request is answered: what that cost it. Context: agent. */
 void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot);
 
+/* --- sleep.c --- */
+/* eg_sleep_cover - a thread of node k would sleep on the futex at addr, there. Context: agent. */
+void eg_sleep_cover(uint32_t k, unsigned slot, uint64_t addr);
+/* eg_sleep_pass - node k had no use for a wake. Context: agent. */
+void eg_sleep_pass(uint32_t k, uint64_t addr);
+/* eg_sleep_slept - for so long (us) a thread of node k has slept; more: it sleeps on. Context: agent. */
+void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more);
+/* eg_sleep_turn - stand-ins that were woken: their nodes are told. Context: agent. Returns: was there one? */
+int eg_sleep_turn(void);
+
 /* --- grant.c --- */
 extern const struct eg_dir_ops eg_agent_ops;
 /* eg_grant_do - grants that the directory decided are done. Context: agent, before it asks the directory for something of another kind. */

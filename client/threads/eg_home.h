@@ -85,6 +85,7 @@ struct eg_thread {
     uint32_t slot;     /* the worker's number */
     int fd, signal_fd;
     uint32_t kick;     /* 1: asked for, 2: sent */
+    uint32_t kick_signal; /* because of a signal */
     uint64_t signal_mask; /* that signal_fd has */
     uint64_t clear_tid; /* the program's word for the end of the thread; 0: none */
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */
@@ -98,6 +99,7 @@ struct eg_thread {
     uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
     uint64_t seen_idle_ns;
     uint64_t call_since_ns, idle_ns; /* the call that is made for it began; all those before took so long */
+    uint64_t slept_since_ns; /* it sleeps where it is; the agent's */
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
@@ -181,6 +183,7 @@ struct eg_home {
     uint32_t kicks;
     uint64_t visit; /* a thread at home should go to a node: its number << 32 | node + 1 */
     uint32_t pushes; /* a thread has pages to be sent along */
+    uint32_t fired;  /* a stand-in was woken */
 };
 extern struct eg_home eg_home;
 
@@ -207,6 +210,12 @@ void eg_home_changed(uint64_t lo, uint64_t hi);
 void eg_home_wake(void);
 /* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */
 __attribute__((noreturn)) void eg_home_lost(uint32_t node);
+
+/* --- sleep.c --- */
+/* eg_sleep_wake - a wake that a thread on node k makes, once it has woken who sleeps there. Context: proxy. Returns: how many, -errno. */
+long eg_sleep_wake(uint32_t k, uint64_t addr, uint32_t n);
+/* eg_sleep_child - in the child of a fork: there are no stand-ins. */
+void eg_sleep_child(void);
 
 /* --- lost.c --- */
 /* eg_node_seen - a thread of the node's is about to have an effect. Context: proxy, agent. Returns: 1; 0: too late, the node is lost. */

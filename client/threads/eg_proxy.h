@@ -41,6 +41,8 @@ __attribute__((noreturn)) void eg_proxy_lost(struct eg_thread *t);
 /* --- call.c --- */
 /* eg_proxy_call - a system call that the thread has sent, and its answer. Context: proxy. */
 void eg_proxy_call(struct eg_thread *t, const struct eg_call *call);
+/* eg_proxy_wake - EG_CALL_WAKE, and its answer. Context: proxy. */
+void eg_proxy_wake(struct eg_thread *t, const struct eg_call *call);
 /* eg_is_realtime - is it such a policy of scheduling? */
 static inline int eg_is_realtime(long policy)
 {

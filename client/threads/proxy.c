@@ -111,6 +111,7 @@ static void wait_for_word(struct eg_thread *t)
             const struct timespec moment = {.tv_nsec = 1000000};
             eg_sys5(SYS_ppoll, p, 1, &moment, 0, 8);
         } else if (p[1].revents & POLLIN && !p[0].revents) {
+            t->kick_signal = 1;
             __atomic_store_n(&t->kick, 1, __ATOMIC_SEQ_CST);
             __atomic_store_n(&eg_home.kicks, 1, __ATOMIC_SEQ_CST);
             eg_home_wake();
@@ -218,7 +219,7 @@ static int moves_on(struct eg_thread *t)
         return 0;
     struct eg_node *n = eg_home.node[to - 1];
     t->node = to - 1;
-    t->kick = 0;
+    t->kick = t->kick_signal = 0;
     eg_node_gets(n);
     __atomic_fetch_add(&n->config->threads_total, 1, __ATOMIC_RELAXED);
     return send_out(t) == 0;
@@ -238,8 +239,10 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
             t->mask = call.mask;
         switch (call.type) {
         case EG_CALL_SYSCALL:
+        case EG_CALL_KICKED:
         case EG_CALL_WRITE:
         case EG_CALL_READ: eg_proxy_call(t, &call); break;
+        case EG_CALL_WAKE: eg_proxy_wake(t, &call); break;
         case EG_CALL_EXIT:
             eg_proxy_stream_give(t);
             eg_proxy_take_back(t);

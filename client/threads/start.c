@@ -155,6 +155,7 @@ void eg_home_child(void)
     h->pending = 0;
     h->request = EG_REQ_NONE;
     h->kicks = h->pushes = 0;
+    eg_sleep_child();
     h->agent_asleep = 0;
     memset(h->held, 0, sizeof h->held);
     h->start_lock = h->memory_lock = h->halt_lock = (struct eg_lock){0};
