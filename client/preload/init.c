@@ -24,7 +24,7 @@
 #define PUBLIC __attribute__((visibility("default")))
 #define ADOPT_MIN_BYTES (64u << 10)
 #define EXIT_ENDGAME 125
-#define TRACERS_MAX_BYTES (64ul << 20) /* of text that is looked through for them */
+#define TRACERS_MAX_BYTES (16ul << 20) /* of text that is looked through for them: a few milliseconds */
 #define RESERVE_BYTES (4ul << 30)       /* the tables of 2 TiB of captured memory */
 #define RESERVE_SMALL_BYTES (32ul << 20)
 #ifndef AT_MINSIGSTKSZ
