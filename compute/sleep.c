@@ -19,7 +19,7 @@
 #define PAGES 4096u
 #define SITES 64u
 #define KEPT_MOST 16u /* wakes in a row that go to threads here, while others may wait elsewhere */
-#define TELL_NS 10000000u
+#define TELL_NS 2000000u
 #define LIBC 1ull
 #define NOT_LIBC 2ull
 
