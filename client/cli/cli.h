@@ -67,7 +67,7 @@
     X(RUN_ENGINE, 0, "fault-engine", "auto|handler|inline",                                                            \
       "how page faults are served: by a thread that the runtime has for it (handler), by the thread that meets them "  \
       "(inline: faster; system calls made past libc may then fail with EFAULT), or the best way that the program "     \
-      "allows (auto, the default). With --compute it is always handler")                                                                                    \
+      "allows (auto, the default). With --compute it is always handler")                                                \
     X(RUN_STATS, 0, "stats", "FILE",                                                                                   \
       "at the program's end, write counters of the whole process tree to FILE as one JSON object; - is standard error")
 #define CLI_OPTIONS_RUN(X)                                                                                             \

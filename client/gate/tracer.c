@@ -39,7 +39,7 @@ static void stop_wait(long tid)
 
 struct stop {
     const long *arg;
-    int again;
+    int last, again;
 };
 
 /* The runtime's locks are ours meanwhile. */
@@ -53,7 +53,7 @@ static long stop_locked(struct stop *s)
         return ret;
     stop_wait(a[1]);
     uint64_t regs[27] = {0};
-    s->again = a[0] == ATTACH && eg_home.active && !eg_sys4(SYS_ptrace, GETREGS, a[1], 0, regs) && eg_home_between((uint32_t)a[1], regs[RSP]) &&
+    s->again = !s->last && a[0] == ATTACH && eg_home.active && !eg_sys4(SYS_ptrace, GETREGS, a[1], 0, regs) && eg_home_between((uint32_t)a[1], regs[RSP]) &&
                !eg_sys4(SYS_ptrace, DETACH, a[1], 0, 0);
     return ret;
 }
@@ -83,12 +83,11 @@ int eg_gate_tracer(const long arg[6], long *ret_result)
     struct stop s = {.arg = arg};
     if ((arg[0] != ATTACH && arg[0] != SEIZE && arg[0] != INTERRUPT) || (uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid)
         return 0;
-    for (uint32_t tries = 0; tries < TRIES; tries++) { /* its registers are to be the program's: it comes home just now */
+    for (uint32_t tries = 1;; tries++) { /* its registers are to be the program's: it comes home just now */
+        s.last = tries > TRIES;
         *ret_result = eg_gate_alone(stop, &s);
         if (!s.again)
             return 1;
         eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
     }
-    *ret_result = eg_gate_alone(stop, &s);
-    return 1;
 }

@@ -487,6 +487,8 @@ int eg_slot_find(uint64_t page);
 /* eg_pager_activate - start the pager's thread. Context: lock held. Returns: 0, -errno; eg_pager_activate_or_warn: after a line that memory stays local. */
 int eg_pager_activate(void);
 int eg_pager_activate_or_warn(void);
+/* Of a thread of the runtime's. */
+#define EG_THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
 /* eg_thread_start - a thread of the runtime's: no TLS, signals as the caller has them; fn never returns. Returns: its number, -errno. */
 long eg_thread_start(void *stack_top, void (*fn)(void));
 /* For whoever serves (eg_rt.served). Context: lock held, on_pager set.

@@ -665,7 +665,7 @@ static int setup_memory(void)
 /* The new thread: no TLS, all signals blocked (inherited from the gate), its own descriptors shared with the program's. */
 long eg_thread_start(void *stack_top, void (*fn)(void))
 {
-    long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    long flags = EG_THREAD_FLAGS;
     long ret;
     register long r10 __asm__("r10") = 0;
     register long r8 __asm__("r8") = 0;

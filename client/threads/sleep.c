@@ -16,7 +16,6 @@
 #define STAND_INS_OF_NODE 48u
 #define STAND_INS (STAND_INS_OF_NODE * EG_HOME_NODES)
 #define STAND_IN_STACK_BYTES 4096u
-#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
 
 /* Each belongs to one node: its wait has the node's bit, so that the node's own wakes leave it. */
 static struct stand_in {
@@ -48,7 +47,7 @@ static void stand_in_new(uint32_t k)
         return;
     s->node = k;
     __atomic_fetch_add(&eg_rt.n_helpers, 1, __ATOMIC_SEQ_CST);
-    if (eg_sys_failed(eg_thread_clone(THREAD_FLAGS, s->stack + STAND_IN_STACK_BYTES, 0, 0, 0, stand_in_main, s)))
+    if (eg_sys_failed(eg_thread_clone(EG_THREAD_FLAGS, s->stack + STAND_IN_STACK_BYTES, 0, 0, 0, stand_in_main, s)))
         __atomic_fetch_sub(&eg_rt.n_helpers, 1, __ATOMIC_SEQ_CST);
     else
         n_stand_ins++;

@@ -67,15 +67,20 @@ static void ring_pass(int number, uint64_t *rng)
 
 static void ring_body(struct member *me) { ring_pass(me->number + 1, &me->rng); }
 
+static void ring_make(int n)
+{
+    ring.n = n;
+    ring.laps = rounds(60);
+    ring.passed = 0;
+    for (int i = 0; i < n; i++)
+        SYS(sem_init(&ring.sem[i], 0, i == 0));
+}
+
 static void ring_test(void)
 {
     const int n = threads(5) < 63 ? threads(5) : 63;
     uint64_t rng = torture_seed;
-    ring.n = n + 1;
-    ring.laps = rounds(60);
-    ring.passed = 0;
-    for (int i = 0; i < ring.n; i++)
-        SYS(sem_init(&ring.sem[i], 0, i == 0));
+    ring_make(n + 1);
     struct member *crew = crew_start(n, ring_body, NULL);
     ring_pass(0, &rng);
     crew_join(crew);
@@ -208,11 +213,7 @@ static void signals_test(void)
     pthread_t id;
     handle(SIGUSR1, SA_RESTART);
     handle(SIGUSR2, 0);
-    ring.n = n + 1;
-    ring.laps = rounds(60);
-    ring.passed = 0;
-    for (int i = 0; i < ring.n; i++)
-        SYS(sem_init(&ring.sem[i], 0, i == 0));
+    ring_make(n + 1);
     atomic_store(&rain, true);
     struct member *crew = crew_start(n, ring_body, NULL);
     OK(pthread_create(&id, NULL, rain_main, crew));
@@ -245,11 +246,7 @@ static void needless_wakes(void)
     const int n = threads(4) < 63 ? threads(4) : 63;
     uint64_t rng = torture_seed;
     pthread_t id;
-    ring.n = n + 1;
-    ring.laps = rounds(60);
-    ring.passed = 0;
-    for (int i = 0; i < ring.n; i++)
-        SYS(sem_init(&ring.sem[i], 0, i == 0));
+    ring_make(n + 1);
     atomic_store(&rain, true);
     OK(pthread_create(&id, NULL, needless_main, NULL));
     struct member *crew = crew_start(n, ring_body, NULL);
