@@ -11,10 +11,10 @@
 #include <sys/mman.h>
 
 /* The list is followed by copies, so that a wrong one does no harm. */
-static void robust_end(struct eg_thread *t)
+static void robust_end(uint64_t head)
 {
     struct eg_robust list;
-    uint64_t head = t->robust, bytes;
+    uint64_t bytes;
     if (!head && eg_sys3(SYS_get_robust_list, 0, &head, &bytes)) /* given to the kernel at home: which cannot wait for a page at the end */
         return;
     if (head && !eg_robust_open(&list, head, eg_robust_copied) && !eg_robust_walk(&list))
@@ -54,26 +54,30 @@ void eg_proxy_take_back(const struct eg_thread *t)
 
 /* The end of a thread. The kernel would write the program's word (clear_child_tid) when no fault can be served any more: it is written
  * here, by a thread that needs nothing of the program's from then on. */
-void eg_proxy_end(struct eg_thread *t, long status)
+static __attribute__((noreturn)) void ends(uint64_t word, uint64_t robust, long status)
 {
-    uint64_t word = t->clear_tid;
-    if (t->starting) /* it never went */
-        eg_node_loses(eg_home.node[t->node]);
-    eg_proxy_stream_left(t);
     if (word) { /* it is written below: then the page comes once, not first to be read. There may be none, or one that cannot be written: no matter */
         long rc = eg_sys3(SYS_madvise, word & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE);
         word = rc == -ENOMEM || rc == -EFAULT ? 0 : word;
     }
-    robust_end(t);
-    if (t->signal_fd >= 0)
-        eg_sys1(SYS_close, t->signal_fd);
-    t->signal_fd = -1;
+    robust_end(robust);
     if (word) {
         __atomic_store_n((uint32_t *)word, 0, __ATOMIC_SEQ_CST);
         eg_sys6(SYS_futex, word, FUTEX_WAKE, 1, 0, 0, 0);
     }
     for (;;)
-        eg_sys1(SYS_exit, status); /* clears t->tid */
+        eg_sys1(SYS_exit, status); /* clears t->tid, of a thread that has a slot */
+}
+
+void eg_proxy_end(struct eg_thread *t, long status)
+{
+    if (t->starting) /* it never went */
+        eg_node_loses(eg_home.node[t->node]);
+    eg_proxy_stream_left(t);
+    if (t->signal_fd >= 0)
+        eg_sys1(SYS_close, t->signal_fd);
+    t->signal_fd = -1;
+    ends(t->clear_tid, t->robust, status);
 }
 
 /* exit(2) of a thread that is away. */
@@ -97,13 +101,12 @@ static long end_on_own_stack(void *f)
 
 void eg_home_exit(long status)
 {
-    static struct eg_thread first; /* the process's first thread has no slot: it ends on a stack that nobody needs again */
     struct ending e = {eg_home_thread((uint32_t)eg_sys0(SYS_gettid)), status};
-    if (!e.thread) {
-        first.fd = first.signal_fd = -1;
-        first.clear_tid = 0;
-        eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &first.clear_tid, 0, 0, 0);
-        eg_proxy_end(&first, status);
+    if (!e.thread) { /* the first one, or one whose clone was made in place: it ends on its own stack */
+        uint64_t word = 0;
+        eg_sys5(SYS_prctl, PR_GET_TID_ADDRESS, &word, 0, 0, 0);
+        eg_sys1(SYS_set_tid_address, 0); /* else the kernel would write it once more, when it may be another thread's */
+        ends(word, 0, status);
     }
     struct ending *own = (struct ending *)(void *)e.thread->xstate;
     *own = e;
