@@ -214,6 +214,9 @@ __attribute__((noreturn)) void eg_home_lost(uint32_t node);
 /* --- sleep.c --- */
 /* eg_sleep_wake - a wake that a thread on node k makes, once it has woken who sleeps there. Context: proxy. Returns: how many, -errno. */
 long eg_sleep_wake(uint32_t k, uint64_t addr, uint32_t n);
+/* eg_sleep_leave - no stand-in sleeps on addr any more: a futex with an owner that the kernel knows (PI) is there now, and it refuses both in one
+ * place. Context: the program's threads. */
+void eg_sleep_leave(uint64_t addr);
 /* eg_sleep_child - in the child of a fork: there are no stand-ins. */
 void eg_sleep_child(void);
 
@@ -248,11 +251,11 @@ long eg_home_fork(long nr, const long arg[6]);
 /* eg_home_futex_writes - does the kernel write the word in this futex call, too? It then fails with EFAULT where it would have to wait for the
  * page (fault_in_user_writeable does not wait for userfaultfd). */
 int eg_home_futex_writes(long op);
-/* eg_home_futex - such a call, again when the page was away. Context: the program's stack and mask. */
+/* eg_home_futex - such a call, again when the page was away or a stand-in in its way. Context: the program's stack and mask. */
 long eg_home_futex(const long arg[6]);
-/* eg_home_futex_again - after EFAULT: the words' pages are brought home. tries: 0 at first. Returns: 1 (worth another try), 0 (not this call, no such
- * memory, or often enough). */
-int eg_home_futex_again(const long arg[6], int *tries);
+/* eg_home_futex_again - after EFAULT: the words' pages are brought home; after EINVAL: stand-ins leave the words. tries: 0 at first. Returns: 1 (worth
+ * another try), 0 (not this call or error, no such memory, or often enough). */
+int eg_home_futex_again(long ret, const long arg[6], int *tries);
 
 /* --- proxy.c, slot.c, begin.c, call.c, end.c, halt.c --- */
 /* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the

@@ -15,6 +15,7 @@
 
 #define CONVERT_MAX_BYTES (256ul << 20)
 #define FUTEX_TRIES 1000
+#define FUTEX_TRIES_LEAVING 16
 
 /* --- which mapping ------------------------------------------------------------------------------------------------------------ */
 
@@ -353,12 +354,18 @@ int eg_home_futex_writes(long op)
     }
 }
 
-int eg_home_futex_again(const long a[6], int *tries)
+int eg_home_futex_again(long ret, const long a[6], int *tries)
 {
-    uint64_t mask = ~(uint64_t)(EG_PAGE_BYTES - 1);
     int op = a[1] & 0x7f, two = op == FUTEX_WAKE_OP || op == FUTEX_WAIT_REQUEUE_PI || op == FUTEX_CMP_REQUEUE_PI;
-    return (*tries)++ < FUTEX_TRIES && eg_home_futex_writes(a[1]) && !eg_sys3(SYS_madvise, (uint64_t)a[0] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE) &&
-           !(two && eg_sys3(SYS_madvise, (uint64_t)a[4] & mask, EG_PAGE_BYTES, MADV_POPULATE_WRITE));
+    uint64_t word[2] = {(uint64_t)a[0], (uint64_t)a[4]};
+    if (!eg_home_futex_writes(a[1]) || (*tries)++ >= (ret == -EFAULT ? FUTEX_TRIES : ret == -EINVAL ? FUTEX_TRIES_LEAVING : 0))
+        return 0;
+    for (int i = 0; i < 1 + two; i++)
+        if (ret == -EINVAL) /* whether one left or another thread has just done the same: again */
+            eg_sleep_leave(word[i]);
+        else if (eg_sys3(SYS_madvise, word[i] & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE))
+            return 0;
+    return 1;
 }
 
 long eg_home_futex(const long a[6])
@@ -367,7 +374,7 @@ long eg_home_futex(const long a[6])
     int tries = 0;
     do
         ret = eg_sys6(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
-    while (ret == -EFAULT && eg_home_futex_again(a, &tries));
+    while (eg_home_futex_again(ret, a, &tries));
     return ret;
 }
 

@@ -119,6 +119,11 @@ long eg_sleep_wake(uint32_t k, uint64_t addr, uint32_t n)
     return eg_sys6(SYS_futex, addr, FUTEX_WAKE_BITSET_PRIVATE, n, 0, 0, ~bit(k));
 }
 
+void eg_sleep_leave(uint64_t addr)
+{
+    eg_sys6(SYS_futex, addr, FUTEX_WAKE_BITSET_PRIVATE, INT32_MAX, 0, 0, bit(EG_HOME_NODES) - 1);
+}
+
 void eg_sleep_pass(uint32_t k, uint64_t addr) { eg_sleep_wake(k, addr, 1); }
 
 void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more)

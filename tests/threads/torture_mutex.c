@@ -312,6 +312,30 @@ static void priority_inheritance(void)
     OK(pthread_mutex_destroy(&special));
 }
 
+static void slow_body(struct member *me)
+{
+    const int n = rounds(20);
+    for (int i = 0; i < n; i++) {
+        OK(pthread_mutex_lock(&special));
+        special_count++;
+        sleep_ms(rng_below(&me->rng, 2)); /* the others sleep */
+        OK(pthread_mutex_unlock(&special));
+    }
+}
+
+/* One word is a mutex of one kind, and then of another: what is left of sleepers on the first is nothing to the second. */
+static void changing_kind(void)
+{
+    const int protocol[] = {PTHREAD_PRIO_NONE, PTHREAD_PRIO_INHERIT};
+    for (int i = 0; i < 8; i++) {
+        special_init(PTHREAD_MUTEX_NORMAL, PTHREAD_MUTEX_STALLED, protocol[i % 2], PTHREAD_PROCESS_PRIVATE);
+        crew_run(threads(4), slow_body, NULL);
+        EQUAL(special_count, (unsigned long)threads(4) * (unsigned long)rounds(20));
+        OK(pthread_mutex_destroy(&special));
+    }
+    result("%lu", special_count);
+}
+
 static void robust_body(struct member *me)
 {
     int error = pthread_mutex_lock(&special);
@@ -508,6 +532,7 @@ static const struct sub_test tests[] = {
     {"adaptive", adaptive, "adaptive mutexes"},
     {"process_shared", process_shared, "process-shared mutexes"},
     {"priority_inheritance", priority_inheritance, "mutexes that the kernel takes part in"},
+    {"changing_kind", changing_kind, "a word that is a mutex of one kind, and then of another"},
     {"robust", robust, "threads that end with a robust mutex locked"},
     {"spinlock", spinlock_test, "pthread_spin_lock"},
     {"relay", relay_test, "a lock handed on by turns"},
