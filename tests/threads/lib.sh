@@ -64,6 +64,18 @@ nothing_left() { # [run, node1...]
     fail "processes of ${1:-run} are left 5 s after its end"
 }
 
+# What each of the run's threads waits for, shortly before its time is up: a hang that is seen once must say where.
+watch() {
+    local pid task second
+    for second in $(seq $((RUN_TIMEOUT_S - 2))); do sleep 1; done
+    for pid in $(processes_of run); do
+        for task in "/proc/$pid/task"/*; do
+            echo "${task#/proc/} $(cat "$task/comm") $(cat "$task/wchan") $(cat "$task/syscall")"
+        done
+    done
+    env XDG_RUNTIME_DIR="$WORK/run" "$EG_BIN/endgame" ps
+} >"$WORK/watched" 2>&1
+
 # ---- programs ---------------------------------------------------------------------------------------------------------
 torture() { # NAME: prints the program's path
     local file libraries=
@@ -139,12 +151,16 @@ remote_command() { # fills the array REMOTE
             --stats "$WORK/stats.json" -- "$@")
 }
 remote() { # with input from $INPUT
-    local REMOTE rc start=$SECONDS
+    local REMOTE rc watcher start=$SECONDS
     remote_command "$@"
     rm -f "$WORK/stats.json"
+    watch &
+    watcher=$!
     limited "${REMOTE[@]}" <"$INPUT" 2>"$WORK/remote.err"
     rc=$?
-    [ $((SECONDS - start)) -lt "$RUN_TIMEOUT_S" ] || note "no end within $RUN_TIMEOUT_S s: $*" >&2
+    kill $watcher 2>/dev/null
+    wait $watcher 2>/dev/null
+    [ $((SECONDS - start)) -lt "$RUN_TIMEOUT_S" ] || { note "no end within $RUN_TIMEOUT_S s: $*; task, name, where, system call:"; cut -c 1-200 "$WORK/watched"; } >&2
     return $rc
 }
 remote_start() { # the same in the background: $REMOTE_PID
