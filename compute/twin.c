@@ -176,6 +176,9 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
     memset(&out, 0, sizeof out);
     s->turn++;
     s->kick = 0;
+    uint64_t rip = uc->mc.regs[EG_REG_RIP];
+    if (wk_vdso_home(uc->mc.regs) && (why == EG_HOME_KICK || rip != uc->mc.regs[EG_REG_RIP]))
+        why = EG_HOME_FAULT; /* not on to another node, whose clock may be another; and it stands before its call already */
     memcpy(&out.state.r8, uc->mc.regs, sizeof uc->mc.regs);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &out.state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);

@@ -448,13 +448,36 @@ static void filter_put_on(void)
         wk_die("cannot put the seccomp filter on, errno", rc);
 }
 
+/* Where home has its vDSO; what of it is a plain call here. */
+static const uint8_t vdso_call[] = {0x49, 0x89, 0xca, 0xb8, 0, 0, 0, 0, 0x0f, 0x05, 0xc3}; /* mov %rcx,%r10; mov $nr,%eax; syscall; ret */
+#define VDSO_CALLS 6u
+#define VDSO_CALL_NR 4u
+static struct {
+    uint64_t start, end;
+    uint32_t n_calls;
+    uint64_t calls[VDSO_CALLS];
+} vdso;
+
+int wk_vdso_home(uint64_t *r)
+{
+    uint64_t rip = r[EG_REG_RIP];
+    if (rip < vdso.start || rip >= vdso.end)
+        return 0;
+    for (uint32_t i = 0; i < vdso.n_calls; i++)
+        if (rip > vdso.calls[i] && rip < vdso.calls[i] + sizeof vdso_call) {
+            r[EG_REG_RCX] = r[EG_REG_R10];
+            r[EG_REG_RIP] = vdso.calls[i];
+        }
+    return 1;
+}
+
 /* A copy of the vDSO whose functions are plain system calls, which home answers. Its data is this machine's, and is not there. */
 static void vdso_by_calls(uint64_t at, uint64_t bytes)
 {
     static const struct {
         const char *name;
         uint32_t nr;
-    } calls[] = {
+    } calls[VDSO_CALLS] = {
         {"__vdso_clock_gettime", SYS_clock_gettime}, {"__vdso_gettimeofday", SYS_gettimeofday}, {"__vdso_time", SYS_time},
         {"__vdso_clock_getres", SYS_clock_getres}, {"__vdso_getcpu", SYS_getcpu}, {"__vdso_getrandom", SYS_getrandom},
     };
@@ -481,9 +504,12 @@ static void vdso_by_calls(uint64_t at, uint64_t bytes)
         for (uint32_t i = 0; i < sizeof calls / sizeof *calls; i++) {
             if (memcmp(str + sym->st_name, calls[i].name, eg_strlen(calls[i].name) + 1) != 0)
                 continue;
-            uint8_t code[8] = {0xb8, 0, 0, 0, 0, 0x0f, 0x05, 0xc3}; /* mov $nr,%eax; syscall; ret */
-            memcpy(code + 1, &calls[i].nr, 4);
-            memcpy((void *)(at + sym->st_value), code, sizeof code);
+            if (done & 1u << i || sym->st_size < sizeof vdso_call) /* it looks for the data then, and goes home */
+                continue;
+            uint8_t *code = (uint8_t *)at + sym->st_value;
+            memcpy(code, vdso_call, sizeof vdso_call);
+            memcpy(code + VDSO_CALL_NR, &calls[i].nr, 4);
+            vdso.calls[vdso.n_calls++] = (uint64_t)code;
             done |= 1u << i;
         }
     if (!(done & 1))
@@ -495,6 +521,8 @@ static void cohere_begin(int fd, const struct eg_node_hello *hello)
     wk.stream_fd = fd;
     wk.home_pid = hello->pid;
     uint64_t bytes = vdso_bytes(wk.vdso);
+    vdso.start = hello->vdso;
+    vdso.end = hello->vdso ? hello->vdso + bytes : 0;
     if (hello->vdso && hello->flags & EG_HELLO_OTHER_CLOCK) {
         vdso_by_calls(hello->vdso, bytes);
     } else if (hello->vdso) {

@@ -67,6 +67,10 @@ static inline struct wk_slot *wk_slot(uint32_t index)
 /* wk_die - one line on stderr, the process ends. */
 __attribute__((noreturn)) void wk_die(const char *what, long err);
 
+/* wk_vdso_home - r: registers (EG_REG_*) of a thread that leaves. In a function of the vDSO that is a call here home has other code: it begins that again
+ * there. Returns: 1: it is in the vDSO; 0. */
+int wk_vdso_home(uint64_t *r);
+
 /* --- worker.c: the stream --- */
 /* wk_install - the pages of a GRANT. data: its payload. Context: any thread. */
 void wk_install(const struct eg_co *m, const void *data);

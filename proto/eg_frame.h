@@ -26,7 +26,7 @@ struct eg_ucontext {
 };
 _Static_assert(sizeof(struct eg_ucontext) == 304, "the kernel's layout");
 
-enum { EG_REG_RDI = 8, EG_REG_RSI = 9, EG_REG_RDX = 12, EG_REG_RAX = 13, EG_REG_RSP = 15, EG_REG_RIP = 16,
+enum { EG_REG_RDI = 8, EG_REG_RSI = 9, EG_REG_RDX = 12, EG_REG_RAX = 13, EG_REG_RCX = 14, EG_REG_RSP = 15, EG_REG_RIP = 16,
        EG_REG_R8 = 0, EG_REG_R9 = 1, EG_REG_R10 = 2, EG_REG_R12 = 4, EG_REG_R13 = 5, EG_REG_R14 = 6, EG_REG_R15 = 7,
        EG_REG_RBP = 10, EG_REG_RBX = 11 };
 

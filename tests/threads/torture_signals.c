@@ -108,6 +108,57 @@ static void kill_computing(void)
     result("%d", got);
 }
 
+/* ---- to threads that read clocks: they come home from the middle of the vDSO --------------------------------------------------- */
+
+static atomic_llong newest_ns;
+
+static void clocks_body(struct member *me)
+{
+    const uint64_t pattern = mix((uint64_t)me->number + 1);
+    uint64_t a = pattern, b = ~pattern, c = pattern * 3, d = pattern * 5; /* in registers that a function preserves */
+    own_tid = gettid();
+    atomic_fetch_add(&begun, 1);
+    while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
+        const long long before = atomic_load(&newest_ns);
+        struct timespec now, real;
+        struct timeval tv;
+        SYS(clock_gettime(CLOCK_MONOTONIC, &now));
+        SYS(clock_gettime(CLOCK_REALTIME, &real));
+        SYS(gettimeofday(&tv, NULL));
+        const time_t seconds = time(NULL);
+        const long long now_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
+        CHECK(now_ns >= before, "a clock went back %lld ns", before - now_ns);
+        CHECK(tv.tv_sec >= real.tv_sec && tv.tv_sec - real.tv_sec < 60, "gettimeofday is %lld s from clock_gettime", (long long)(tv.tv_sec - real.tv_sec));
+        CHECK(seconds - real.tv_sec >= -1 && seconds - real.tv_sec < 60, "time is %lld s from clock_gettime", (long long)(seconds - real.tv_sec));
+        atomic_store(&newest_ns, now_ns);
+        a++, b++, c++, d++;
+        __asm__ volatile("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d));
+        CHECK(a - pattern == b - ~pattern && c - pattern * 3 == a - pattern && d - pattern * 5 == a - pattern, "a clock changed a register");
+    }
+    me->sum = (uint64_t)own_signals;
+}
+
+static void clocks(void)
+{
+    const int n_threads = threads(3), n = rounds(60);
+    got = wrong_thread = wrong_code = begun = 0;
+    stop = false;
+    newest_ns = 0;
+    handle(SIGUSR1, count_signal, SA_RESTART);
+    struct member *crew = crew_start(n_threads, clocks_body, NULL);
+    wait_until_at_least(&begun, n_threads);
+    for (int i = 0; i < n; i++) {
+        OK(pthread_kill(crew[i % n_threads].id, SIGUSR1));
+        wait_until_at_least(&got, i + 1);
+    }
+    stop = true;
+    EQUAL(crew_join(crew), n);
+    EQUAL(got, n);
+    EQUAL(wrong_thread, 0);
+    unhandle(SIGUSR1);
+    result("%d", got);
+}
+
 /* ---- to a thread that has just begun ------------------------------------------------------------------------------------ */
 
 static void *just_begun(void *arg)
@@ -808,6 +859,7 @@ static void storm_test(void)
 
 static const struct sub_test tests[] = {
     {"kill_computing", kill_computing, "pthread_kill to threads that compute"},
+    {"clocks", clocks, "the same to threads that read clocks"},
     {"kill_just_begun", kill_just_begun, "a signal to threads that have just begun, and compute"},
     {"kill_blocked", kill_blocked, "pthread_kill to threads in calls: EINTR"},
     {"restart", restart, "the same with SA_RESTART"},
