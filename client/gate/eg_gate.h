@@ -77,6 +77,9 @@ int eg_gate_patch_number(uint8_t *text, size_t bytes, uint32_t nr);
 /* eg_gate_site - the patched site that has made its call in place and goes on at `after`. Context: any thread that may fault. Returns: where it begins, 0
  * (it is none, or one that cannot begin again). */
 uint64_t eg_gate_site(uint64_t after);
+/* eg_gate_again - a thread that comes home, with these registers: if it stands between the look at where it runs, on its node, and its call, which the gate
+ * would not see, it is put back to before the look. Context: as before. */
+void eg_gate_again(uint64_t *rip, uint64_t *rsp);
 
 /* Where libc's code is, and the loader's; empty: this libc may do what nodes do not expect of its futexes. Set at start-up. */
 #define EG_GATE_LIBC 8u
@@ -162,6 +165,10 @@ static inline uint64_t eg_clone_stack(const struct eg_clone_args *a)
 
 /* gate.S */
 void eg_gate_entry(void);
+/* Places in it: behind the look; on a node; and about to return then. No functions. */
+void eg_gate_looked(void);
+void eg_gate_away(void);
+void eg_gate_away_end(void);
 long eg_gate_call_on(void *stack_top, long (*fn)(void *), void *arg);
 /* eg_gate_onto - in a new process: its call returns 0, on another stack. Context: eg_gate_dispatch. */
 _Noreturn void eg_gate_onto(const struct eg_gate_frame *frame, uint64_t stack_top);

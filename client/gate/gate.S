@@ -8,10 +8,13 @@
  * place, EG_PASS_OFFSET bytes further. */
     .globl eg_gate_entry
     .hidden eg_gate_entry
+    .globl eg_gate_looked
+    .hidden eg_gate_looked
     .type eg_gate_entry, @function
 eg_gate_entry:
     .cfi_startproc
     cmpl $0, eg_where(%rip)
+eg_gate_looked:
     jne 2f                  /* on a compute node: the call is made in place, and seen there */
     push %r9
     push %r8
@@ -46,7 +49,13 @@ eg_gate_entry:
     mov %rcx, %rax
     addq $13, (%rsp)
 1:  ret
+    .globl eg_gate_away
+    .hidden eg_gate_away
+eg_gate_away:
 2:  addq $13, (%rsp)
+    .globl eg_gate_away_end
+    .hidden eg_gate_away_end
+eg_gate_away_end:
     ret
     .cfi_endproc
     .size eg_gate_entry, . - eg_gate_entry

@@ -191,6 +191,8 @@ static void trampoline_write(uint8_t *t, const uint8_t *site, size_t between, vo
     eg_patch_put_jump(eg_patch_put_red_zone_back(at), site + between + 5);
 }
 
+#define RED_ZONE 128u
+#define EXIT_IN_PLACE_BYTES 2u /* xor %edi,%edi, before exit's syscall */
 #define IN_PLACE_JUMP 37u /* where that last jump is, if nothing lies between mov and syscall */
 
 static uint64_t jump_at(uint64_t at)
@@ -207,6 +209,45 @@ uint64_t eg_gate_site(uint64_t after)
 {
     uint64_t site = after - 7, trampoline = jump_at(site);
     return trampoline && jump_at(trampoline + IN_PLACE_JUMP) == after - 2 ? site : 0;
+}
+
+#define CALL_BYTES 6u      /* call *entry(%rip) */
+#define PASSED_BYTES 13u   /* from behind it to where a call in place begins: as gate.S has it */
+#define RED_ZONE_BACK 8u   /* bytes of code */
+
+/* Is that the place, in a trampoline, where a call in place begins? Returns: the trampoline's call of the gate, 0. */
+static uint64_t entry_call_before(uint64_t at)
+{
+    uint64_t call = at - PASSED_BYTES - CALL_BYTES, entry;
+    uint8_t code[CALL_BYTES];
+    int32_t rel;
+    if (eg_sys_copy_in(code, call, sizeof code) != sizeof code || code[0] != 0xff || code[1] != 0x15)
+        return 0;
+    memcpy(&rel, code + 2, sizeof rel);
+    return eg_sys_copy_in(&entry, call + CALL_BYTES + (uint64_t)(int64_t)rel, sizeof entry) == sizeof entry && entry == (uint64_t)eg_gate_entry ? call : 0;
+}
+
+void eg_gate_again(uint64_t *rip, uint64_t *rsp)
+{
+    uint64_t at = *rip, sp = *rsp, call;
+    if (at == (uint64_t)eg_gate_looked || at == (uint64_t)eg_gate_away) {
+        *rip = (uint64_t)eg_gate_entry;
+        return;
+    }
+    if (at == (uint64_t)eg_gate_away_end) {
+        if (eg_sys_copy_in(&at, sp, sizeof at) != sizeof at)
+            return;
+        sp += sizeof at;
+    }
+    if ((call = entry_call_before(at)) || (call = entry_call_before(at - EXIT_IN_PLACE_BYTES))) {
+        *rip = call;
+        *rsp = sp;
+    } else if ((call = entry_call_before(at - RED_ZONE_BACK))) {
+        *rip = call;
+        *rsp = sp - RED_ZONE;
+    } else if ((call = eg_gate_site(at + 2))) {
+        *rip = call;
+    }
 }
 
 struct eg_gate_libc eg_gate_libc;

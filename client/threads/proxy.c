@@ -254,6 +254,8 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
                 break;
             if (call.arg[0] == EG_HOME_SYSCALL)
                 before_call(&t->state);
+            else
+                eg_gate_again(&t->state.rip, &t->state.rsp);
             eg_proxy_home(t);
         default: eg_home_lost(t->node);
         }

@@ -8,11 +8,13 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 struct eg_rt eg_rt;
@@ -240,6 +242,74 @@ START_TEST(passed_call_is_made_in_place)
     ck_assert_uint_eq(patched.out[RCX], (uint64_t)(text + 64 + SITE_BYTES)); /* the kernel saw the call at its own place */
     ck_assert_uint_eq(eg_gate_site(patched.out[RCX]), (uint64_t)text + 64);
     stop();
+}
+END_TEST
+
+/* A thread on a node is single-stepped, and comes home after `steps_left` instructions, counted from its call's site. */
+#define TRAP_FLAG 0x100
+static int steps_left, steps_done;
+static uint64_t steps_from, steps_to, steps_at;
+
+static void on_step(int signal, siginfo_t *info, void *context)
+{
+    greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+    uint64_t rip = (uint64_t)r[REG_RIP], rsp = (uint64_t)r[REG_RSP];
+    (void)signal;
+    (void)info;
+    if (!steps_done && rip != steps_from)
+        return;
+    const int made = steps_at == steps_to - 2; /* its syscall: the kernel does not trap right behind it */
+    steps_at = rip;
+    if (made || steps_done++ == steps_left) {
+        r[REG_EFL] &= ~TRAP_FLAG;
+        if (made)
+            return;
+        eg_where[0] = 0;
+        eg_gate_again(&rip, &rsp);
+        r[REG_RIP] = (greg_t)rip;
+        r[REG_RSP] = (greg_t)rsp;
+    }
+}
+
+START_TEST(thread_may_come_home_before_any_instruction)
+{
+    struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO}, before;
+    sigaction(SIGTRAP, &action, &before);
+    for (steps_left = 0;; steps_left++) {
+        struct random_state r = {900 + (uint64_t)steps_left};
+        start();
+        if (_i)
+            put_generic(text + 64);
+        else
+            put_site(text + 64, SYS_munmap);
+        executable();
+        struct run patched = random_run(&r, text + 64);
+        if (_i)
+            patched.in[RAX] = SYS_getpid;
+        patched.in[RDI] = patched.in[RSI] = 1;
+        ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
+        gate.pass = 0;
+        gate.ret = 4711;
+        eg_where[0] = 1;
+        steps_done = 0;
+        steps_at = 0;
+        steps_from = (uint64_t)text + 64;
+        steps_to = (uint64_t)text + 64 + SITE_BYTES;
+        __asm__ volatile("pushf; orl $0x100, (%rsp); popf");
+        gate_patch_run(&patched);
+        eg_where[0] = 0;
+        int over = steps_done <= steps_left; /* it made its call on the node */
+        if (!over) {
+            ck_assert_msg(gate.calls == 1, "after %d instructions the gate sees %d calls", steps_left, (int)gate.calls);
+            ck_assert_int_eq((long)patched.out[RAX], 4711);
+            check_kept(&patched, _i);
+        }
+        stop();
+        if (over)
+            break;
+    }
+    ck_assert_int_gt(steps_left, 8);
+    sigaction(SIGTRAP, &before, NULL);
 }
 END_TEST
 
@@ -1034,6 +1104,7 @@ int main(void)
     TCase *tc = unit_case(suite, "patch", 120);
     tcase_add_loop_test(tc, answered_call_returns_the_gates_value, 0, N_CALLS);
     tcase_add_loop_test(tc, passed_call_is_made_in_place, 0, sizeof refused / sizeof *refused);
+    tcase_add_loop_test(tc, thread_may_come_home_before_any_instruction, 0, 2);
     tcase_add_loop_test(tc, other_jumps_are_no_site, 0, 3);
     tcase_add_test(tc, generic_site_carries_any_call);
     tcase_add_loop_test(tc, site_may_lie_across_a_page_boundary, 0, 13);
