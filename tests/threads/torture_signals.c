@@ -87,13 +87,13 @@ static void computing_body(struct member *me)
     me->sum = (uint64_t)own_signals;
 }
 
-static void kill_computing(void)
+static void killed(void (*body)(struct member *), int n)
 {
-    const int n_threads = threads(3), n = rounds(30);
+    const int n_threads = threads(3);
     got = wrong_thread = wrong_code = begun = 0;
     stop = false;
     handle(SIGUSR1, count_signal, SA_RESTART);
-    struct member *crew = crew_start(n_threads, computing_body, NULL);
+    struct member *crew = crew_start(n_threads, body, NULL);
     wait_until_at_least(&begun, n_threads);
     for (int i = 0; i < n; i++) {
         OK(pthread_kill(crew[i % n_threads].id, SIGUSR1));
@@ -107,6 +107,8 @@ static void kill_computing(void)
     unhandle(SIGUSR1);
     result("%d", got);
 }
+
+static void kill_computing(void) { killed(computing_body, rounds(30)); }
 
 /* ---- to threads that read clocks: they come home from the middle of the vDSO --------------------------------------------------- */
 
@@ -140,23 +142,8 @@ static void clocks_body(struct member *me)
 
 static void clocks(void)
 {
-    const int n_threads = threads(3), n = rounds(60);
-    got = wrong_thread = wrong_code = begun = 0;
-    stop = false;
     newest_ns = 0;
-    handle(SIGUSR1, count_signal, SA_RESTART);
-    struct member *crew = crew_start(n_threads, clocks_body, NULL);
-    wait_until_at_least(&begun, n_threads);
-    for (int i = 0; i < n; i++) {
-        OK(pthread_kill(crew[i % n_threads].id, SIGUSR1));
-        wait_until_at_least(&got, i + 1);
-    }
-    stop = true;
-    EQUAL(crew_join(crew), n);
-    EQUAL(got, n);
-    EQUAL(wrong_thread, 0);
-    unhandle(SIGUSR1);
-    result("%d", got);
+    killed(clocks_body, rounds(60));
 }
 
 /* ---- to a thread that has just begun ------------------------------------------------------------------------------------ */
