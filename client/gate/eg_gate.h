@@ -164,6 +164,8 @@ static inline uint64_t eg_clone_stack(const struct eg_clone_args *a)
 }
 
 /* gate.S */
+#define EG_GATE_RED_ZONE 128u  /* below the stack pointer, which a trampoline skips */
+#define EG_GATE_PASS_BYTES 13u /* from where a call returns to its trampoline, to where it is made in place */
 void eg_gate_entry(void);
 /* Places in it: behind the look; on a node; and about to return then. No functions. */
 void eg_gate_looked(void);

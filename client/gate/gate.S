@@ -5,7 +5,7 @@
     .hidden eg_where
 
 /* Called by a trampoline, red zone already skipped; rax: number. Returns to the trampoline, or, to have the call made in
- * place, EG_PASS_OFFSET bytes further. */
+ * place, EG_GATE_PASS_BYTES further. */
     .globl eg_gate_entry
     .hidden eg_gate_entry
     .globl eg_gate_looked

@@ -197,9 +197,6 @@ static long spawn(long nr, const long arg[6], long *ret_pass)
     return fork_with(eg_cap_fork, nr, arg, &a, ret_pass);
 }
 
-#define RED_ZONE 128u
-#define PASS_BYTES 13u /* from where a call returns to its trampoline, to where it is made in place: as gate.S has it */
-
 /* What gate.S pushed below the frame, and where the call returns to. */
 static void state_of(const struct eg_gate_frame *f, struct eg_thread_state *ret_state)
 {
@@ -244,7 +241,7 @@ static void thread_visits(struct eg_gate_frame *f)
     if (!t)
         return;
     state_of(f, &state);
-    state.rip += PASS_BYTES;
+    state.rip += EG_GATE_PASS_BYTES;
     state.rax = (uint64_t)f->nr;
     state.rsp = (uint64_t)(f + 1) + 8;
     eg_home_begin(t, &state);
@@ -263,7 +260,7 @@ static long with_nodes(struct eg_gate_frame *f, const long a[6], uint64_t mask)
         case EG_CLONES_THREAD:
             eg_rt.spawned = 1;
             state_of(f, &state);
-            return eg_home_clone(f->nr, a, &state, NULL, mask, RED_ZONE);
+            return eg_home_clone(f->nr, a, &state, NULL, mask, EG_GATE_RED_ZONE);
         case EG_CLONES_PROCESS: {
             struct eg_view_mask own;
             struct eg_clone_args args;

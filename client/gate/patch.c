@@ -191,7 +191,6 @@ static void trampoline_write(uint8_t *t, const uint8_t *site, size_t between, vo
     eg_patch_put_jump(eg_patch_put_red_zone_back(at), site + between + 5);
 }
 
-#define RED_ZONE 128u
 #define EXIT_IN_PLACE_BYTES 2u /* xor %edi,%edi, before exit's syscall */
 #define IN_PLACE_JUMP 37u /* where that last jump is, if nothing lies between mov and syscall */
 
@@ -211,14 +210,13 @@ uint64_t eg_gate_site(uint64_t after)
     return trampoline && jump_at(trampoline + IN_PLACE_JUMP) == after - 2 ? site : 0;
 }
 
-#define CALL_BYTES 6u      /* call *entry(%rip) */
-#define PASSED_BYTES 13u   /* from behind it to where a call in place begins: as gate.S has it */
-#define RED_ZONE_BACK 8u   /* bytes of code */
+#define CALL_BYTES 6u    /* call *entry(%rip) */
+#define RED_ZONE_BACK 8u /* bytes of code */
 
 /* Is that the place, in a trampoline, where a call in place begins? Returns: the trampoline's call of the gate, 0. */
 static uint64_t entry_call_before(uint64_t at)
 {
-    uint64_t call = at - PASSED_BYTES - CALL_BYTES, entry;
+    uint64_t call = at - EG_GATE_PASS_BYTES - CALL_BYTES, entry;
     uint8_t code[CALL_BYTES];
     int32_t rel;
     if (eg_sys_copy_in(code, call, sizeof code) != sizeof code || code[0] != 0xff || code[1] != 0x15)
@@ -244,7 +242,7 @@ void eg_gate_again(uint64_t *rip, uint64_t *rsp)
         *rsp = sp;
     } else if ((call = entry_call_before(at - RED_ZONE_BACK))) {
         *rip = call;
-        *rsp = sp - RED_ZONE;
+        *rsp = sp - EG_GATE_RED_ZONE;
     } else if ((call = eg_gate_site(at + 2))) {
         *rip = call;
     }

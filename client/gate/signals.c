@@ -23,7 +23,6 @@
 #define KERNEL_FLAGS (SA_NOCLDSTOP | SA_NOCLDWAIT | TAGBITS_FLAG | SA_RESTART | (unsigned)SA_RESETHAND)
 #define ALT_AUTODISARM (1u << 31)
 #define ALT_MIN_BYTES 2048u
-#define RED_ZONE 128u
 #define TRIES 1000
 #define NO_HOW 99 /* of rt_sigprocmask */
 
@@ -481,7 +480,7 @@ static int handler_enter(int s, const struct action *a, const siginfo_t *info, u
     int nested = alt_holds(alt, sp), enters = a->flags & SA_ONSTACK && alt->ss_size && !nested;
     if (!(a->flags & RESTORER_FLAG))
         return -EFAULT;
-    sp -= RED_ZONE;
+    sp -= EG_GATE_RED_ZONE;
     if (enters)
         sp = (uint64_t)alt->ss_sp + alt->ss_size;
     if (!t && alt_holds(alt, here) == (nested || enters))

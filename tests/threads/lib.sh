@@ -13,7 +13,7 @@
 #   torture_test NAME N [ARGUMENT...]   the same with a torture program, on all nodes; if it fails, says which sub-tests do
 #
 # Environment: EG_BIN (folder of endgame, endgame-compute), EG_NODES ("embedded:2 tcp": endgame's own, two daemons on the loopback
-# device; "rdma" where EG_RDMA_ADDR is an address of an RDMA device), EG_COMPUTE="ADDR ..." (these nodes instead, on whatever machines they are),
+# device; "other_boot": such as were booted by themselves, needs root; "rdma" where EG_RDMA_ADDR is an address of an RDMA device), EG_COMPUTE="ADDR ..." (these nodes instead, on whatever machines they are),
 # EG_FAR=SIZE (far memory, too: that much stays local), EG_FAR_SERVER=ADDR (there, instead of an embedded server), EG_RUN_TIMEOUT=SECONDS (a run's time limit, instead of 60), EG_NATIVE=1 (develop a
 # test: remote is native, nothing is checked of it), EG_THREADS=auto (that instead of --threads remote), EG_KEEP=1 (keep the work folder), EG_SEED.
 # Exit status of a test: 0 passed, 1 failed, 77 skipped (the reason is printed).
@@ -103,17 +103,23 @@ node_start() { # NUMBER ADDR [COMMAND_PREFIX...]: a daemon; sets NODE_ADDR
     NODE_ADDR=$DAEMON_ADDR NODE_PIDS="$NODE_PIDS $DAEMON_PID"
 }
 nodes_start() { # KIND
-    local n listen
+    local n listen prefix=()
     TRANSPORT=$1 NODES=() NODE_PIDS=
     case $1 in
         embedded*) NODES=(-c "$1"); return 0 ;;
         given) for n in $EG_COMPUTE; do NODES+=(-c "$n"); done; return 0 ;;
         tcp) listen=tcp:127.0.0.1:0 ;;
+        other_boot) # its boot_id is another
+            [ "$(id -u)" = 0 ] || skip "another boot_id needs root"
+            listen=tcp:127.0.0.1:0
+            echo 00000000-0000-4000-8000-000000000000 >"$WORK/boot_id"
+            prefix=(unshare -m sh -c "mount --bind '$WORK/boot_id' /proc/sys/kernel/random/boot_id && exec \"\$@\"" sh)
+            ;;
         rdma) listen=rdma:${EG_RDMA_ADDR:?an address of an RDMA device}:0 ;;
         *) fail "unknown kind of node $1" ;;
     esac
     for n in 1 2; do
-        node_start $n "$listen"
+        node_start $n "$listen" "${prefix[@]}"
         NODES+=(-c "$NODE_ADDR")
     done
 }
