@@ -212,6 +212,7 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
 static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
 {
     int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA ? 0 : -EPROTO;
+    eg_home.node[node]->heard = 1; /* by what its main thread does: threads go on asking when that is stuck */
     eg_agent.absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         uint32_t awaited = !(m->flags & EG_CO_F_SPARE);
@@ -269,7 +270,6 @@ static int node_turn(uint32_t k)
         return 1;
     }
     n->in_end += (uint64_t)got;
-    n->heard = 1;
     uint64_t at = 0;
     while (n->alive && n->in_end - at >= sizeof(struct eg_co)) {
         struct eg_co m;

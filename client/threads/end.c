@@ -57,8 +57,8 @@ void eg_proxy_take_back(const struct eg_thread *t)
 static __attribute__((noreturn)) void ends(uint64_t word, uint64_t robust, long status)
 {
     if (word) { /* it is written below: then the page comes once, not first to be read. There may be none, or one that cannot be written: no matter */
-        long rc = eg_sys3(SYS_madvise, word & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE);
-        word = rc == -ENOMEM || rc == -EFAULT ? 0 : word;
+        if (eg_sys3(SYS_madvise, word & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE))
+            word = 0;
     }
     robust_end(robust);
     if (word) {

@@ -1,6 +1,8 @@
 /* fault.c - faults of home's own threads on memory that workers have touched, and how long what they are given stays. */
 #include "client/threads/eg_agent.h"
 
+#include <errno.h>
+
 #include "client/pager/eg_pager.h"
 #include "proto/eg_uffd.h"
 
@@ -62,6 +64,15 @@ uint64_t eg_fault_held_until(uint64_t page)
     return 0;
 }
 
+/* Lets who waits for the page look again, when nothing could be done for them as it is no longer there: nobody else would wake them. */
+static void tries_again(uint64_t addr, int rc)
+{
+    if (rc && rc != -ENOENT)
+        eg_die("cannot give the program a page", NULL, rc);
+    if (rc)
+        eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+}
+
 void eg_fault_granted(uint64_t addr, unsigned slot, int write, int stored)
 {
     if (slot >= EG_SLOT_SPARE && slot < EG_SLOT_SPARE + EG_HOME_NODES)
@@ -71,7 +82,7 @@ void eg_fault_granted(uint64_t addr, unsigned slot, int write, int stored)
     if (!stored) { /* what is stored wakes them by itself */
         if (write) {
             eg_far_dirty(addr, 1);
-            eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
+            tries_again(addr, eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0));
         }
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
     }
@@ -86,6 +97,8 @@ static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
     int rc = eg_uffd_zero_check(addr);
     if (rc == 0)
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+    else if (rc < 0)
+        tries_again(addr, rc);
     for (uint64_t at = addr + EG_PAGE_BYTES; c && rc == 1 && at % EG_BLOCK_BYTES && at < addr + EG_ZERO_AHEAD * EG_PAGE_BYTES; at += EG_PAGE_BYTES) {
         if (eg_chunk_page(c, at)->state != EG_DIR_HOME)
             break;
@@ -125,7 +138,7 @@ void eg_fault_home(const struct uffd_msg *m)
         if (eg_far_block(addr, &i))
             eg_pager_fault(m, eg_agent.now_ns);
         else if (wp)
-            eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0);
+            tries_again(addr, eg_uffd_protect(addr, addr + EG_PAGE_BYTES, 0));
         else
             home_zero(c, addr);
         return;

@@ -144,6 +144,7 @@ static void on_keepalive(evutil_socket_t fd, short what, void *arg)
     LIST_FOREACH (b, &relay->bridges, entry) {
         if (b->state != EGR_OPEN) continue;
         (void)!eg_rdma_keepalive(&b->ep); /* which the next turn reports */
+        b->armed = false; /* an event that was lost would be waited for in vain */
         egr_bridge_heat(b);
     }
     egr_relay_run(relay);

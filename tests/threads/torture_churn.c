@@ -5,7 +5,9 @@
 #include <limits.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 /* ---- create and join ---------------------------------------------------------------------------------------------------- */
 
@@ -395,6 +397,45 @@ static void attributes(void)
     OK(pthread_attr_destroy(&attr));
 }
 
+/* ---- the word that says that a thread has ended ------------------------------------------------------------------------------ */
+
+/* It is cleared by the kernel, which does not mind one that cannot be written. */
+static struct {
+    int *page;
+    int protection; /* -1: none is there */
+    pid_t tid;
+} word;
+
+static void *word_main(void *arg)
+{
+    (void)arg;
+    syscall(SYS_set_tid_address, word.page);
+    SYS(word.protection < 0 ? munmap(word.page, PAGE) : mprotect(word.page, PAGE, word.protection));
+    __atomic_store_n(&word.tid, gettid(), __ATOMIC_RELEASE);
+    syscall(SYS_exit, 0);
+    return NULL;
+}
+
+static void word_not_writable(void)
+{
+    static const int protections[] = {PROT_READ, PROT_NONE, -1};
+    for (size_t i = 0; i < sizeof protections / sizeof *protections; i++) {
+        pthread_t id; /* libc never learns that it has ended */
+        word.page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(word.page != MAP_FAILED, "mmap: %s", strerror(errno));
+        *word.page = 7;
+        word.protection = protections[i];
+        word.tid = 0;
+        OK(pthread_create(&id, NULL, word_main, NULL));
+        while (!__atomic_load_n(&word.tid, __ATOMIC_ACQUIRE) || !tgkill(getpid(), word.tid, 0))
+            usleep(100);
+        if (word.protection >= 0) {
+            SYS(mprotect(word.page, PAGE, PROT_READ));
+            EQUAL(*word.page, 7);
+        }
+    }
+}
+
 static const struct sub_test tests[] = {
     {"create_join", create_join, "--rounds threads, four at a time"},
     {"created_by_threads", created_by_threads, "threads made by threads; tryjoin, timedjoin"},
@@ -407,6 +448,7 @@ static const struct sub_test tests[] = {
     {"own_stacks", own_stacks, "stacks that the program provides"},
     {"borrowed_stack", borrowed_stack, "data on a stack that other threads use"},
     {"attributes", attributes, "affinity, policy, stacks that cannot be had"},
+    {"word_not_writable", word_not_writable, "threads whose end the kernel cannot note"},
 };
 
 TORTURE_MAIN(tests)
