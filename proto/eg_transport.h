@@ -51,7 +51,7 @@ struct eg_transport {
     /* read - the same as an EG_IO_READ, done at once, by any thread and without the pager's lock. NULL: the transport has messages.
      * Returns: 0, -errno. */
     int (*read)(const struct eg_link *link, uint64_t offset, void *buf, uint32_t len_bytes);
-    /* view - map the arena's first bytes for reading, somewhere from `near` on: link->view; unview and close undo it. NULL: it cannot be. Returns: 0, -errno. */
+    /* view - map the arena's first bytes, somewhere from `near` on: link->view; unview and close undo it. NULL: it cannot be. Returns: 0, -errno. */
     int (*view)(struct eg_link *link, uint64_t bytes, uint64_t near);
     void (*unview)(struct eg_link *link);
     /* ready - would a poll find something? By any thread, without the pager's lock: the answer may be out of date. NULL: poll to find out. */
@@ -69,7 +69,7 @@ struct eg_link {
     uint8_t want_write;  /* tcp: something waits for room in the socket */
     uint32_t outstanding;
     uint8_t viewed;      /* shm: a view was asked for */
-    const uint8_t *view; /* the arena, if it could be mapped; else NULL */
+    uint8_t *view; /* the arena, if it could be mapped; else NULL */
     uint64_t view_bytes;
     struct eg_io_queue send, wait; /* shm: `wait` holds the completed ones until the next poll */
     uint32_t send_done_bytes;      /* of send.head */

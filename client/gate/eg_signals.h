@@ -45,9 +45,11 @@ int eg_signals_on_alternate(uint64_t sp);
 
 /* signals.S */
 void eg_signals_restorer(void);
-/* eg_signals_peek, eg_signals_poke - eight bytes of the program's memory, at any address. Context: as eg_signals_call. Returns: 0, -EFAULT. */
+/* eg_signals_peek, eg_signals_poke - eight bytes of the program's memory, at any address. eg_signals_copy_in - a copy of some of it.
+ * Context: as eg_signals_call. Where the thread blocks SIGSEGV, memory that is not there ends it. Returns: 0, -EFAULT. */
 long eg_signals_peek(uint64_t from, uint64_t *ret_word);
 long eg_signals_poke(uint64_t to, uint64_t word);
-extern const uint8_t eg_signals_peek_at[], eg_signals_poke_at[], eg_signals_probe_failed[];
+long eg_signals_copy_in(void *to, uint64_t from, size_t bytes);
+extern const uint8_t eg_signals_peek_at[], eg_signals_copy_at[], eg_signals_poke_at[], eg_signals_probe_failed[];
 
 #endif

@@ -41,7 +41,12 @@ static uint64_t depth_of(uint64_t sp)
 struct probe {
     struct eg_buffers b; /* first member */
     uint64_t owner, sp;
+    uint64_t enough; /* bytes; it need not go on for more, once something is to be pinned */
+    uint64_t bytes;  /* of all buffers; NOT_KNOWN */
+    int needed;      /* something is to be pinned */
 };
+#define NOT_KNOWN (~0ull)
+#define STACK_NEAR (128u << 10) /* from a call's frame up, what can only be the stack */
 
 static int seen(struct eg_buffers *b, uint64_t start, uint64_t end)
 {
@@ -51,21 +56,22 @@ static int seen(struct eg_buffers *b, uint64_t start, uint64_t end)
 
 static int probe_span(struct eg_buffers *b, uint64_t start, uint64_t end, int write)
 {
-    const struct probe *p = (const struct probe *)b;
-    if (!eg_ranges_seen(&eg_rt.ranges, start, end))
-        return 0;
-    return !eg_pin_held(p->owner, p->sp | EG_PIN_MAIN, start, end, write) && !eg_pin_held(p->owner, p->sp, start, end, write);
+    struct probe *p = (struct probe *)b;
+    p->bytes += end - start;
+    p->needed |= !p->needed && eg_ranges_seen(&eg_rt.ranges, start, end) && !eg_pin_held(p->owner, p->sp | EG_PIN_MAIN, start, end, write) &&
+                 !eg_pin_held(p->owner, p->sp, start, end, write);
+    return p->needed && p->bytes > p->enough;
 }
 
-/* The program's memory, by copy; what is in the page of the stack that this very call stands in can be read as it is. */
+/* The program's memory, by copy. What is held, or the stack that this very call stands in, is there; else the kernel is asked. */
 static int probe_look(struct eg_buffers *b, void *to, uint64_t from, size_t bytes)
 {
-    const struct probe *p = (const struct probe *)b;
-    if ((from & ~(EG_PAGE_BYTES - 1ul)) == (p->sp & ~(EG_PAGE_BYTES - 1ul)) && (from & (EG_PAGE_BYTES - 1)) + bytes <= EG_PAGE_BYTES) {
-        memcpy(to, (const void *)from, bytes);
+    struct probe *p = (struct probe *)b;
+    int is_there = from - p->sp < STACK_NEAR || (!p->needed && eg_ranges_seen(&eg_rt.ranges, from, from + bytes));
+    if (is_there ? eg_signals_copy_in(to, from, bytes) == 0 : eg_sys_copy_in(to, from, bytes) == (long)bytes)
         return 0;
-    }
-    return eg_sys_copy_in(to, from, bytes) == (long)bytes ? 0 : -1;
+    p->bytes = NOT_KNOWN;
+    return -1;
 }
 
 /* Bringing home, on a stack of the gate's. */
@@ -131,11 +137,13 @@ static long pin_frame(void *arg)
     return 0;
 }
 
-/* Is there anything to pin, or to let go? */
-static int is_needed(long nr, const long arg[6], uint64_t sp)
+/* Is there anything to pin, or to let go? enough: 0, or how many bytes of buffers are to be told from more. */
+static int is_needed(long nr, const long arg[6], uint64_t sp, uint64_t enough, uint64_t *ret_bytes)
 {
-    struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp};
-    return eg_gate_buffers(&p.b, nr, arg) || eg_pin_idle(p.owner, sp | EG_PIN_MAIN);
+    struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp, enough, 0, 0};
+    eg_gate_buffers(&p.b, nr, arg);
+    *ret_bytes = p.bytes;
+    return p.needed || eg_pin_idle(p.owner, sp | EG_PIN_MAIN);
 }
 
 static void pin_call(long nr, const long arg[6], uint64_t sp)
@@ -306,10 +314,10 @@ static long in_pieces(struct large *l, int one)
     int lock = l->f.nr == NR_mlock || l->f.nr == NR_mlock2;
     while (l->done < l->total) {
         long a[6];
-        uint64_t n = next_piece(l, a);
+        uint64_t n = next_piece(l, a), bytes;
         if (!n)
             return l->done ? (long)l->done : -EFAULT;
-        if (is_needed(l->f.nr, a, (uint64_t)l->f.pass))
+        if (is_needed(l->f.nr, a, (uint64_t)l->f.pass, 0, &bytes))
             pin_call(l->f.nr, a, (uint64_t)l->f.pass);
         long ret = eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (eg_sys_failed(ret))
@@ -372,7 +380,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
 
 int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
 {
-    uint64_t sp = (uint64_t)f;
+    uint64_t sp = (uint64_t)f, bytes;
     uint8_t flags = eg_call_flags(f->nr);
     if (flags & EG_CALL_PLAIN)
         return 0;
@@ -380,9 +388,10 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
         *ret_result = -ENOSYS;
         return 1;
     }
-    if (!is_needed(f->nr, f->arg, sp))
+    int may_be_large = flags & EG_CALL_LARGE;
+    if (!is_needed(f->nr, f->arg, sp, may_be_large ? LIMIT_MIN : 0, &bytes))
         return 0;
-    if (flags & EG_CALL_LARGE && large(f, sp, ret_result))
+    if (may_be_large && bytes > LIMIT_MIN && large(f, sp, ret_result))
         return 1;
     pin_call(f->nr, f->arg, sp);
     return 0;

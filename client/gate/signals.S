@@ -1,4 +1,4 @@
-/* signals.S - the way back from a handler of the runtime's, and two accesses that may fail. */
+/* signals.S - the way back from a handler of the runtime's, and accesses that may fail. */
     .text
 
     .globl eg_signals_restorer
@@ -10,7 +10,7 @@ eg_signals_restorer:
     syscall
     .size eg_signals_restorer, . - eg_signals_restorer
 
-/* long eg_signals_peek(from, ret_word): the handler of SIGSEGV leads a fault at peek_at or poke_at to probe_failed. */
+/* long eg_signals_peek(from, ret_word): the handler of SIGSEGV leads a fault at peek_at, copy_at or poke_at to probe_failed. */
     .globl eg_signals_peek, eg_signals_peek_at
     .hidden eg_signals_peek, eg_signals_peek_at
     .type eg_signals_peek, @function
@@ -23,6 +23,20 @@ eg_signals_peek_at:
     ret
     .cfi_endproc
     .size eg_signals_peek, . - eg_signals_peek
+
+/* long eg_signals_copy_in(to, from, bytes) */
+    .globl eg_signals_copy_in, eg_signals_copy_at
+    .hidden eg_signals_copy_in, eg_signals_copy_at
+    .type eg_signals_copy_in, @function
+eg_signals_copy_in:
+    .cfi_startproc
+    mov %rdx, %rcx
+eg_signals_copy_at:
+    rep movsb
+    xor %eax, %eax
+    ret
+    .cfi_endproc
+    .size eg_signals_copy_in, . - eg_signals_copy_in
 
 /* long eg_signals_poke(to, word) */
     .globl eg_signals_poke, eg_signals_poke_at

@@ -497,6 +497,7 @@ static int handler_enter(int s, const struct action *a, const siginfo_t *info, u
     __asm__("mov %%fs:0, %0" : "=r"(pin.owner));
     if (eg_ranges_seen(&eg_rt.ranges, to, sp))
         on_safe_stack(t, pin_frame, &pin); /* rt_sigreturn reads it, and cannot wait */
+    __atomic_fetch_add(&eg_rt.handlers, 1, __ATOMIC_RELAXED); /* after that: what is pinned by now is to last */
     struct iovec from[2] = {{&f, sizeof f}, {(void *)fpu, fpu_len}}, into[2] = {{(void *)to, sizeof f}, {(void *)fpu_to, fpu_len}};
     if (put(t, to, sp, from, into))
         return -EFAULT;
@@ -588,7 +589,7 @@ static void arrived(int s, siginfo_t *info, ucontext_t *uc, struct thread *t)
 static int probe_failed(ucontext_t *uc)
 {
     greg_t *rip = &uc->uc_mcontext.gregs[REG_RIP];
-    if (*rip != (greg_t)eg_signals_peek_at && *rip != (greg_t)eg_signals_poke_at)
+    if (*rip != (greg_t)eg_signals_peek_at && *rip != (greg_t)eg_signals_copy_at && *rip != (greg_t)eg_signals_poke_at)
         return 0;
     *rip = (greg_t)eg_signals_probe_failed;
     return 1;

@@ -3,7 +3,8 @@
  *
  * The price: the kernel's own access to such a page, within a system call, fails with EFAULT. So before a call its buffers are brought home and stay
  * there for the length of the call: they are *pinned* by the thread that makes it (pins.c). The call itself is made in place, by the program, and
- * nobody sees its end; a pin ends when its thread makes another call from the same depth of its stack or higher up. */
+ * nobody sees its end; a pin ends when its thread makes another call from the same depth of its stack or higher up. Of short buffers a few stay pinned
+ * longer than that: what a loop of several calls needs again and again then costs no lock. */
 #ifndef EG_INLINE_H
 #define EG_INLINE_H
 
@@ -48,7 +49,8 @@ void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32
 /* eg_pin_more - more of the call that this thread has just begun with the same sp (what was brought home told where). sp ~0: lasts until the thread ends.
  * Context: as eg_pin_call. */
 void eg_pin_more(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32_t n);
-/* eg_pin_held - what a call with this sp needs is pinned by the thread's last one, from the same sp, and here: nothing is to be done. Only for few pages.
+/* eg_pin_held - what a call with this sp needs is pinned by the thread's last one, from the same sp, or (asked with EG_PIN_MAIN) kept from one before, and
+ * here: nothing is to be done. Only for few pages.
  * Context: the thread `owner` itself, no lock needed. */
 int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int write);
 /* eg_pin_idle - pins of the thread that end with a call from this sp are many: worth an eg_pin_call with nothing. Context: as eg_pin_held. */

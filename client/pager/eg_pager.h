@@ -208,8 +208,10 @@ struct eg_rt {
     uint8_t first_gone;      /* the process's first thread has ended */
     int32_t last_status;     /* what a thread has ended with: the process does, when it was the last */
     uint8_t spawned;         /* there has been more than one thread in this address space */
+    uint8_t vforked;         /* there has been another process in this address space: only then is it asked which one this is */
     uint8_t foreign;         /* the lock's holder is a vfork child: other descriptors, no thread may start here */
     uint8_t *fork_mark;      /* 1; a child that the gate did not see finds 0 (MADV_WIPEONFORK) */
+    uint32_t handlers;       /* of the program's for signals that were entered, in all threads (inline faults) */
     uint64_t stderr_id;      /* which file descriptor 2 was at the start */
     uint64_t affinity[16];   /* processors of the first thread at the start */
     uint8_t old_kernel;      /* ENDGAME_KERNEL=6.1: use nothing newer, for tests */

@@ -17,6 +17,7 @@ void eg_cap_spawn(long flags, long tls)
     if (!(flags & VM))
         return;
     eg_cap_enter();
+    eg_rt.vforked |= !(flags & THREAD);
     if (!(flags & VFORK))
         eg_rt.spawned = 1; /* whoever makes a vfork child sleeps meanwhile */
     /* The kernel writes into the thread's control block (clear_child_tid, rseq, robust list) at moments when no fault can be
@@ -78,7 +79,7 @@ void eg_cap_child_start(int was_active, int drop)
             eg_sys1(SYS_close, *fds[i]);
         *fds[i] = -1;
     }
-    rt->active = rt->served = rt->spawned = 0;
+    rt->active = rt->served = rt->spawned = rt->vforked = 0;
     rt->pager_tid = 0;
     eg_pin_reset();
     rt->successor = NULL;

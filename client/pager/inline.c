@@ -27,7 +27,8 @@ void eg_inline_relock(uint8_t foreign)
 
 void eg_inline_lock(void)
 {
-    eg_inline_relock((uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid);
+    int may_be = eg_rt.vforked || (eg_rt.fork_mark && !*eg_rt.fork_mark);
+    eg_inline_relock(may_be && (uint32_t)eg_sys0(SYS_getpid) != eg_rt.pid);
 }
 
 void eg_inline_unlock(void)
@@ -180,7 +181,7 @@ static void wait_settled(void)
 }
 
 /* The page is away, or on its way. Returns when it is here, or gone. */
-static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
+static void serve(uint64_t addr, int write, uint32_t thread, uint64_t now)
 {
     struct wait w = {.addr = addr};
     if (eg_rt.settling)
@@ -188,7 +189,7 @@ static void serve(uint64_t addr, int write, uint32_t tid, uint64_t now)
     for (uint32_t looks = 0;; looks++) {
         if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT) {
             eg_rt.putting_off = 1;
-            eg_pager_serve(addr, write, 0, tid, now);
+            eg_pager_serve(addr, write, 0, thread, now);
         } else {
             eg_rt.putting_off = 1;
             eg_pager_collect();
@@ -213,13 +214,13 @@ static int is_captured(uint64_t addr)
 
 /* Memory that got its registration past the gate, or that was captured, and away, until the program just now put something else in its place: the access
  * is made once more. If it fails again, and nothing was captured or let go meanwhile, that is the program's own affair. */
-static int is_stranger(uint64_t addr, uint32_t tid)
+static int is_stranger(uint64_t addr, uint32_t thread)
 {
     static struct {
         uint64_t addr;
         uint32_t turn;
     } last[64]; /* by thread */
-    uint32_t k = tid % (sizeof last / sizeof *last), turn = eg_rt.ranges.turn;
+    uint32_t k = thread % (sizeof last / sizeof *last), turn = eg_rt.ranges.turn;
     if (last[k].addr == addr && last[k].turn == turn) {
         last[k].addr = 0;
         return 0;
@@ -234,15 +235,16 @@ int eg_inline_fault(uint64_t addr, int write)
 {
     if (!eg_rt.inlined || !eg_rt.active || addr >> EG_ADDR_BITS)
         return 0;
-    uint64_t now = eg_sys_now_ns();
-    uint32_t tid = (uint32_t)eg_sys0(SYS_gettid);
+    uint64_t now = eg_sys_now_ns(), tp;
+    __asm__("mov %%fs:0, %0" : "=r"(tp));
+    uint32_t thread = (uint32_t)(tp * 0x9e3779b97f4a7c15ull >> 32); /* for its streams: a guess is good enough, a system call is 3 % of a fault */
     eg_inline_lock();
     if (!is_captured(addr)) {
-        int again = is_stranger(addr, tid);
+        int again = is_stranger(addr, thread);
         eg_inline_unlock();
         return again;
     }
-    serve(addr, write, tid, now);
+    serve(addr, write, thread, now);
     eg_rt.recent[eg_rt.n_recent++ % EG_N_RECENT] = addr >> EG_PAGE_SHIFT;
     eg_pager_evict_some(0);
     eg_account_sync();

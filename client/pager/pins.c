@@ -1,6 +1,7 @@
 /* pins.c - pages that stay while the kernel may access them: see eg_inline.h. Per thread up to eight calls (one, and the frames of signal handlers and
- * the calls that they make while it lasts), each with the runs of pages that it needs. How often each page is pinned is counted in a table by a hash, so
- * that the usual answer, no, needs one look. */
+ * the calls that they make while it lasts), each with the runs of pages that it needs; and short runs that are kept beyond their call, for a program's
+ * loop has the same few buffers again and again. How often each page is pinned is counted in a table by a hash, so that the usual answer, no, needs one
+ * look. */
 #include "client/pager/eg_inline.h"
 
 #include <errno.h>
@@ -12,6 +13,10 @@
 #define SLOTS_FIRST 256u
 #define HELD_PAGES 64u
 #define IDLE_PAGES 64u
+#define KEPT 16u
+#define KEPT_RUN_PAGES 32u
+#define KEPT_PAGES 128u
+#define KEPT_SHARE 16u /* of the budget, all threads' together */
 #define BRING_TURNS 4
 #define LASTING (~0ull)
 
@@ -33,6 +38,14 @@ struct call {
     struct more *more; /* newest first; the oldest is full before the next begins */
 };
 
+/* A run that stays when its call is over, and may go then. It is over when the thread makes its next one, but for those that a handler interrupted. */
+struct kept {
+    struct run run;
+    uint64_t sp;       /* the call that needed it last */
+    uint32_t handlers; /* eg_rt.handlers at that time */
+    uint32_t used;     /* owner's n_calls */
+};
+
 struct owner {
     uint64_t owner;
     uint32_t tid; /* 0: not known, or not of this process */
@@ -40,6 +53,9 @@ struct owner {
     uint32_t n;
     struct call call[CALLS]; /* outermost first */
     struct call lasting;
+    uint32_t n_kept, n_calls; /* n_calls: that were not held */
+    uint64_t kept_pages;
+    struct kept kept[KEPT];
     struct owner *next_free;
 };
 
@@ -161,6 +177,80 @@ static int call_has(struct call *c, uint64_t first, uint64_t end)
     return 0;
 }
 
+/* --- kept runs ------------------------------------------------------------------------------------------------------------ */
+
+static int covers(const struct run *r, uint64_t first, uint64_t end)
+{
+    return first >= r->first && end <= run_end(r);
+}
+
+/* May a call that a handler has interrupted go on with it, as seen from a call at sp? */
+static int in_use(const struct kept *k, uint64_t sp)
+{
+    return k->handlers != __atomic_load_n(&eg_rt.handlers, __ATOMIC_RELAXED) && k->sp > sp;
+}
+
+static void kept_drop(struct owner *o, struct kept *k)
+{
+    runs_end(&k->run, 1);
+    o->kept_pages -= run_end(&k->run) - k->run.first;
+    *k = o->kept[--o->n_kept];
+}
+
+/* Returns: 0: there is nothing that may go. */
+static int kept_drop_oldest(struct owner *o, uint64_t sp)
+{
+    struct kept *oldest = NULL;
+    for (struct kept *k = o->kept; k < o->kept + o->n_kept; k++)
+        if (k->used != o->n_calls && !in_use(k, sp) && (!oldest || o->n_calls - k->used > o->n_calls - oldest->used))
+            oldest = k;
+    if (oldest)
+        kept_drop(o, oldest);
+    return oldest != NULL;
+}
+
+/* Returns: 1; 0: it is the call's own. */
+static int kept_pin(struct owner *o, uint64_t sp, uint64_t first, uint64_t end, int write)
+{
+    uint64_t most = eg_rt.budget / (KEPT_SHARE * pins.n_owners), n = end - first;
+    most = most < KEPT_PAGES ? most : KEPT_PAGES;
+    if (n > KEPT_RUN_PAGES || n > most || sp == LASTING || o->owner & (EG_PIN_TID | EG_PIN_AIO | EG_PIN_PEER))
+        return 0;
+    struct kept *k = o->kept;
+    while (k < o->kept + o->n_kept && !covers(&k->run, first, end))
+        k++;
+    if (k == o->kept + o->n_kept) {
+        while (o->n_kept == KEPT || o->kept_pages + n > most)
+            if (!kept_drop_oldest(o, sp))
+                return 0;
+        k = &o->kept[o->n_kept++];
+        *k = (struct kept){.run = {first, end}};
+        o->kept_pages += n;
+        count(first, end, 1);
+    }
+    k->run.end |= write ? WRITTEN : 0;
+    if (!in_use(k, sp)) {
+        k->sp = sp;
+        k->handlers = eg_rt.handlers;
+    }
+    k->used = o->n_calls;
+    return 1;
+}
+
+/* Without the lock; the depth is a guess (EG_PIN_MAIN), good enough where no call can have been interrupted since the run's last one. */
+static int kept_held(struct owner *o, uint64_t sp, uint64_t first, uint64_t end, int write)
+{
+    for (struct kept *k = o->kept; k < o->kept + o->n_kept && k < o->kept + KEPT; k++)
+        if (covers(&k->run, first, end) && (!write || k->run.end & WRITTEN)) {
+            if (k->handlers != __atomic_load_n(&eg_rt.handlers, __ATOMIC_RELAXED))
+                return 0;
+            k->sp = sp;
+            k->used = o->n_calls;
+            return 1;
+        }
+    return 0;
+}
+
 /* --- owners ------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t slot_of(const struct slots *s, uint64_t owner)
@@ -216,6 +306,8 @@ static void owner_remove(struct owner *o)
     for (uint32_t k = 0; k < o->n; k++)
         call_end(&o->call[k]);
     call_end(&o->lasting);
+    while (o->n_kept)
+        kept_drop(o, o->kept);
     o->n = 0;
     __atomic_store_n(&o->owner, 0, __ATOMIC_RELAXED);
     o->next_free = pins.free;
@@ -307,10 +399,13 @@ static void drop_oldest(struct owner *o)
     o->n--;
 }
 
-static struct call *call_begin(struct owner *o, uint64_t sp)
+/* The one that the owner makes: begun, if it is not yet. */
+static struct call *call_of(struct owner *o, uint64_t sp)
 {
     if (sp == LASTING)
         return &o->lasting;
+    if (o->n && o->call[o->n - 1].sp == sp)
+        return &o->call[o->n - 1];
     if (o->n == CALLS)
         drop_oldest(o);
     struct call *c = &o->call[o->n++];
@@ -349,7 +444,7 @@ static int present(uint64_t start, uint64_t end, int write)
 }
 
 /* Pinned first, then brought home: the lock may be given up on the way, and nothing of it leaves again. */
-static void pin_span(struct call *c, const struct eg_span_rw *v)
+static void pin_span(struct owner *o, uint64_t sp, const struct eg_span_rw *v)
 {
     uint64_t start = v->start & ~(uint64_t)(EG_PAGE_BYTES - 1), end = v->end;
     struct eg_range part;
@@ -358,8 +453,9 @@ static void pin_span(struct call *c, const struct eg_span_rw *v)
     for (uint64_t at = start; eg_ranges_next(&eg_rt.ranges, at, end, &part); at = part.end) {
         if (part.flags & (EG_RANGE_RESERVED | EG_RANGE_GUARDED))
             continue; /* the kernel's access fails, as it should */
-        uint64_t stop = (part.end + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1);
-        call_pin(c, part.start >> EG_PAGE_SHIFT, stop >> EG_PAGE_SHIFT, v->write);
+        uint64_t first = part.start >> EG_PAGE_SHIFT, stop = (part.end + EG_PAGE_BYTES - 1) >> EG_PAGE_SHIFT;
+        if (!kept_pin(o, sp, first, stop, v->write))
+            call_pin(call_of(o, sp), first, stop, v->write);
     }
 }
 
@@ -375,10 +471,10 @@ static void bring_span(const struct eg_span_rw *v)
             eg_inline_bring(part.start & ~(uint64_t)(EG_PAGE_BYTES - 1), (part.end + EG_PAGE_BYTES - 1) & ~(uint64_t)(EG_PAGE_BYTES - 1), v->write);
 }
 
-static void pin_all(struct owner *o, struct call *c, const struct eg_span_rw *v, uint32_t n)
+static void pin_all(struct owner *o, uint64_t sp, const struct eg_span_rw *v, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
-        pin_span(c, v + i);
+        pin_span(o, sp, v + i);
     owner_turn(o);
     for (uint32_t i = 0; i < n; i++)
         bring_span(v + i);
@@ -391,7 +487,8 @@ void eg_pin_call(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32
     owner_turn(o);
     while (o->n && o->call[o->n - 1].sp <= sp)
         call_end(&o->call[--o->n]);
-    pin_all(o, call_begin(o, sp), v, n);
+    o->n_calls++;
+    pin_all(o, sp, v, n);
     eg_lock_give(&eg_rt.lock);
 }
 
@@ -400,8 +497,7 @@ void eg_pin_more(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32
     eg_lock_take(&eg_rt.lock);
     struct owner *o = owner_get(owner, sp != LASTING);
     owner_turn(o);
-    struct call *c = o->n && o->call[o->n - 1].sp == sp ? &o->call[o->n - 1] : call_begin(o, sp);
-    pin_all(o, c, v, n);
+    pin_all(o, sp, v, n);
     eg_lock_give(&eg_rt.lock);
 }
 
@@ -410,14 +506,12 @@ int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int w
     struct owner *o = owner_find(owner);
     uint64_t first = start >> EG_PAGE_SHIFT, stop = (end + EG_PAGE_BYTES - 1) >> EG_PAGE_SHIFT;
     uint32_t turn = o ? __atomic_load_n(&o->turn, __ATOMIC_ACQUIRE) : 1;
-    if (turn & 1 || !o->n || end <= start)
+    if (turn & 1 || end <= start)
         return 0;
-    const struct call *c = &o->call[o->n - 1];
-    if (c->sp != sp || c->pages > HELD_PAGES)
-        return 0;
-    int found = 0;
-    for (uint32_t i = 0; i < c->n && i < SPANS && !found; i++)
-        found = first >= c->v[i].first && stop <= run_end(&c->v[i]) && (!write || c->v[i].end & WRITTEN);
+    const struct call *c = o->n ? &o->call[o->n - 1] : NULL;
+    int found = sp & EG_PIN_MAIN ? kept_held(o, sp, first, stop, write) : 0;
+    for (uint32_t i = 0; c && c->sp == sp && c->pages <= HELD_PAGES && i < c->n && i < SPANS && !found; i++)
+        found = covers(&c->v[i], first, stop) && (!write || c->v[i].end & WRITTEN);
     return found && present(start, end, write) && __atomic_load_n(&o->turn, __ATOMIC_SEQ_CST) == turn;
 }
 
@@ -474,6 +568,9 @@ static int has(uint64_t first, uint64_t end)
                 return 1;
         if (call_has(&o->lasting, first, end))
             return 1;
+        for (uint32_t k = 0; k < o->n_kept; k++)
+            if (first < run_end(&o->kept[k].run) && end > o->kept[k].run.first)
+                return 1;
     }
     return 0;
 }

@@ -416,11 +416,15 @@ static void alternate(void)
 static int calling_pipe[2];
 static volatile sig_atomic_t calling_times;
 static volatile pthread_t calling_reader;
+#define CALLING_BUFFERS 40 /* more than the runtime keeps for a thread */
+static uint8_t *calling_buffers;
 static void calling(int s, siginfo_t *info, void *ctx)
 {
     char path[64];
     note(s, info, ctx);
     wrong_in_handler += readlink("/proc/self/exe", path, sizeof path) <= 0;
+    for (size_t i = 0; i < CALLING_BUFFERS; i++)
+        wrong_in_handler += readlink("/proc/self/exe", (char *)calling_buffers + i * PAGE, PAGE) <= 0;
     press();
     calling_times++;
 }
@@ -457,6 +461,7 @@ static void calls_in_handlers(void)
     uint8_t *place = memory(2 * ALT_BYTES + OWN_STACK_BYTES), *low = place, *own = place + ALT_BYTES, *high = own + OWN_STACK_BYTES;
     pthread_attr_t attr;
     wrong_in_handler = 0;
+    calling_buffers = memory(CALLING_BUFFERS * PAGE);
     on(SIGUSR1, calling, SA_ONSTACK | SA_RESTART);
     for (unsigned at = 0; at < PAGE; at += 512) {
         stack_t s = {.ss_sp = low + at, .ss_size = ALT_BYTES - PAGE};

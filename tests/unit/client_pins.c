@@ -261,6 +261,129 @@ START_TEST(held_when_the_last_call_needed_the_same)
 }
 END_TEST
 
+/* --- runs that are kept beyond their call: where the budget has room for them ------------------------------------------------------ */
+
+#define KEPT 16u
+#define KEPT_RUN_PAGES 32u
+#define KEPT_PAGES 128u
+#define DEPTH(sp) ((sp) | EG_PIN_MAIN)
+
+static void start_keeping(void)
+{
+    start();
+    eg_rt.budget = 1u << 20;
+}
+
+static int held(uint64_t sp, uint64_t first)
+{
+    return eg_pin_held(OWNER, DEPTH(sp), addr(first), addr(first) + 1, 1);
+}
+
+START_TEST(a_loop_of_calls_keeps_its_buffers)
+{
+    start_keeping();
+    for (uint64_t i = 0; i < 8; i++)
+        pin(OWNER, DEPTH(1000 + 10 * (i % 3)), 2 * i, 1);
+    for (int turn = 0; turn < 3; turn++)
+        for (uint64_t i = 0; i < 8; i++) {
+            ck_assert(held(1000 + 20 * (i % 2), 2 * i)); /* from any depth */
+            ck_assert(!eg_pin_held(OWNER, 1000, addr(2 * i), addr(2 * i) + 1, 1)); /* the depth must be known where it counts */
+            ck_assert(!eg_pin_held(OWNER + 8, DEPTH(1000), addr(2 * i), addr(2 * i) + 1, 1));
+            ck_assert(!held(1000, 2 * i + 1));
+        }
+    ck_assert(!eg_pin_idle(OWNER, DEPTH(2000)));
+    struct eg_span_rw v = {addr(40), addr(41), 0};
+    eg_pin_call(OWNER, DEPTH(1000), &v, 1);
+    ck_assert(!held(1000, 40)); /* for reading */
+    pin(OWNER, DEPTH(1000), 40, 1);
+    ck_assert(held(1000, 40));
+    set_state(0, EG_P_CLEAN); /* a fork */
+    ck_assert(!held(1000, 0));
+    pin(OWNER, DEPTH(1000), 0, 1);
+    ck_assert(held(1000, 0));
+    eg_pin_end(OWNER);
+    ck_assert(!eg_pin_any(BASE, addr(PAGES)));
+}
+END_TEST
+
+START_TEST(the_longest_unused_goes)
+{
+    start_keeping();
+    for (uint64_t i = 0; i < KEPT; i++)
+        pin(OWNER, DEPTH(1000), 2 * i, 1);
+    ck_assert(held(1000, 0)); /* used again */
+    pin(OWNER, DEPTH(1000), 100, 1);
+    ck_assert(pinned(0) && !pinned(2) && pinned(4) && pinned(100));
+    /* By pages, too; one that is too long is the call's own. */
+    for (uint64_t i = 0; i < 10; i++)
+        pin(OWNER, DEPTH(1000), 1000 + 100 * i, KEPT_RUN_PAGES);
+    for (uint64_t i = 0; i < 10; i++)
+        ck_assert_int_eq(pinned(1000 + 100 * i), i >= 10 - KEPT_PAGES / KEPT_RUN_PAGES);
+    pin(OWNER, DEPTH(1000), 2000, KEPT_RUN_PAGES + 1);
+    ck_assert(pinned(2000) && pinned(1900));
+    pin(OWNER, DEPTH(1000), 1900, 1);
+    ck_assert(!pinned(2000) && pinned(1900));
+}
+END_TEST
+
+START_TEST(one_call_may_need_more_than_is_kept)
+{
+    struct eg_span_rw v[3 * KEPT];
+    start_keeping();
+    for (uint64_t i = 0; i < 3 * KEPT; i++)
+        v[i] = (struct eg_span_rw){addr(2 * i), addr(2 * i) + 1, 1};
+    for (int turn = 0; turn < 3; turn++) {
+        eg_pin_call(OWNER, DEPTH(1000), v, KEPT);
+        eg_pin_more(OWNER, DEPTH(1000), v + KEPT, 2 * KEPT);
+        for (uint64_t i = 0; i < 3 * KEPT; i++)
+            ck_assert(pinned(2 * i));
+        pin(OWNER, DEPTH(1000), 200, 1);
+        uint64_t n = 0;
+        for (uint64_t i = 0; i < 3 * KEPT; i++)
+            n += (uint64_t)pinned(2 * i);
+        ck_assert_uint_eq(n, KEPT - 1);
+    }
+}
+END_TEST
+
+/* A signal handler's calls come while one waits: what that needs stays, though there are many of them, and none from higher up. */
+START_TEST(what_an_interrupted_call_needs_stays)
+{
+    start_keeping();
+    pin(OWNER, DEPTH(1000), 0, 1);
+    pin(OWNER, DEPTH(900), 2, 1); /* the handler's frame */
+    eg_rt.handlers++;
+    ck_assert(!held(800, 0) && !held(800, 2)); /* not known without the lock */
+    for (uint64_t i = 0; i < 40; i++)
+        pin(OWNER, DEPTH(800), 100 + 2 * i, 1);
+    pin(OWNER, DEPTH(800), 0, 1); /* the same buffer */
+    for (uint64_t i = 0; i < 40; i++)
+        pin(OWNER, DEPTH(800), 100 + 2 * i, 1);
+    ck_assert(pinned(0) && pinned(2));
+    for (uint64_t i = 0; i < 40; i++) /* and after it, deeper than the interrupted call, which may have begun again */
+        pin(OWNER, DEPTH(950), 200 + 2 * i, 1);
+    ck_assert(pinned(0) && !pinned(2));
+    pin(OWNER, DEPTH(1000), 300, 1);
+    for (uint64_t i = 0; i < 40; i++)
+        pin(OWNER, DEPTH(1000), 200 + 2 * i, 1);
+    ck_assert(!pinned(0));
+}
+END_TEST
+
+START_TEST(little_is_kept_where_there_is_little)
+{
+    start();
+    eg_rt.budget = 2048;
+    for (uint64_t i = 0; i < 100; i++)
+        for (uint64_t k = 0; k < 4; k++)
+            pin(OWNER + 64 * i, DEPTH(1000), 40 * i + 8 * k, 8);
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < PAGES; i++)
+        n += (uint64_t)pinned(i);
+    ck_assert_uint_lt(n, 2048 / 2);
+}
+END_TEST
+
 START_TEST(a_fork_child_starts_with_none)
 {
     start();
@@ -388,6 +511,11 @@ int main(void)
     tcase_add_test(tc, pinned_pages_come_home_and_only_those_that_must);
     tcase_add_test(tc, blocks_that_are_not_armed_need_nothing);
     tcase_add_test(tc, held_when_the_last_call_needed_the_same);
+    tcase_add_test(tc, a_loop_of_calls_keeps_its_buffers);
+    tcase_add_test(tc, the_longest_unused_goes);
+    tcase_add_test(tc, one_call_may_need_more_than_is_kept);
+    tcase_add_test(tc, what_an_interrupted_call_needs_stays);
+    tcase_add_test(tc, little_is_kept_where_there_is_little);
     tcase_add_test(tc, a_fork_child_starts_with_none);
     tcase_add_test(tc, threads_that_are_gone_are_found_when_the_table_is_full);
     tcase_add_test(tc, pins_by_thread_number_become_the_threads_own);

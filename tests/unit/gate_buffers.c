@@ -93,6 +93,11 @@ int eg_signals_on_alternate(uint64_t sp)
     return 0;
 }
 
+long eg_signals_copy_in(void *to, uint64_t from, size_t bytes)
+{
+    return eg_sys_copy_in(to, from, bytes) == (long)bytes ? 0 : -EFAULT;
+}
+
 long eg_gate_alone(long (*fn)(void *), void *arg)
 {
     return fn(arg);
