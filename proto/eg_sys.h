@@ -40,6 +40,14 @@ static inline void eg_cpu_relax(void)
     __asm__ volatile("pause" ::: "memory");
 }
 
+/* libc's, of the calling thread: tells threads that libc made apart. */
+static inline uint64_t eg_thread_pointer(void)
+{
+    uint64_t tp;
+    __asm__("mov %%fs:0, %0" : "=r"(tp));
+    return tp;
+}
+
 /* The compiler itself emits calls to these four, so they carry the standard names (hidden from everybody else). */
 void *memcpy(void *restrict dst, const void *restrict src, size_t n);
 void *memmove(void *dst, const void *src, size_t n);

@@ -69,7 +69,7 @@ struct eg_link {
     uint8_t want_write;  /* tcp: something waits for room in the socket */
     uint32_t outstanding;
     uint8_t viewed;      /* shm: a view was asked for */
-    uint8_t *view; /* the arena, if it could be mapped; else NULL */
+    uint8_t *view;       /* the arena, if it could be mapped; else NULL */
     uint64_t view_bytes;
     struct eg_io_queue send, wait; /* shm: `wait` holds the completed ones until the next poll */
     uint32_t send_done_bytes;      /* of send.head */

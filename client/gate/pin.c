@@ -25,13 +25,6 @@ enum {
 
 #define DEPTH_LASTING (~0ull) /* higher up than any call: ends with the thread */
 
-static uint64_t thread_pointer(void)
-{
-    uint64_t tp;
-    __asm__("mov %%fs:0, %0" : "=r"(tp));
-    return tp;
-}
-
 static uint64_t depth_of(uint64_t sp)
 {
     return eg_signals_on_alternate(sp) ? sp : sp | EG_PIN_MAIN;
@@ -43,9 +36,9 @@ struct probe {
     uint64_t owner, sp;
     uint64_t enough; /* bytes; it need not go on for more, once something is to be pinned */
     uint64_t bytes;  /* of all buffers; NOT_KNOWN */
-    int needed;      /* something is to be pinned */
+    int needed;      /* something is to be pinned, or to be let go */
 };
-#define NOT_KNOWN (~0ull)
+#define NOT_KNOWN (1ull << 63) /* more than there can be, and more may come to it */
 #define STACK_NEAR (128u << 10) /* from a call's frame up, what can only be the stack */
 
 static int seen(struct eg_buffers *b, uint64_t start, uint64_t end)
@@ -133,17 +126,17 @@ static long pin_frame(void *arg)
 {
     struct eg_gate_frame own = *(struct eg_gate_frame *)arg; /* the frame is on the program's stack: nothing of it is needed under the lock */
     int lasting = eg_call_flags(own.nr) & EG_CALL_LASTING;
-    pin_buffers(thread_pointer(), lasting ? DEPTH_LASTING : depth_of((uint64_t)own.pass), own.nr, own.arg, lasting);
+    pin_buffers(eg_thread_pointer(), lasting ? DEPTH_LASTING : depth_of((uint64_t)own.pass), own.nr, own.arg, lasting);
     return 0;
 }
 
-/* Is there anything to pin, or to let go? enough: 0, or how many bytes of buffers are to be told from more. */
-static int is_needed(long nr, const long arg[6], uint64_t sp, uint64_t enough, uint64_t *ret_bytes)
+/* Is there anything to be done before the call? enough: 0, or how many bytes of buffers are to be told from more. */
+static struct probe probe(long nr, const long arg[6], uint64_t sp, uint64_t enough)
 {
-    struct probe p = {{probe_span, probe_look, seen}, thread_pointer(), sp, enough, 0, 0};
+    struct probe p = {{probe_span, probe_look, seen}, eg_thread_pointer(), sp, enough, 0, 0};
     eg_gate_buffers(&p.b, nr, arg);
-    *ret_bytes = p.bytes;
-    return p.needed || eg_pin_idle(p.owner, sp | EG_PIN_MAIN);
+    p.needed = p.needed || eg_pin_idle(p.owner, sp | EG_PIN_MAIN);
+    return p;
 }
 
 static void pin_call(long nr, const long arg[6], uint64_t sp)
@@ -159,7 +152,7 @@ static void pin_call(long nr, const long arg[6], uint64_t sp)
 /* What is left to be done on the thread's stack is done without an alternate one: what the thread stands in stays, too. */
 static long pins_end(void *arg)
 {
-    uint64_t owner = thread_pointer(), sp = *(const uint64_t *)arg;
+    uint64_t owner = eg_thread_pointer(), sp = *(const uint64_t *)arg;
     struct eg_span_rw last[] = {{owner, owner + TCB_BYTES, 1}, {sp - EG_PAGE_BYTES, sp + EG_PAGE_BYTES, 1}};
     if (eg_ranges_seen(&eg_rt.ranges, last[0].start, last[0].end) || eg_ranges_seen(&eg_rt.ranges, last[1].start, last[1].end)) {
         eg_pin_bury();
@@ -255,7 +248,7 @@ static long window_fill(void *large)
     uint64_t window_bytes = 0, sp = (uint64_t)f->pass;
     if (!at || !n || n > IOVS_MAX)
         return -1;
-    pin_buffers(thread_pointer(), depth_of(sp), NR_process_madvise, arg, 0);
+    pin_buffers(eg_thread_pointer(), depth_of(sp), NR_process_madvise, arg, 0);
     for (uint64_t i = 0; i < n && left; i++) {
         if (i % CHUNK == 0) {
             uint64_t bytes = (n - i < CHUNK ? n - i : CHUNK) * sizeof *v;
@@ -314,10 +307,10 @@ static long in_pieces(struct large *l, int one)
     int lock = l->f.nr == NR_mlock || l->f.nr == NR_mlock2;
     while (l->done < l->total) {
         long a[6];
-        uint64_t n = next_piece(l, a), bytes;
+        uint64_t n = next_piece(l, a);
         if (!n)
             return l->done ? (long)l->done : -EFAULT;
-        if (is_needed(l->f.nr, a, (uint64_t)l->f.pass, 0, &bytes))
+        if (probe(l->f.nr, a, (uint64_t)l->f.pass, 0).needed)
             pin_call(l->f.nr, a, (uint64_t)l->f.pass);
         long ret = eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (eg_sys_failed(ret))
@@ -380,7 +373,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
 
 int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
 {
-    uint64_t sp = (uint64_t)f, bytes;
+    uint64_t sp = (uint64_t)f;
     uint8_t flags = eg_call_flags(f->nr);
     if (flags & EG_CALL_PLAIN)
         return 0;
@@ -389,9 +382,10 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
         return 1;
     }
     int may_be_large = flags & EG_CALL_LARGE;
-    if (!is_needed(f->nr, f->arg, sp, may_be_large ? LIMIT_MIN : 0, &bytes))
+    struct probe p = probe(f->nr, f->arg, sp, may_be_large ? LIMIT_MIN : 0);
+    if (!p.needed)
         return 0;
-    if (may_be_large && bytes > LIMIT_MIN && large(f, sp, ret_result))
+    if (may_be_large && p.bytes > LIMIT_MIN && large(f, sp, ret_result))
         return 1;
     pin_call(f->nr, f->arg, sp);
     return 0;

@@ -493,8 +493,7 @@ static int handler_enter(int s, const struct action *a, const siginfo_t *info, u
     memcpy(f.context, uc, CONTEXT_BYTES);
     if (fpu)
         memcpy(f.context + offsetof(ucontext_t, uc_mcontext.fpregs), &fpu_to, sizeof fpu_to);
-    struct pin pin = {.depth = alt_holds(alt, to) ? to : to | EG_PIN_MAIN, .span = {to, sp, 1}};
-    __asm__("mov %%fs:0, %0" : "=r"(pin.owner));
+    struct pin pin = {eg_thread_pointer(), alt_holds(alt, to) ? to : to | EG_PIN_MAIN, {to, sp, 1}};
     if (eg_ranges_seen(&eg_rt.ranges, to, sp))
         on_safe_stack(t, pin_frame, &pin); /* rt_sigreturn reads it, and cannot wait */
     __atomic_fetch_add(&eg_rt.handlers, 1, __ATOMIC_RELAXED); /* after that: what is pinned by now is to last */

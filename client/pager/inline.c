@@ -235,9 +235,8 @@ int eg_inline_fault(uint64_t addr, int write)
 {
     if (!eg_rt.inlined || !eg_rt.active || addr >> EG_ADDR_BITS)
         return 0;
-    uint64_t now = eg_sys_now_ns(), tp;
-    __asm__("mov %%fs:0, %0" : "=r"(tp));
-    uint32_t thread = (uint32_t)(tp * 0x9e3779b97f4a7c15ull >> 32); /* for its streams: a guess is good enough, a system call is 3 % of a fault */
+    uint64_t now = eg_sys_now_ns();
+    uint32_t thread = (uint32_t)(eg_thread_pointer() * 0x9e3779b97f4a7c15ull >> 32); /* for its streams: a guess is good enough, a system call is 3 % of a fault */
     eg_inline_lock();
     if (!is_captured(addr)) {
         int again = is_stranger(addr, thread);

@@ -121,6 +121,16 @@ static uint64_t run_end(const struct run *r)
     return r->end & ~WRITTEN;
 }
 
+static int covers(const struct run *r, uint64_t first, uint64_t end)
+{
+    return first >= r->first && end <= run_end(r);
+}
+
+static int meets(const struct run *r, uint64_t first, uint64_t end)
+{
+    return first < run_end(r) && end > r->first;
+}
+
 static void runs_end(const struct run *v, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -167,22 +177,17 @@ static void call_pin(struct call *c, uint64_t first, uint64_t end, int write)
 static int call_has(struct call *c, uint64_t first, uint64_t end)
 {
     for (uint32_t i = 0; i < c->n && i < SPANS; i++)
-        if (first < run_end(&c->v[i]) && end > c->v[i].first)
+        if (meets(&c->v[i], first, end))
             return 1;
     uint32_t left = in_newest(c);
     for (const struct more *m = c->more; m; m = m->next, left = MORE_SPANS)
         for (uint32_t i = 0; i < left; i++)
-            if (first < run_end(&m->v[i]) && end > m->v[i].first)
+            if (meets(&m->v[i], first, end))
                 return 1;
     return 0;
 }
 
 /* --- kept runs ------------------------------------------------------------------------------------------------------------ */
-
-static int covers(const struct run *r, uint64_t first, uint64_t end)
-{
-    return first >= r->first && end <= run_end(r);
-}
 
 /* May a call that a handler has interrupted go on with it, as seen from a call at sp? */
 static int in_use(const struct kept *k, uint64_t sp)
@@ -509,8 +514,9 @@ int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int w
     if (turn & 1 || end <= start)
         return 0;
     const struct call *c = o->n ? &o->call[o->n - 1] : NULL;
-    int found = sp & EG_PIN_MAIN ? kept_held(o, sp, first, stop, write) : 0;
-    for (uint32_t i = 0; c && c->sp == sp && c->pages <= HELD_PAGES && i < c->n && i < SPANS && !found; i++)
+    uint32_t n = c && c->sp == sp && c->pages <= HELD_PAGES ? c->n : 0;
+    int found = sp & EG_PIN_MAIN && kept_held(o, sp, first, stop, write);
+    for (uint32_t i = 0; i < n && i < SPANS && !found; i++)
         found = covers(&c->v[i], first, stop) && (!write || c->v[i].end & WRITTEN);
     return found && present(start, end, write) && __atomic_load_n(&o->turn, __ATOMIC_SEQ_CST) == turn;
 }
@@ -569,7 +575,7 @@ static int has(uint64_t first, uint64_t end)
         if (call_has(&o->lasting, first, end))
             return 1;
         for (uint32_t k = 0; k < o->n_kept; k++)
-            if (first < run_end(&o->kept[k].run) && end > o->kept[k].run.first)
+            if (meets(&o->kept[k].run, first, end))
                 return 1;
     }
     return 0;

@@ -325,11 +325,8 @@ static void rseq_off(void)
 {
     const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
     const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
-    if (offset && size && *size) {
-        uint64_t self;
-        __asm__("mov %%fs:0, %0" : "=r"(self));
-        eg_sys4(SYS_rseq, self + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
-    }
+    if (offset && size && *size)
+        eg_sys4(SYS_rseq, eg_thread_pointer() + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
 }
 
 /* A run with compute nodes. */

@@ -1,10 +1,10 @@
 /* fault.c - faults of home's own threads on memory that workers have touched, and how long what they are given stays. */
 #include "client/threads/eg_agent.h"
 
-#include <errno.h>
-
 #include "client/pager/eg_pager.h"
 #include "proto/eg_uffd.h"
+
+#include <errno.h>
 
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
