@@ -318,7 +318,7 @@ native_dies() { # CMD...
     local before rc
     [ "$EG_NATIVE" = 1 ] || [ "$EG_SHRINK" -gt 1 ] && return 0
     before=$(cgroup_oom_kills)
-    { (in_cgroup timeout -k 5 60 "$@") >/dev/null </dev/null; } 2>/dev/null # the shell's own "Killed", too
+    { (in_cgroup timeout -k 5 20 "$@") >/dev/null </dev/null; } 2>/dev/null # the shell's own "Killed", too
     rc=$?
     cgroup_kill_rest
     [ "$(cgroup_oom_kills)" -gt "$before" ] && return 0
