@@ -357,7 +357,8 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
             eg_gate_robust_end();
             eg_gate_unpin();
         }
-        eg_signals_thread_ends();
+        if (!eg_rt.shut_in) /* else its stack stays taken */
+            eg_signals_thread_ends();
         return 0;
     case NR_exit_group:
         if (eg_rt.inlined && eg_rt.active)
@@ -386,14 +387,14 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
     return 0;
 }
 
-/* The program shuts itself in (seccomp): calls that it would not make itself may be refused, or end it. */
-static uint8_t shut_in;
-
 static void sets_itself(const struct eg_gate_frame *f)
 {
-    if (f->nr == NR_seccomp || (uint32_t)f->arg[0] == PR_SET_SECCOMP)
-        shut_in = 1;
-    else if ((uint32_t)f->arg[0] == PR_SET_TSC && (int32_t)f->arg[1] == PR_TSC_SIGSEGV)
+    if (f->nr == NR_seccomp || (uint32_t)f->arg[0] == PR_SET_SECCOMP) {
+        eg_rt.shut_in = 1;
+        if (eg_rt.active || eg_home.active)
+            eg_pager_kick(); /* it looks from now on whether this thread is still there */
+    }
+    if (f->nr == NR_prctl && (uint32_t)f->arg[0] == PR_SET_TSC && (int32_t)f->arg[1] == PR_TSC_SIGSEGV)
         eg_sys_clock_init(NULL); /* the vDSO's clock needs what is being forbidden */
 }
 
@@ -463,7 +464,7 @@ static int merges_memory(const struct eg_gate_frame *f)
 long eg_gate_dispatch(struct eg_gate_frame *f)
 {
     long first;
-    if (f->nr == NR_exit && eg_rt.pool && eg_cap_thread_ends(f->arg[0], eg_rt.active || eg_home.active))
+    if (f->nr == NR_exit && eg_rt.pool && !eg_rt.shut_in && eg_cap_thread_ends(f->arg[0], eg_rt.active || eg_home.active))
         f->nr = NR_exit_group;
     if (eg_gate_all && inline_first(f, &first))
         return first;
@@ -471,7 +472,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
     case NR_exit:
         if (eg_home.on)
             eg_home_exit(f->arg[0]);
-        else if (eg_rt.active && !eg_rt.inlined && !shut_in)
+        else if (eg_rt.active && !eg_rt.inlined && !eg_rt.shut_in)
             eg_gate_robust_end();
         f->pass = 1;
         return 0;

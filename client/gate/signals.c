@@ -405,7 +405,8 @@ static int put(const struct thread *t, uint64_t start, uint64_t end, const struc
     long bytes = (long)(from[0].iov_len + from[1].iov_len);
     if (!touch(t, start))
         return -EFAULT;
-    if (!eg_ranges_seen(&eg_rt.ranges, start, end) && touch(t, end - 8)) { /* the usual stack: without a call that a seccomp filter may refuse */
+    if (eg_rt.shut_in && !eg_ranges_seen(&eg_rt.ranges, start, end) && touch(t, end - 8)) { /* without a call that a filter may refuse; a page that
+                                                                                             * another thread takes meanwhile ends the program */
         for (int i = 0; i < 2; i++)
             memcpy(to[i].iov_base, from[i].iov_base, from[i].iov_len);
         return 0;

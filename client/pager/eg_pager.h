@@ -206,6 +206,7 @@ struct eg_rt {
     uint8_t move;            /* UFFDIO_MOVE works */
     uint8_t evicting;
     uint8_t first_gone;      /* the process's first thread has ended */
+    uint8_t shut_in;         /* a thread shut itself in (seccomp): calls that it would not make itself may be refused, or end it */
     int32_t last_status;     /* what a thread has ended with: the process does, when it was the last */
     uint8_t spawned;         /* there has been more than one thread in this address space */
     uint8_t vforked;         /* there has been another process in this address space: only then is it asked which one this is */
@@ -517,6 +518,8 @@ int eg_pager_busy_alone(uint64_t start, uint64_t end);
 /* eg_pager_written - wait until no write is under way: the slots are free then. Context: lock held throughout. */
 void eg_pager_written(void);
 void eg_pager_kick(void);
+/* eg_end_by_signal - the process ends by this signal's default action, which must be to end it. Context: any. */
+__attribute__((noreturn)) void eg_end_by_signal(int number);
 /* eg_die - one line on stderr, then SIGBUS with its default action: the program cannot be carried on truthfully. */
 __attribute__((noreturn)) void eg_die(const char *what, const char *name, int err);
 /* eg_warn_once - one line, once per run of the program. bit: enum eg_warning. */

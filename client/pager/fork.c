@@ -9,6 +9,7 @@
 
 #define SPAWN_MIN_PAGES 1024
 #define LOOK_NS 50000000u
+#define LOOK_SHUT_IN_NS 500000000u
 
 void eg_cap_spawn(long flags, long tls)
 {
@@ -160,18 +161,50 @@ int eg_cap_thread_ends(long status, int ours)
     return 0;
 }
 
+/* What the process's first thread ended with, as wait(2) says it; -1: it has not. */
+static int32_t first_status(void)
+{
+    char text[1024];
+    long fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/../../stat", 02000000 /* O_CLOEXEC */, 0);
+    if (eg_sys_failed(fd))
+        return -1;
+    long n = eg_sys3(SYS_read, fd, text, sizeof text), at = n;
+    eg_sys1(SYS_close, fd);
+    while (at > 0 && text[at - 1] != ')') /* the program's name may hold anything; the last field is the status (proc(5): exit_code) */
+        at--;
+    if (at <= 0 || at + 2 > n || text[at + 1] != 'Z')
+        return -1;
+    long field = n;
+    while (field > at && text[field - 1] != ' ')
+        field--;
+    int32_t status = 0;
+    for (; field < n && text[field] >= '0' && text[field] <= '9'; field++)
+        status = status * 10 + (text[field] - '0');
+    return status;
+}
+
 uint64_t eg_cap_look_alive(void)
 {
     static uint64_t next_ns;
-    if (!__atomic_load_n(&eg_rt.first_gone, __ATOMIC_RELAXED))
+    int gone = __atomic_load_n(&eg_rt.first_gone, __ATOMIC_RELAXED), status = -1;
+    if (!gone && !eg_rt.shut_in)
         return 0;
     uint64_t now = eg_sys_now_ns();
     if (now < next_ns)
         return next_ns - now;
-    if (threads_count() == 2 + __atomic_load_n(&eg_rt.n_helpers, __ATOMIC_SEQ_CST))
-        eg_sys1(SYS_exit_group, __atomic_load_n(&eg_rt.last_status, __ATOMIC_RELAXED));
-    next_ns = now + LOOK_NS;
-    return LOOK_NS;
+    if (threads_count() == 2 + __atomic_load_n(&eg_rt.n_helpers, __ATOMIC_SEQ_CST)) {
+        if (gone)
+            eg_sys1(SYS_exit_group, __atomic_load_n(&eg_rt.last_status, __ATOMIC_RELAXED));
+        status = first_status(); /* one that is shut in ends without a word, by its own call or because of one */
+    }
+    if (status >= 0) {
+        if (status & 127)
+            eg_end_by_signal(status & 127);
+        eg_sys1(SYS_exit_group, status >> 8);
+    }
+    uint64_t every = gone ? LOOK_NS : LOOK_SHUT_IN_NS;
+    next_ns = now + every;
+    return every;
 }
 
 void eg_cap_sandbox(void)

@@ -72,7 +72,7 @@ static void say(const char *what, const char *name, int err)
         memcpy(eg_rt.pool->words, line, n < sizeof eg_rt.pool->words ? n : sizeof eg_rt.pool->words - 1);
 }
 
-void eg_die(const char *what, const char *name, int err)
+void eg_end_by_signal(int number)
 {
     struct {
         void *handler;
@@ -80,13 +80,18 @@ void eg_die(const char *what, const char *name, int err)
         void *restorer;
         uint64_t mask;
     } dfl = {0};
-    uint64_t bus = 1ull << (SIGBUS - 1);
-    say(what, name, err);
-    eg_sys4(SYS_rt_sigaction, SIGBUS, &dfl, 0, 8);
-    eg_sys4(SYS_rt_sigprocmask, SIG_UNBLOCK, &bus, 0, 8);
-    eg_sys3(SYS_tgkill, eg_sys0(SYS_getpid), eg_sys0(SYS_gettid), SIGBUS);
+    uint64_t bit = 1ull << (number - 1);
+    eg_sys4(SYS_rt_sigaction, number, &dfl, 0, 8);
+    eg_sys4(SYS_rt_sigprocmask, SIG_UNBLOCK, &bit, 0, 8);
+    eg_sys3(SYS_tgkill, eg_sys0(SYS_getpid), eg_sys0(SYS_gettid), number);
     for (;;)
-        eg_sys1(SYS_exit_group, 128 + SIGBUS);
+        eg_sys1(SYS_exit_group, 128 + number);
+}
+
+void eg_die(const char *what, const char *name, int err)
+{
+    say(what, name, err);
+    eg_end_by_signal(SIGBUS);
 }
 
 void eg_warn_once(enum eg_warning bit, const char *what, const char *name)

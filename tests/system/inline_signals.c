@@ -412,6 +412,45 @@ static void alternate(void)
     off(SIGUSR1);
 }
 
+/* An alternate stack that another thread takes the right to write from, and gives it back, all the time: a signal's frame may find no place. That is a
+ * SIGSEGV, which has a handler, and no more. (Handlers do next to nothing: a SIGSEGV in the first one has its own frame on the same stack, which may
+ * natively be fatal.) */
+#define TAKEN_TIMES 2000
+static uint8_t taken[10 * PAGE] __attribute__((aligned(4096)));
+static volatile int taken_over;
+static volatile sig_atomic_t taken_segv, taken_usr1;
+
+static void taken_count(int s)
+{
+    *(s == SIGSEGV ? &taken_segv : &taken_usr1) += 1;
+}
+
+static void *taker(void *arg)
+{
+    while (!taken_over) {
+        mprotect(taken, sizeof taken, PROT_READ);
+        mprotect(taken, sizeof taken, PROT_READ | PROT_WRITE);
+    }
+    return arg;
+}
+
+static void stack_taken(void)
+{
+    pthread_t t;
+    sigaltstack(&(stack_t){.ss_sp = taken, .ss_size = sizeof taken}, NULL);
+    sigaction(SIGSEGV, &(struct sigaction){.sa_handler = taken_count}, NULL);
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = taken_count, .sa_flags = SA_ONSTACK}, NULL);
+    pthread_create(&t, NULL, taker, NULL);
+    for (int i = 0; i < TAKEN_TIMES; i++)
+        raise(SIGUSR1);
+    taken_over = 1;
+    pthread_join(t, NULL);
+    sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL);
+    check(taken_usr1 <= TAKEN_TIMES && taken_usr1 + taken_segv >= TAKEN_TIMES, "another thread takes it and gives it back");
+    off(SIGSEGV);
+    off(SIGUSR1);
+}
+
 #define OWN_STACK_BYTES (256u << 10)
 static int calling_pipe[2];
 static volatile sig_atomic_t calling_times;
@@ -678,7 +717,7 @@ int main(int argc, char **argv)
         void (*fn)(void);
         const char *name;
     } section[] = {{blocked, "blocked"},     {handlers, "handlers"},     {own_faults, "own faults"}, {endings, "endings"}, {sent, "sent"},
-                   {alternate, "alternate stacks"}, {calls_in_handlers, "calls in handlers"}, {coroutines, "coroutines"}, {threads, "threads"}, {waits, "waits"},     {children, "children"},
+                   {alternate, "alternate stacks"}, {stack_taken, "alternate stacks that go"}, {calls_in_handlers, "calls in handlers"}, {coroutines, "coroutines"}, {threads, "threads"}, {waits, "waits"},     {children, "children"},
                    {bad_pointers, "bad pointers"}};
     self = argv[0];
     if (argc == 2 && strcmp(argv[1], "--inherited") == 0)

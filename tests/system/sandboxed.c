@@ -1,8 +1,10 @@
 /* sandboxed.c - a program whose child gives up the system calls by which faults are served (seccomp, in the thread alone), once more memory is in use
- * than stays local, and calls for no more. Every word is checked, before and behind. */
+ * than stays local, and calls for no more. Every word is checked, before and behind. Then children in the strict mode, and with a filter that kills all but
+ * write and exit: they end as natively, by exit(2) or killed, before memory is in use as well as after. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -62,8 +64,45 @@ static int sandboxed(uint64_t seed)
     return wrong(seed + 1);
 }
 
+/* Ends by exit(2), or by a call that it may not make. */
+static void ends(int strict, int breaks)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        (strict ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0) : prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)))
+        _exit(3);
+    if (breaks)
+        syscall(SYS_getppid);
+    syscall(SYS_exit, 7);
+}
+
+static int ends_natively(const char *when)
+{
+    int bad = 0;
+    for (int how = 0; how < 4; how++) {
+        int strict = how & 1, breaks = how >> 1, status = -1;
+        pid_t child = fork();
+        if (child == 0)
+            ends(strict, breaks);
+        waitpid(child, &status, 0);
+        if (breaks ? !WIFSIGNALED(status) || WTERMSIG(status) != (strict ? SIGKILL : SIGSYS) : !WIFEXITED(status) || WEXITSTATUS(status) != 7) {
+            printf("%s: %s, %s: status %#x\n", when, strict ? "strict" : "filter", breaks ? "breaking it" : "exit(2)", status);
+            bad = 1;
+        }
+    }
+    return bad;
+}
+
 int main(int argc, char **argv)
 {
+    if (ends_natively("fits"))
+        return 1;
     pages = (argc > 1 ? strtoul(argv[1], NULL, 0) : 64) << 8;
     at = mmap(NULL, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED)
@@ -77,6 +116,8 @@ int main(int argc, char **argv)
         return printf("child: status %#x\n", status), 1;
     if (wrong(7))
         return printf("parent\n"), 1;
+    if (ends_natively("does not fit"))
+        return 1;
     printf("right\n");
     return 0;
 }
