@@ -180,7 +180,7 @@ static int cover(struct wk_slot *s, struct bucket *b, uint64_t addr)
 {
     struct eg_co m = {.type = EG_CO_COVER, .slot = (uint16_t)s->index, .addr = addr};
     wk_send(&m, NULL, 0);
-    wk_answer_read(s, &m, sizeof m);
+    wk_answer_read(s, &m, sizeof m, 0);
     wk_lock(&b->lock);
     about(b, addr);
     b->covered = m.type == EG_CO_COVERED;

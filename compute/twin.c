@@ -355,7 +355,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
 
 /* --- faults ------------------------------------------------------------------------------------------------------------------ */
 
-void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
+void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int write)
 {
     uint8_t *in = (uint8_t *)s + WK_IN_OFFSET;
     uint64_t have = some_read(s, in, sizeof *ret, most);
@@ -367,7 +367,7 @@ void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most)
         some_read(s, in + have, bytes - have, bytes - have);
     wk.loaded = (ret->flags & EG_CO_F_LOADED) != 0;
     if (ret->type == EG_CO_GRANT)
-        wk_install(ret, in + sizeof *ret);
+        wk_install(ret, in + sizeof *ret, write);
 }
 
 int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
@@ -383,7 +383,7 @@ int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
     };
     wk_send(&m, NULL, 0);
     /* The answer comes on this thread's own stream: nobody else has to be woken for it. */
-    wk_answer_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES);
+    wk_answer_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES, write);
     active_end(s);
     wk_taken(m.number);
     return m.type != EG_CO_DENY;
@@ -463,7 +463,7 @@ static void idle(void *arg)
     s->rip = 0;
     for (int64_t i = 0; i < call.arg[0]; i++) { /* what it touches first; of several that wait, only the head: the next one may have come, too */
         struct eg_co m;
-        wk_answer_read(s, &m, sizeof m);
+        wk_answer_read(s, &m, sizeof m, 1);
         lease_begin(s, m.addr);
         wk_taken(m.number);
     }

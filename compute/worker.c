@@ -131,12 +131,12 @@ static void install(uint64_t addr, const uint8_t *data, uint32_t n, int writable
     }
 }
 
-/* Many at once are memory that is written in order: each has its own page at once, because to take the kernel's one page of zeros away from under a
- * write costs a fault and an interrupt of the other processors. */
-static void install_zeros(uint64_t addr, uint32_t n)
+/* Memory that is being written has pages of its own at once, because to take the kernel's one page of zeros away from under a write costs a fault and an
+ * interrupt of the other processors; so has what comes many at once: that goes in order. */
+static void install_zeros(uint64_t addr, uint32_t n, int write)
 {
     static const uint8_t zeros[EG_CO_MAX_PAGES * EG_PAGE_BYTES] __attribute__((aligned(4096)));
-    if (n > ZERO_FEW && n <= EG_CO_MAX_PAGES) {
+    if ((write || n > ZERO_FEW) && n <= EG_CO_MAX_PAGES) {
         install(addr, zeros, n, 1);
         return;
     }
@@ -268,14 +268,14 @@ void wk_taken(uint32_t number)
         eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 }
 
-void wk_install(const struct eg_co *m, const void *data)
+void wk_install(const struct eg_co *m, const void *data, int write)
 {
     int writable = (m->flags & EG_CO_F_EXCLUSIVE) != 0;
     if (m->flags & EG_CO_F_NODATA) {
         if (writable)
             protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 0);
     } else if (m->flags & EG_CO_F_ZERO) {
-        install_zeros(m->addr, m->n);
+        install_zeros(m->addr, m->n, write);
     } else {
         install(m->addr, data, m->n, writable);
     }
@@ -284,7 +284,7 @@ void wk_install(const struct eg_co *m, const void *data)
 static void message(const struct eg_co *m, const uint8_t *data)
 {
     switch (m->type) {
-    case EG_CO_GRANT: wk_install(m, data); break;
+    case EG_CO_GRANT: wk_install(m, data, 0); break;
     case EG_CO_INVALIDATE:
     case EG_CO_RECALL:
         if (m->n > EG_CO_MAX_PAGES)

@@ -72,8 +72,8 @@ __attribute__((noreturn)) void wk_die(const char *what, long err);
 int wk_vdso_home(uint64_t *r);
 
 /* --- worker.c: the stream --- */
-/* wk_install - the pages of a GRANT. data: its payload. Context: any thread. */
-void wk_install(const struct eg_co *m, const void *data);
+/* wk_install - the pages of a GRANT. data: its payload; write: they were asked for by a write. Context: any thread. */
+void wk_install(const struct eg_co *m, const void *data, int write);
 /* wk_send - a message to home, whole. Context: any thread. */
 void wk_send(const struct eg_co *m, const void *data, uint32_t bytes);
 /* wk_read_full - Returns: 1, 0 (the other side is gone). */
@@ -96,8 +96,8 @@ uint64_t wk_spin_ns(void);
 /* wk_page_get - the page comes, for the instruction at rip. Context: the thread, in a handler. Returns: 1; 0: the thread cannot have it here. */
 int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
 /* wk_answer_read - what home answers on the thread's own stream: a GRANT, which is installed, a DENY, a COVERED. most: bytes that may have come, with
- * this one. wk_taken comes after it. Context: the thread. */
-void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most);
+ * this one; write: as for wk_install. wk_taken comes after it. Context: the thread. */
+void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int write);
 /* wk_value_in - a value at an address that the program gave. Returns: 1; 0: it is not here. */
 int wk_value_in(void *to, uint64_t addr, uint64_t bytes);
 /* wk_call_short - a message without payload, and its answer, without either. Context: the thread. */

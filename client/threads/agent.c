@@ -37,14 +37,18 @@ static void park(uint64_t addr, uint64_t due_ns, uint32_t node, unsigned slot, i
     eg_home.parked[eg_home.n_parked++] = (struct eg_parked){addr, due_ns, (uint16_t)node, (uint16_t)slot, (uint8_t)write};
 }
 
-/* The part of [addr's mapping) in this chunk is registered. Returns: where it ends; 0: it cannot be. */
-static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64_t addr)
+struct span {
+    uint64_t lo, hi;
+};
+
+/* The part of addr's mapping in this chunk is registered. Returns: that; hi 0: it cannot be. */
+static struct span watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64_t addr)
 {
     if (__atomic_exchange_n(&c->changed, 0, __ATOMIC_ACQ_REL))
         c->n_watched = 0;
     for (uint32_t i = 0; i < c->n_watched; i++)
         if (addr >= c->watched[i].lo && addr < c->watched[i].hi)
-            return c->watched[i].hi;
+            return (struct span){c->watched[i].lo, c->watched[i].hi};
     uint64_t lo = addr & ~(EG_BLOCK_BYTES - 1), hi = lo + EG_BLOCK_BYTES;
     lo = lo < area->start ? area->start : lo;
     hi = hi > area->end ? area->end : hi;
@@ -56,11 +60,11 @@ static uint64_t watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64
             hi = eg_home.private_lo[i];
     }
     if (eg_uffd_register(lo, hi))
-        return 0;
+        return (struct span){0};
     uint32_t i = c->n_watched < 4 ? c->n_watched++ : (uint32_t)(addr >> 12) % 4;
     c->watched[i].lo = lo;
     c->watched[i].hi = hi;
-    return hi;
+    return (struct span){lo, hi};
 }
 
 /* Read-only memory: copies, uncounted; a memory call on it takes them all back. */
@@ -120,7 +124,26 @@ static int holds(const struct eg_dir_page *p, unsigned agent)
     }
 }
 
-/* A worker's thread asks. wanted: pages that it is known to want. */
+/* May a page that is not the asked one go along, as it is in home's memory? */
+static int goes_along(const struct eg_dir_page *p, uint64_t addr)
+{
+    return p->state == EG_DIR_HOME && !p->line && !eg_freeze_keeps(addr) && !eg_fault_held_until(addr / EG_PAGE_BYTES) && !eg_far_away(addr);
+}
+
+/* Fresh memory: its neighbours will be wanted, on both sides of addr. Who touches it in any order would leave gaps else, each of them worth two or
+ * three more requests. Twice as many go when the other half of them is there already. Returns: a part of `in`. */
+static struct span neighbours(struct eg_dir_chunk *c, uint32_t node, uint64_t addr, struct span in)
+{
+    uint64_t bytes = EG_ZERO_AHEAD * EG_PAGE_BYTES, lo = addr & ~(bytes - 1);
+    const struct eg_dir_page *other = eg_chunk_page(c, lo ^ bytes);
+    if (other->state == EG_DIR_OWNED && other->owner == node + 1) {
+        bytes *= 2;
+        lo = addr & ~(bytes - 1);
+    }
+    return (struct span){lo < in.lo ? in.lo : lo, lo + bytes > in.hi ? in.hi : lo + bytes};
+}
+
+/* A worker's thread asks. wanted: pages that it is known to want from addr on; 0: this one. */
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted)
 {
     static struct eg_reader seen[1024];
@@ -176,34 +199,40 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
         return;
     }
     c = eg_chunk_get(addr);
-    uint64_t end = watch(c, &area, addr);
-    if (!end) {
+    struct span in = watch(c, &area, addr);
+    if (!in.hi) {
         eg_send_deny(node, slot, addr);
         return;
     }
-    end = end < area.end ? end : area.end;
+    in.lo = in.lo < area.start ? area.start : in.lo;
+    in.hi = in.hi < area.end ? in.hi : area.end;
     struct eg_reader *r = &seen[(slot + node * 131) % 1024];
-    uint32_t n = eg_ahead(r, c, page, 0, 0), window = n, i;
+    uint32_t n = eg_ahead(r, c, page, 0, 0), window = n;
     n = n < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : n;
-    if (n > (end - addr) / EG_PAGE_BYTES)
-        n = (uint32_t)((end - addr) / EG_PAGE_BYTES);
-    uint64_t room = (end - addr) / EG_PAGE_BYTES;
     eg_far_bring(addr);
-    uint64_t here = eg_agent_here(addr, room > EG_ZERO_AHEAD ? EG_ZERO_AHEAD > n ? EG_ZERO_AHEAD : n : (uint32_t)room);
-    eg_agent.absent = !(here & 1);
-    if (eg_agent.absent && n < EG_ZERO_AHEAD) /* fresh memory: its neighbours will be wanted */
-        n = room > EG_ZERO_AHEAD ? EG_ZERO_AHEAD : (uint32_t)room;
-    for (i = 0; i < n; i++) {
-        uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
-        p = eg_chunk_page(c, at);
-        if (i && (p->state != EG_DIR_HOME || p->line || (here >> i & 1) == eg_agent.absent || eg_freeze_keeps(at) ||
-                  eg_fault_held_until(page + i) || eg_far_away(at)))
+    eg_agent.absent = !eg_agent_here(addr, 1);
+    struct span out = {addr, addr + (uint64_t)n * EG_PAGE_BYTES};
+    if (eg_agent.absent && n < EG_ZERO_AHEAD) {
+        struct span with = neighbours(c, node, addr, in);
+        out.lo = wanted ? addr : with.lo; /* a thread's start knows its pages by where they begin */
+        out.hi = with.hi > out.hi ? with.hi : out.hi;
+    }
+    out.hi = out.hi > in.hi ? in.hi : out.hi;
+    uint64_t here = eg_agent_here(out.lo, (uint32_t)((out.hi - out.lo) / EG_PAGE_BYTES)), at;
+    for (at = addr; at > out.lo; at -= EG_PAGE_BYTES) {
+        uint64_t before = at - EG_PAGE_BYTES;
+        if ((here >> (before - out.lo) / EG_PAGE_BYTES & 1) == eg_agent.absent || !goes_along(eg_chunk_page(c, before), before))
             break;
-        eg_agent_ask(p, page + i, node + 1, i ? EG_SLOT_NOBODY : slot, write || eg_agent.absent);
+    }
+    for (; at < out.hi; at += EG_PAGE_BYTES) {
+        p = eg_chunk_page(c, at);
+        if (at > addr && ((here >> (at - out.lo) / EG_PAGE_BYTES & 1) == eg_agent.absent || !goes_along(p, at)))
+            break;
+        eg_agent_ask(p, at / EG_PAGE_BYTES, node + 1, at == addr ? slot : EG_SLOT_NOBODY, write || eg_agent.absent);
     }
     eg_grant_do();
     if (eg_agent.absent) /* then the next ones are a stream's, and more of them */
-        eg_ahead_more(r, page, window, i);
+        eg_ahead_more(r, page, window, (uint32_t)((at - addr) / EG_PAGE_BYTES));
     eg_agent.absent = 0;
 }
 
@@ -285,7 +314,7 @@ static int node_turn(uint32_t k)
             eg_account_time(eg_rt.row->coherent_fault_hist, m.took_ns);
         switch (m.type) {
         case EG_CO_GET_SHARED:
-        case EG_CO_GET_EXCLUSIVE: eg_agent_get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 1); break;
+        case EG_CO_GET_EXCLUSIVE: eg_agent_get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 0); break;
         case EG_CO_COVER: eg_sleep_cover(k, m.slot, m.addr); break;
         case EG_CO_PASS: eg_sleep_pass(k, m.addr); break;
         case EG_CO_SLEPT: eg_sleep_slept(k, m.slot, m.n, m.flags & EG_CO_F_KEPT); break;
@@ -306,7 +335,7 @@ static uint64_t parked_turn(void)
         struct eg_parked p = eg_home.parked[i];
         if (p.due_ns && p.due_ns <= eg_agent.now_ns) {
             eg_home.parked[i] = eg_home.parked[--eg_home.n_parked];
-            eg_agent_get(p.node, p.slot, p.addr, p.write, 1);
+            eg_agent_get(p.node, p.slot, p.addr, p.write, 0);
             continue;
         }
         if (p.due_ns && (!due || p.due_ns < due))

@@ -18,7 +18,7 @@ void eg_agent_main(void);
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
 /* eg_agent_answer - a lost node's answer for one page: the content (to a recall), or NULL (to an invalidation). Context: agent. */
 void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data);
-/* eg_agent_get - a worker's thread asks for a page. wanted: how many, from this one on, it is known to want. Context: agent. */
+/* eg_agent_get - a worker's thread asks for a page. wanted: how many, from this one on, it is known to want; 0: not known. Context: agent. */
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted);
 /* eg_agent_is_wanted - would an agent have to ask for the page, and could it be answered without waiting behind others? Context: agent. */
 int eg_agent_is_wanted(const struct eg_dir_page *p, unsigned agent, int write);

@@ -99,7 +99,7 @@ static void unpark(void)
     eg_fault_unpark();
     for (uint32_t i = 0; i < n; i++)
         if (all[i].due_ns == 0)
-            eg_agent_get(all[i].node, all[i].slot, all[i].addr, all[i].write, 1);
+            eg_agent_get(all[i].node, all[i].slot, all[i].addr, all[i].write, 0);
         else
             all[kept++] = all[i];
     for (uint32_t i = 0; i < eg_home.n_parked; i++)
