@@ -17,12 +17,11 @@ struct eg_robust {
     eg_robust_read_fn *read;
     uint64_t head, entry, offset, pending;
     uint32_t tid;
-    uint32_t n_pi; /* those with priority inheritance, which are the kernel's, as it has their state */
 };
 
 /* eg_robust_open - the calling thread's list. Returns: 0, -EFAULT. */
 int eg_robust_open(struct eg_robust *ret_list, uint64_t head, eg_robust_read_fn *read);
-/* eg_robust_walk - its mutexes have a dead owner from now on; of those with priority inheritance the page comes home, and of the pending one nothing
+/* eg_robust_walk - its mutexes have a dead owner from now on, those with priority inheritance, too; with the pending one nothing
  * is done. Returns: 0, -EFAULT: an entry cannot be read. */
 int eg_robust_walk(struct eg_robust *list);
 /* eg_robust_pending - the same of the pending one. */

@@ -10,7 +10,9 @@
 
 #define ENTRIES_MAX 2048 /* as the kernel */
 
-static void owner_died(const struct eg_robust *list, uint64_t word)
+/* pi: the mutex has priority inheritance. Who waits for such a one gets it from the kernel when the thread has ended (exit_pi_state_list), as the kernel's own
+ * handle_futex_death has it; one for which nobody waits is found by its word alone. */
+static void owner_died(const struct eg_robust *list, uint64_t word, uint64_t pi)
 {
     uint64_t value;
     if (word & 3 || list->read(word & ~7ul, &value))
@@ -18,7 +20,7 @@ static void owner_died(const struct eg_robust *list, uint64_t word)
     uint32_t *futex = (uint32_t *)word, seen = __atomic_load_n(futex, __ATOMIC_SEQ_CST);
     while ((seen & FUTEX_TID_MASK) == list->tid)
         if (__atomic_compare_exchange_n(futex, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-            if (seen & FUTEX_WAITERS)
+            if (seen & FUTEX_WAITERS && !pi)
                 eg_sys6(SYS_futex, futex, FUTEX_WAKE, 1, 0, 0, 0);
             return;
         }
@@ -32,17 +34,13 @@ int eg_robust_open(struct eg_robust *ret_list, uint64_t head, eg_robust_read_fn 
 
 int eg_robust_walk(struct eg_robust *list)
 {
-    uint64_t entry = list->entry, word;
+    uint64_t entry = list->entry;
     for (int n = 0; n < ENTRIES_MAX && (entry & ~EG_ROBUST_PI) != list->head; n++) {
         uint64_t at = entry & ~EG_ROBUST_PI, pi = entry & EG_ROBUST_PI;
         if (list->read(at, &entry))
             return -EFAULT;
-        if (pi) {
-            (void)!list->read((at + list->offset) & ~7ul, &word);
-            list->n_pi++;
-        } else if (at != (list->pending & ~EG_ROBUST_PI)) {
-            owner_died(list, at + list->offset);
-        }
+        if (at != (list->pending & ~EG_ROBUST_PI))
+            owner_died(list, at + list->offset, pi);
     }
     return 0;
 }
@@ -50,7 +48,7 @@ int eg_robust_walk(struct eg_robust *list)
 void eg_robust_pending(const struct eg_robust *list)
 {
     if (list->pending & ~EG_ROBUST_PI)
-        owner_died(list, (list->pending & ~EG_ROBUST_PI) + list->offset);
+        owner_died(list, (list->pending & ~EG_ROBUST_PI) + list->offset, list->pending & EG_ROBUST_PI);
 }
 
 long eg_robust_copied(uint64_t addr, uint64_t *ret_word)
@@ -73,12 +71,9 @@ void eg_gate_robust_end(void)
     if (!head || eg_robust_open(&list, head, eg_gate_all ? eg_signals_peek : eg_robust_copied) || ((list.entry & ~EG_ROBUST_PI) == head && !list.pending))
         return;
     (void)!eg_robust_walk(&list);
-    list.n_pi += list.pending & EG_ROBUST_PI;
-    if (!(list.pending & EG_ROBUST_PI))
-        eg_robust_pending(&list);
+    eg_robust_pending(&list);
     /* The kernel must not follow it later: by then the mutexes may have been taken over and freed. */
-    if (!list.n_pi)
-        eg_sys2(SYS_set_robust_list, 0, EG_ROBUST_BYTES);
+    eg_sys2(SYS_set_robust_list, 0, EG_ROBUST_BYTES);
 }
 
 /* --- the end of all threads ---------------------------------------------------------------------------------------------- */

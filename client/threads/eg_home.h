@@ -17,7 +17,7 @@
 #define EG_HOME_NODES EG_POOL_NODES
 #define EG_NODE_OUT_BYTES (64ul << 20) /* of address space; pages come when needed */
 #define EG_NODE_IN_BYTES (1ul << 20)
-#define EG_THREADS 4096u
+#define EG_THREADS 16384u
 #define EG_THREAD_BYTES (96ul << 10) /* the struct, then the proxy's stack */
 #define EG_SLOT_NOBODY 0xffffu
 #define EG_SLOT_FREEZE 0xfffeu /* of home: a memory call waits for the page */

@@ -349,18 +349,31 @@ static void robust_body(struct member *me)
     /* It ends with the mutex locked: whoever waits for it must get it, with EOWNERDEAD. */
 }
 
-static void robust(void)
+static void robust_kind(int protocol)
 {
     const int n = threads(4);
-    special_init(PTHREAD_MUTEX_NORMAL, PTHREAD_MUTEX_ROBUST, PTHREAD_PRIO_NONE, PTHREAD_PROCESS_PRIVATE);
-    const uint64_t dead_owners = crew_run(n, robust_body, NULL);
-    EQUAL(dead_owners, n - 1);
-    EQUAL(special_count, n);
-    EQUAL(pthread_mutex_lock(&special), EOWNERDEAD);
-    OK(pthread_mutex_unlock(&special)); /* not made consistent: unusable from now on */
-    EQUAL(pthread_mutex_lock(&special), ENOTRECOVERABLE);
-    OK(pthread_mutex_destroy(&special));
+    uint64_t dead_owners = 0;
+    for (int i = rounds(20); i--;) {
+        special_init(PTHREAD_MUTEX_NORMAL, PTHREAD_MUTEX_ROBUST, protocol, PTHREAD_PROCESS_PRIVATE);
+        dead_owners = crew_run(n, robust_body, NULL);
+        EQUAL(dead_owners, n - 1);
+        EQUAL(special_count, n);
+        EQUAL(pthread_mutex_trylock(&special), EOWNERDEAD); /* its thread has been joined */
+        OK(pthread_mutex_unlock(&special)); /* not made consistent: unusable from now on */
+        EQUAL(pthread_mutex_lock(&special), ENOTRECOVERABLE);
+        OK(pthread_mutex_destroy(&special));
+    }
     result("%" PRIu64, dead_owners);
+}
+
+static void robust(void)
+{
+    robust_kind(PTHREAD_PRIO_NONE);
+}
+
+static void robust_inheriting(void)
+{
+    robust_kind(PTHREAD_PRIO_INHERIT);
 }
 
 static pthread_spinlock_t spinlock;
@@ -534,6 +547,7 @@ static const struct sub_test tests[] = {
     {"priority_inheritance", priority_inheritance, "mutexes that the kernel takes part in"},
     {"changing_kind", changing_kind, "a word that is a mutex of one kind, and then of another"},
     {"robust", robust, "threads that end with a robust mutex locked"},
+    {"robust_inheriting", robust_inheriting, "threads that end with a robust mutex with priority inheritance locked"},
     {"spinlock", spinlock_test, "pthread_spin_lock"},
     {"relay", relay_test, "a lock handed on by turns"},
     {"rwlock", rwlock, "readers and writers"},
