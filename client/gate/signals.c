@@ -405,15 +405,16 @@ static int put(const struct thread *t, uint64_t start, uint64_t end, const struc
     long bytes = (long)(from[0].iov_len + from[1].iov_len);
     if (!touch(t, start))
         return -EFAULT;
-    if (eg_rt.shut_in && !eg_ranges_seen(&eg_rt.ranges, start, end) && touch(t, end - 8)) { /* without a call that a filter may refuse; a page that
-                                                                                             * another thread takes meanwhile ends the program */
-        for (int i = 0; i < 2; i++)
-            memcpy(to[i].iov_base, from[i].iov_base, from[i].iov_len);
-        return 0;
-    }
     for (int i = 0; i < TRIES; i++) {
-        if (eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), from, 2, to, 2, 0) == bytes)
+        long rc = eg_rt.shut_in ? -EPERM : eg_sys6(SYS_process_vm_writev, eg_sys0(SYS_getpid), from, 2, to, 2, 0);
+        if (rc == bytes)
             return 0;
+        /* Where a filter refuses that: as long as no other thread takes the page meanwhile. */
+        if (rc < 0 && rc != -EFAULT && !eg_ranges_seen(&eg_rt.ranges, start, end) && touch(t, end - 8)) {
+            for (int k = 0; k < 2; k++)
+                memcpy(to[k].iov_base, from[k].iov_base, from[k].iov_len);
+            return 0;
+        }
         for (uint64_t at = start; at < end; at = (at & ~(uint64_t)(EG_PAGE_BYTES - 1)) + EG_PAGE_BYTES)
             if (!touch(t, at < end - 8 ? at : end - 8))
                 return -EFAULT;

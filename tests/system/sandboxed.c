@@ -1,6 +1,7 @@
 /* sandboxed.c - a program whose child gives up the system calls by which faults are served (seccomp, in the thread alone), once more memory is in use
  * than stays local, and calls for no more. Every word is checked, before and behind. Then children in the strict mode, and with a filter that kills all but
- * write and exit: they end as natively, by exit(2) or killed, before memory is in use as well as after. */
+ * write and exit: they end as natively, by exit(2) or killed, before memory is in use as well as after. And a program that is started under a filter has its signals
+ * though the call by which their frames are written is refused. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -9,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -37,9 +39,10 @@ static int wrong(uint64_t seed)
     return 0;
 }
 
+#define DENY(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES)
+
 static int shut_in(void)
 {
-#define DENY(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES)
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         DENY(SYS_ioctl),
@@ -99,8 +102,42 @@ static int ends_natively(const char *when)
     return bad;
 }
 
+static volatile sig_atomic_t n_signals;
+static void count(int number)
+{
+    (void)number;
+    n_signals++;
+}
+
+static int signals_come(char *self)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        DENY(SYS_process_vm_writev),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+            _exit(3);
+        execl(self, self, "signals", NULL);
+        _exit(4);
+    }
+    return waitpid(child, &status, 0) != child || status;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "signals") == 0) {
+        signal(SIGUSR1, count);
+        for (int i = 0; i < 100; i++)
+            raise(SIGUSR1);
+        return n_signals != 100;
+    }
+    if (signals_come(argv[0]))
+        return printf("signals under a filter\n"), 1;
     if (ends_natively("fits"))
         return 1;
     pages = (argc > 1 ? strtoul(argv[1], NULL, 0) : 64) << 8;
