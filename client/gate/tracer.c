@@ -38,7 +38,7 @@ static void stop_wait(long tid)
 }
 
 struct stop {
-    const long *arg;
+    long arg[4];
     int last, again;
 };
 
@@ -60,7 +60,7 @@ static long stop_locked(struct stop *s)
 
 static long stop(void *arg)
 {
-    struct stop *s = arg;
+    struct stop mine = *(struct stop *)arg, *s = &mine; /* that one is on the program's stack, which may be away: nobody could bring it under the lock */
     int nodes = eg_home.active, far = eg_rt.active;
     s->again = 0;
     if (nodes)
@@ -74,13 +74,14 @@ static long stop(void *arg)
         eg_cap_leave(0);
     if (nodes)
         eg_home_halted();
+    ((struct stop *)arg)->again = s->again;
     return ret;
 }
 
 int eg_gate_tracer(const long arg[6], long *ret_result)
 {
     const struct timespec nap = {.tv_nsec = NAP_NS};
-    struct stop s = {.arg = arg};
+    struct stop s = {.arg = {arg[0], arg[1], arg[2], arg[3]}};
     if ((arg[0] != ATTACH && arg[0] != SEIZE && arg[0] != INTERRUPT) || (uint32_t)eg_sys0(SYS_getpid) == eg_rt.pid)
         return 0;
     for (uint32_t tries = 1;; tries++) { /* its registers are to be the program's: it comes home just now */
