@@ -215,10 +215,11 @@ static long piece_refused(void *arg)
     return 0;
 }
 
-static long reaping(void *ring)
+static long reaping(void *arg)
 {
+    uint64_t ring = *(uint64_t *)arg; /* it lies on the program's stack */
     eg_lock_take(&aio.lock);
-    context_looked(*(uint64_t *)ring);
+    context_looked(ring);
     eg_lock_give(&aio.lock);
     return 0;
 }
