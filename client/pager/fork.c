@@ -186,7 +186,7 @@ static int32_t first_status(void)
 uint64_t eg_cap_look_alive(void)
 {
     static uint64_t next_ns;
-    int gone = __atomic_load_n(&eg_rt.first_gone, __ATOMIC_RELAXED), status = -1;
+    int gone = __atomic_load_n(&eg_rt.first_gone, __ATOMIC_RELAXED);
     if (!gone && !eg_rt.shut_in)
         return 0;
     uint64_t now = eg_sys_now_ns();
@@ -195,12 +195,11 @@ uint64_t eg_cap_look_alive(void)
     if (threads_count() == 2 + __atomic_load_n(&eg_rt.n_helpers, __ATOMIC_SEQ_CST)) {
         if (gone)
             eg_sys1(SYS_exit_group, __atomic_load_n(&eg_rt.last_status, __ATOMIC_RELAXED));
-        status = first_status(); /* one that is shut in ends without a word, by its own call or because of one */
-    }
-    if (status >= 0) {
-        if (status & 127)
+        int32_t status = first_status(); /* one that is shut in ends without a word, by its own call or because of one */
+        if (status > 0 && status & 127)
             eg_end_by_signal(status & 127);
-        eg_sys1(SYS_exit_group, status >> 8);
+        if (status >= 0)
+            eg_sys1(SYS_exit_group, status >> 8);
     }
     uint64_t every = gone ? LOOK_NS : LOOK_SHUT_IN_NS;
     next_ns = now + every;

@@ -41,6 +41,12 @@ struct span {
     uint64_t lo, hi;
 };
 
+/* What was registered may have been more than one mapping's. */
+static struct span within(struct span s, const struct eg_area *area)
+{
+    return (struct span){s.lo < area->start ? area->start : s.lo, s.hi > area->end ? area->end : s.hi};
+}
+
 /* The part of addr's mapping in this chunk is registered. Returns: that; hi 0: it cannot be. */
 static struct span watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64_t addr)
 {
@@ -48,23 +54,22 @@ static struct span watch(struct eg_dir_chunk *c, const struct eg_area *area, uin
         c->n_watched = 0;
     for (uint32_t i = 0; i < c->n_watched; i++)
         if (addr >= c->watched[i].lo && addr < c->watched[i].hi)
-            return (struct span){c->watched[i].lo, c->watched[i].hi};
-    uint64_t lo = addr & ~(EG_BLOCK_BYTES - 1), hi = lo + EG_BLOCK_BYTES;
-    lo = lo < area->start ? area->start : lo;
-    hi = hi > area->end ? area->end : hi;
+            return within((struct span){c->watched[i].lo, c->watched[i].hi}, area);
+    uint64_t block = addr & ~(EG_BLOCK_BYTES - 1);
+    struct span s = within((struct span){block, block + EG_BLOCK_BYTES}, area);
     /* The kernel merges neighbours: memory of the runtime's may be in the same mapping. */
     for (uint32_t i = 0; i < eg_home.n_private; i++) {
-        if (eg_home.private_hi[i] <= addr && eg_home.private_hi[i] > lo)
-            lo = eg_home.private_hi[i];
-        if (eg_home.private_lo[i] > addr && eg_home.private_lo[i] < hi)
-            hi = eg_home.private_lo[i];
+        if (eg_home.private_hi[i] <= addr && eg_home.private_hi[i] > s.lo)
+            s.lo = eg_home.private_hi[i];
+        if (eg_home.private_lo[i] > addr && eg_home.private_lo[i] < s.hi)
+            s.hi = eg_home.private_lo[i];
     }
-    if (eg_uffd_register(lo, hi))
+    if (eg_uffd_register(s.lo, s.hi))
         return (struct span){0};
     uint32_t i = c->n_watched < 4 ? c->n_watched++ : (uint32_t)(addr >> 12) % 4;
-    c->watched[i].lo = lo;
-    c->watched[i].hi = hi;
-    return (struct span){lo, hi};
+    c->watched[i].lo = s.lo;
+    c->watched[i].hi = s.hi;
+    return s;
 }
 
 /* Read-only memory: copies, uncounted; a memory call on it takes them all back. */
@@ -124,10 +129,17 @@ static int holds(const struct eg_dir_page *p, unsigned agent)
     }
 }
 
-/* May a page that is not the asked one go along, as it is in home's memory? */
-static int goes_along(const struct eg_dir_page *p, uint64_t addr)
+/* Of bits that say something of the pages from lo on, the one of addr's. */
+static int bit_of(uint64_t bits, uint64_t lo, uint64_t addr)
 {
-    return p->state == EG_DIR_HOME && !p->line && !eg_freeze_keeps(addr) && !eg_fault_held_until(addr / EG_PAGE_BYTES) && !eg_far_away(addr);
+    return (int)(bits >> (addr - lo) / EG_PAGE_BYTES & 1);
+}
+
+/* May a page that is not the asked one go along? here: home has it, as it has the asked one, or has neither. */
+static int goes_along(struct eg_dir_chunk *c, uint64_t addr, int here)
+{
+    const struct eg_dir_page *p = eg_chunk_page(c, addr);
+    return here != eg_agent.absent && p->state == EG_DIR_HOME && !p->line && !eg_freeze_keeps(addr) && !eg_fault_held_until(addr / EG_PAGE_BYTES) && !eg_far_away(addr);
 }
 
 /* Fresh memory: its neighbours will be wanted, on both sides of addr. Who touches it in any order would leave gaps else, each of them worth two or
@@ -204,32 +216,23 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
         eg_send_deny(node, slot, addr);
         return;
     }
-    in.lo = in.lo < area.start ? area.start : in.lo;
-    in.hi = in.hi < area.end ? in.hi : area.end;
     struct eg_reader *r = &seen[(slot + node * 131) % 1024];
     uint32_t n = eg_ahead(r, c, page, 0, 0), window = n;
     n = n < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : n;
     eg_far_bring(addr);
-    eg_agent.absent = !eg_agent_here(addr, 1);
     struct span out = {addr, addr + (uint64_t)n * EG_PAGE_BYTES};
-    if (eg_agent.absent && n < EG_ZERO_AHEAD) {
-        struct span with = neighbours(c, node, addr, in);
-        out.lo = wanted ? addr : with.lo; /* a thread's start knows its pages by where they begin */
-        out.hi = with.hi > out.hi ? with.hi : out.hi;
-    }
     out.hi = out.hi > in.hi ? in.hi : out.hi;
-    uint64_t here = eg_agent_here(out.lo, (uint32_t)((out.hi - out.lo) / EG_PAGE_BYTES)), at;
-    for (at = addr; at > out.lo; at -= EG_PAGE_BYTES) {
-        uint64_t before = at - EG_PAGE_BYTES;
-        if ((here >> (before - out.lo) / EG_PAGE_BYTES & 1) == eg_agent.absent || !goes_along(eg_chunk_page(c, before), before))
-            break;
-    }
-    for (; at < out.hi; at += EG_PAGE_BYTES) {
-        p = eg_chunk_page(c, at);
-        if (at > addr && ((here >> (at - out.lo) / EG_PAGE_BYTES & 1) == eg_agent.absent || !goes_along(p, at)))
-            break;
-        eg_agent_ask(p, at / EG_PAGE_BYTES, node + 1, at == addr ? slot : EG_SLOT_NOBODY, write || eg_agent.absent);
-    }
+    struct span with = n < EG_ZERO_AHEAD ? neighbours(c, node, addr, in) : out;
+    with.lo = wanted ? addr : with.lo; /* a thread's start knows its pages by where they begin */
+    with.hi = with.hi > out.hi ? with.hi : out.hi;
+    uint64_t here = eg_agent_here(with.lo, (uint32_t)((with.hi - with.lo) / EG_PAGE_BYTES)), at;
+    eg_agent.absent = !bit_of(here, with.lo, addr);
+    if (eg_agent.absent)
+        out = with;
+    for (at = addr; at > out.lo && goes_along(c, at - EG_PAGE_BYTES, bit_of(here, with.lo, at - EG_PAGE_BYTES)); at -= EG_PAGE_BYTES)
+        ;
+    for (; at < out.hi && (at <= addr || goes_along(c, at, bit_of(here, with.lo, at))); at += EG_PAGE_BYTES)
+        eg_agent_ask(eg_chunk_page(c, at), at / EG_PAGE_BYTES, node + 1, at == addr ? slot : EG_SLOT_NOBODY, write || eg_agent.absent);
     eg_grant_do();
     if (eg_agent.absent) /* then the next ones are a stream's, and more of them */
         eg_ahead_more(r, page, window, (uint32_t)((at - addr) / EG_PAGE_BYTES));

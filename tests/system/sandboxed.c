@@ -41,6 +41,13 @@ static int wrong(uint64_t seed)
 
 #define DENY(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES)
 
+/* 0, or 1: it cannot be set. */
+static int filter_set(struct sock_filter *code, size_t bytes)
+{
+    struct sock_fprog program = {(unsigned short)(bytes / sizeof *code), code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
 static int shut_in(void)
 {
     struct sock_filter code[] = {
@@ -53,8 +60,7 @@ static int shut_in(void)
         DENY(SYS_sendmsg),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {sizeof code / sizeof *code, code};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+    if (filter_set(code, sizeof code))
         return 1;
     return ioctl(0, 0) != -1 || errno != EACCES; /* it is in force */
 }
@@ -76,9 +82,7 @@ static void ends(int strict, int breaks)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
     };
-    struct sock_fprog program = {sizeof code / sizeof *code, code};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-        (strict ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0) : prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)))
+    if (strict ? prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0) : filter_set(code, sizeof code))
         _exit(3);
     if (breaks)
         syscall(SYS_getppid);
@@ -116,11 +120,10 @@ static int signals_come(char *self)
         DENY(SYS_process_vm_writev),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {sizeof code / sizeof *code, code};
     int status = -1;
     pid_t child = fork();
     if (child == 0) {
-        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+        if (filter_set(code, sizeof code))
             _exit(3);
         execl(self, self, "signals", NULL);
         _exit(4);
