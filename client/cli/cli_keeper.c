@@ -262,7 +262,7 @@ static int wait_ready(const struct cli_keeper *keeper, int ready)
     return cli_fail(CLI_EXIT_FAILED, "the embedded %s did not start: %s", kinds[kind].what, *said ? said : "it gave no reason");
 }
 
-static void give_up(struct cli_keeper *keeper)
+void cli_keeper_give_up(struct cli_keeper *keeper)
 {
     close(keeper->link);
     if (keeper->pid > 0)
@@ -300,7 +300,7 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
     else
         close(ready[0]);
     if (status)
-        give_up(&keeper);
+        cli_keeper_give_up(&keeper);
     else
         *ret_keeper = keeper;
     return status;
@@ -313,8 +313,6 @@ int cli_keeper_wait(struct cli_keeper *keeper)
     int status = wait_ready(keeper, keeper->ready);
     close(keeper->ready);
     keeper->ready = -1;
-    if (status)
-        give_up(keeper);
     return status;
 }
 

@@ -33,8 +33,12 @@ const char *cli_embedded_what(const struct cli_embedded *embedded);
 int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded, struct cli_keeper *ret_keeper)
     __attribute__((warn_unused_result));
 
-/* cli_keeper_wait - until all embedded servers serve. Returns: as cli_keeper_start. */
+/* cli_keeper_wait - until all embedded servers serve. Returns: 0, or CLI_EXIT_FAILED after one line that says why; then
+ * cli_keeper_give_up. */
 int cli_keeper_wait(struct cli_keeper *keeper) __attribute__((warn_unused_result));
+
+/* cli_keeper_give_up - no program runs: the keeper removes the pool, and has ended on return. */
+void cli_keeper_give_up(struct cli_keeper *keeper);
 
 /* cli_keeper_finish - the program has ended. If nothing of it is left, clear up and return when all is gone; else leave
  * that to the keeper. */

@@ -342,7 +342,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     if (cli_compute_wanted(&run->compute)) {
         status = cli_keeper_wait(&keeper);
         if (status)
-            goto no_keeper;
+            goto no_server;
         status = cli_compute_publish(&run->compute, &pool);
         if (status) {
             cli_keeper_finish(&keeper, &pool);
@@ -361,9 +361,9 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     }
     status = cli_keeper_wait(&keeper);
     if (status) {
-        kill(child, SIGKILL);
+        kill(child, SIGKILL); /* before the pool goes: the program would find none, and begin */
         waitpid(child, NULL, 0);
-        goto no_keeper;
+        goto no_server;
     }
     let_begin(&pool);
     int wait_status = cli_child_wait(child);
@@ -382,6 +382,8 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     cli_keeper_finish(&keeper, &pool);
     cli_child_end_like(wait_status);
 
+no_server:
+    cli_keeper_give_up(&keeper);
 no_keeper:
     cli_pool_remove(&pool);
     cli_pool_close(&pool);
