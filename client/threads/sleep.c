@@ -1,6 +1,6 @@
 /* sleep.c - stand-ins: threads of the runtime's own that sleep on the program's futexes at home for those who sleep on nodes.
  *
- * A stand-in sleeps on a word of its own first, and FUTEX_REQUEUE moves it to the program's word: nothing looks at the program's page, which may be
+ * A stand-in sleeps on a word of its own first, and FUTEX_CMP_REQUEUE moves it to the program's word: nothing looks at the program's page, which may be
  * away. There it is one sleeper among others: whoever wakes at home, by whatever call, finds it. Its node is told (FIRED), wakes all who sleep on that
  * word there, and has nobody covered until it asks again. What a node knows of a stand-in may be late only in one way: it is gone, and FIRED is on its way.
  *
@@ -63,12 +63,15 @@ static void stand_in_end(uint32_t k)
     }
 }
 
-/* Returns: 1; 0: it was not asleep yet, and will find that it need not sleep, which counts as a wake. */
+/* The kernel looks at the stand-in's word once more before it moves it: one that was not asleep has perhaps gone on meanwhile, and sleeps as an idle one
+ * again. Moved as that, it would take a wake from the program's threads, and nobody would hear of it.
+ * Returns: 1; 0: it was not asleep yet, and will find that it need not sleep, which counts as a wake. */
 static int stand_in_moves(struct stand_in *s, uint64_t addr)
 {
+    uint32_t odd = s->word + 1;
     s->addr = addr;
-    __atomic_store_n(&s->word, s->word + 1, __ATOMIC_SEQ_CST);
-    return eg_sys6(SYS_futex, &s->word, FUTEX_REQUEUE_PRIVATE, 0, 1, addr, 0) == 1;
+    __atomic_store_n(&s->word, odd, __ATOMIC_SEQ_CST);
+    return eg_sys6(SYS_futex, &s->word, FUTEX_CMP_REQUEUE_PRIVATE, 0, 1, addr, odd) == 1;
 }
 
 void eg_sleep_cover(uint32_t k, unsigned slot, uint64_t addr)

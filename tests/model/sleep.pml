@@ -5,7 +5,8 @@
  * sleeper; FIRED and PASS; a node's own wakes, which go home unless it is alone. What the node knows of being alone holds until its page leaves: `fresh` and
  * `alone` say what the count of that says in the node. Who sleeps for ever is an invalid end state.
  *
- * -DEARLY counts that the page leaves before it cannot be written any more: Spin must find the wake that is lost then. */
+ * -DEARLY counts that the page leaves before it cannot be written any more, -DIDLE moves a stand-in that was not asleep and has gone on as an idle one
+ * meanwhile (its word is not compared again): Spin must find the wake that is lost then. */
 
 #define HOME 2
 #define PLACES 3
@@ -25,6 +26,9 @@ bit sleeping[PLACES]; /* in its kernel's queue, or its node's bucket */
 bit queued[2];        /* the stand-in is in the queue at home */
 byte fired[2];        /* times that it was woken and the node has not been told */
 bit covered[2], alone[2];
+#ifdef IDLE
+bit idle[2];          /* the stand-in is in the queue at home, and goes on sleeping when it is woken */
+#endif
 byte passes[2];       /* wakes that a node had no use for */
 byte where[POSTERS];
 bit fresh[POSTERS], was_alone[POSTERS];
@@ -70,6 +74,10 @@ inline wake_home(but, ret) {
         :: sleeping[HOME] -> sleeping[HOME] = 0; ret = 1
         :: queued[0] && but != 0 -> queued[0] = 0; fired[0]++; ret = 1
         :: queued[1] && but != 1 -> queued[1] = 0; fired[1]++; ret = 1
+#ifdef IDLE
+        :: idle[0] && but != 0 -> idle[0] = 0; ret = 1
+        :: idle[1] && but != 1 -> idle[1] = 0; ret = 1
+#endif
         :: !sleeping[HOME] && !(queued[0] && but != 0) && !(queued[1] && but != 1) -> ret = 0
         fi
     }
@@ -101,6 +109,9 @@ look:
               if
               :: queued[me] = 1
               :: fired[me] -> skip
+#ifdef IDLE
+              :: !idle[me] -> idle[me] = 1; fired[me]++
+#endif
               fi;
               covered[me] = 1
           };

@@ -111,6 +111,7 @@ static void requeue(void)
         sleep_ms(1);
     }
     atomic_store(&bed.gate, 1);
+    atomic_store(&bed.word, 1); /* who has just seen the gate closed does not sleep any more */
     SYS(futex(&bed.word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0));
     SYS(futex(&bed.other, FUTEX_WAKE, INT_MAX, NULL, NULL, 0));
     EQUAL(crew_join(crew), n);

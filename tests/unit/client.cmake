@@ -16,6 +16,7 @@ target_link_options(unit_client_block PRIVATE -Wl,--wrap=eg_sys_map)
 eg_runtime_test(client_pins SOURCES client_pins.c ${EG_PAGER}/pins.c ${EG_PAGER}/eg_range.c ${EG_PAGER}/block.c)
 eg_runtime_test(client_sum SOURCES client_sum.c ${EG_PAGER}/sum.c)
 eg_runtime_test(client_dir SOURCES client_dir.c ${CMAKE_SOURCE_DIR}/client/threads/dir.c)
+eg_runtime_test(client_sleep SOURCES client_sleep.c)
 eg_runtime_test(client_view SOURCES client_view.c ${CMAKE_SOURCE_DIR}/client/threads/view_text.c)
 # Only the pure part of fetch.c is under test: the linker drops the rest, and with it what the rest would need.
 eg_runtime_test(client_stream SOURCES client_stream.c ${EG_PAGER}/fetch.c)
