@@ -334,6 +334,14 @@ static int move_prepare(uint64_t old, uint64_t end, uint64_t delta)
     return 0;
 }
 
+/* Memory that is registered for the nodes alone, and all here: the kernel may make one mapping of it and the target's neighbour, and take the registration
+ * from both. */
+static void forget_watched(uint64_t start, uint64_t end)
+{
+    if (eg_rt.uffd >= 0)
+        eg_uffd_unregister(start, end);
+}
+
 static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t new_addr, int one)
 {
     uint64_t end = old + old_len;
@@ -378,6 +386,8 @@ static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flag
     if (armed && (eg_ranges_overlap(&eg_rt.ranges, start - EG_PAGE_BYTES, start) ||
                   eg_ranges_overlap(&eg_rt.ranges, start + new_len, start + new_len + EG_PAGE_BYTES)))
         eg_cap_home(old, end);
+    else if (!armed)
+        forget_watched(old, end);
     ret = remap(old, old_len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED | (flags & MREMAP_DONTUNMAP), start, one);
     if (eg_sys_failed(ret)) {
         if (armed)
@@ -460,6 +470,8 @@ static long by_kernel(uint64_t old, uint64_t old_len, uint64_t new_len, long fla
         eg_cap_release(to, to + new_len);
     if (over)
         eg_pager_quiesce(to, to + new_len);
+    if (old_len)
+        forget_watched(old, old + old_len);
     long ret = eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
     if (over && (!eg_sys_failed(ret) || !is_mapped(to, to + new_len)))
         eg_cap_remove(to, to + new_len);

@@ -22,7 +22,7 @@ void eg_grant_stores(void)
         eg_evict_room(n);
     int rc = eg_uffd_copy(stores.addr, stores.data, bytes, !stores.write);
     if (rc && !eg_freeze_discards(stores.addr)) /* a call that failed may have unmapped some of it; or it was a lost node's */
-        eg_die("cannot put a page back that was on a compute node", NULL, 0);
+        eg_die("cannot put a page back that was on a compute node", NULL, rc);
     EG_COUNT(pages_coherent_fetched, n);
     eg_far_dirty(stores.addr, n);
     stores.n = 0;

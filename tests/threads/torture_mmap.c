@@ -669,8 +669,45 @@ static void locked(void)
     SYS(munmap(at, 4 * PAGE));
 }
 
+/* ---- a mapping moves to right below another one: the kernel may make one of both ----------------------------------------- */
+
+enum { MOVED_PAGES = 16, BELOW_PAGES = 64 };
+
+static struct {
+    unsigned char *at; /* MOVED_PAGES, to where the other mapping moves, and as many in use */
+} beside;
+
+static void beside_body(struct member *me)
+{
+    const size_t len = MOVED_PAGES * PAGE;
+    unsigned char *in_use = beside.at + len;
+    unsigned char *other = map_private(BELOW_PAGES * PAGE), *end = other + BELOW_PAGES * PAGE - len;
+    for (size_t p = 0; p < MOVED_PAGES; p++)
+        fill_bytes(in_use + p * PAGE, PAGE, p + 1);
+    fill_bytes(other, PAGE, 99); /* its end is never touched */
+    CHECK(mremap(end, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, beside.at) == beside.at, "mremap: %s", strerror(errno));
+    fill_bytes(beside.at, PAGE, 98);
+    CHECK_BYTES(other, PAGE, 99);
+    SYS(munmap(other, BELOW_PAGES * PAGE - len));
+    me->sum = 1;
+}
+
+static void moved_beside(void)
+{
+    for (int i = 0; i < rounds(3); i++) {
+        beside.at = map_private(2 * MOVED_PAGES * PAGE);
+        EQUAL(crew_run(1, beside_body, NULL), 1);
+        CHECK_BYTES(beside.at, PAGE, 98);
+        CHECK_ZEROS(beside.at + PAGE, (MOVED_PAGES - 1) * PAGE);
+        for (size_t p = 0; p < MOVED_PAGES; p++)
+            CHECK_BYTES(beside.at + (MOVED_PAGES + p) * PAGE, PAGE, p + 1);
+        SYS(munmap(beside.at, 2 * MOVED_PAGES * PAGE));
+    }
+}
+
 static const struct sub_test tests[] = {
     {"churn", churn, "every call on mappings of one's own, every byte checked"},
+    {"moved_beside", moved_beside, "a mapping moves to beside another one, whose pages are away"},
     {"seen_by_all", seen_by_all, "one changes a mapping, all look"},
     {"neighbours", neighbours, "mappings come and go beside pages in use"},
     {"reserved", reserved, "64 GiB reserved, pieces made usable by threads"},
