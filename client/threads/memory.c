@@ -368,6 +368,20 @@ int eg_home_futex_again(long ret, const long a[6], int *tries)
     return 1;
 }
 
+/* The kernel gives a mutex with priority inheritance to who waits for it when its owner has ended, and writes the word then. It gives up if the word's page is
+ * away, and keeps to what it decided: the word gets its owner here. */
+long eg_home_futex_owned(long ret, const long a[6], int tries)
+{
+    int op = a[1] & 0x7f;
+    if (!tries || (ret && ret != -EDEADLK) || (op != FUTEX_LOCK_PI && op != FUTEX_LOCK_PI2))
+        return ret;
+    uint32_t *word = (uint32_t *)a[0], seen = __atomic_load_n(word, __ATOMIC_SEQ_CST), tid = (uint32_t)eg_sys0(SYS_gettid);
+    while (!(seen & FUTEX_TID_MASK))
+        if (__atomic_compare_exchange_n(word, &seen, seen | tid, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return 0;
+    return ret;
+}
+
 long eg_home_futex(const long a[6])
 {
     long ret;
@@ -375,7 +389,7 @@ long eg_home_futex(const long a[6])
     do
         ret = eg_sys6(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
     while (eg_home_futex_again(ret, a, &tries));
-    return ret;
+    return eg_home_futex_owned(ret, a, tries);
 }
 
 long eg_home_fork(long nr, const long arg[6])
