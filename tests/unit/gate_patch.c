@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <unwind.h>
 
 struct eg_rt eg_rt;
 
@@ -59,9 +60,21 @@ static const struct {
 
 static struct {
     struct eg_gate_frame frame;
-    int calls, pass, misaligned;
+    int calls, pass, misaligned, unwinds;
+    uint64_t rip, rbx, rbp, way_back; /* where unwinding ended: in the text, of which nobody knows more */
     long ret;
 } gate;
+
+static _Unwind_Reason_Code unwound(struct _Unwind_Context *context, void *arg)
+{
+    enum { DWARF_RBX = 3, DWARF_RBP = 6 };
+    (void)arg;
+    gate.rip = _Unwind_GetIP(context);
+    gate.rbx = _Unwind_GetGR(context, DWARF_RBX);
+    gate.rbp = _Unwind_GetGR(context, DWARF_RBP);
+    gate.way_back = *(const uint64_t *)_Unwind_GetCFA(context); /* what lies at the site's rsp */
+    return _URC_NO_REASON;
+}
 
 /* As unkind as C may be: every register that a function may change, and a good piece of stack. */
 long eg_gate_dispatch(struct eg_gate_frame *frame)
@@ -72,6 +85,8 @@ long eg_gate_dispatch(struct eg_gate_frame *frame)
     gate.misaligned |= (uint64_t)__builtin_frame_address(0) % 16 != 0;
     gate.frame = *frame;
     gate.calls++;
+    if (gate.unwinds)
+        _Unwind_Backtrace(unwound, NULL);
     frame->pass = gate.pass;
     __asm__ volatile("mov $0x0badc0de, %%eax\n mov %%rax, %%rcx\n mov %%rax, %%rdx\n mov %%rax, %%rsi\n mov %%rax, %%rdi\n"
                      "mov %%rax, %%r8\n mov %%rax, %%r9\n mov %%rax, %%r10\n mov %%rax, %%r11" ::
@@ -199,6 +214,27 @@ START_TEST(answered_call_returns_the_gates_value)
         ck_assert_int_eq((long)run.out[RAX], gate.ret);
         check_kept(&run, 0);
     }
+    stop();
+}
+END_TEST
+
+/* What a handler that unwinds finds beyond the gate is the site, with its registers. */
+START_TEST(gate_can_be_unwound)
+{
+    struct random_state r = {37};
+    start();
+    put_site(text + 64, calls[0].nr);
+    executable();
+    ck_assert_int_eq(eg_gate_patch(text, TEXT_BYTES, found, &patched_before), 1);
+    struct run run = random_run(&r, text + 64);
+    gate.unwinds = 1;
+    gate_patch_run(&run);
+    gate.unwinds = 0;
+    check_kept(&run, 0);
+    ck_assert_uint_eq(gate.rip, (uint64_t)text + 64 + 7);
+    ck_assert_uint_eq(gate.rbx, run.in[RBX]);
+    ck_assert_uint_eq(gate.rbp, run.in[RBP]);
+    ck_assert_uint_lt(gate.way_back - (uint64_t)gate_patch_run, 512);
     stop();
 }
 END_TEST
@@ -1108,6 +1144,7 @@ int main(void)
     Suite *suite = suite_create("gate_patch");
     TCase *tc = unit_case(suite, "patch", 120);
     tcase_add_loop_test(tc, answered_call_returns_the_gates_value, 0, N_CALLS);
+    tcase_add_test(tc, gate_can_be_unwound);
     tcase_add_loop_test(tc, passed_call_is_made_in_place, 0, sizeof refused / sizeof *refused);
     tcase_add_loop_test(tc, thread_may_come_home_before_any_instruction, 0, 2);
     tcase_add_loop_test(tc, other_jumps_are_no_site, 0, 3);
