@@ -61,7 +61,7 @@ static const struct {
 static struct {
     struct eg_gate_frame frame;
     int calls, pass, misaligned, unwinds;
-    uint64_t rip, rbx, rbp, way_back; /* where unwinding ended: in the text, of which nobody knows more */
+    uint64_t rip, rbx, rbp, rsp, way_back; /* where unwinding ended: in the text, of which nobody knows more */
     long ret;
 } gate;
 
@@ -72,7 +72,7 @@ static _Unwind_Reason_Code unwound(struct _Unwind_Context *context, void *arg)
     gate.rip = _Unwind_GetIP(context);
     gate.rbx = _Unwind_GetGR(context, DWARF_RBX);
     gate.rbp = _Unwind_GetGR(context, DWARF_RBP);
-    gate.way_back = *(const uint64_t *)_Unwind_GetCFA(context); /* what lies at the site's rsp */
+    gate.rsp = _Unwind_GetCFA(context);
     return _URC_NO_REASON;
 }
 
@@ -85,8 +85,10 @@ long eg_gate_dispatch(struct eg_gate_frame *frame)
     gate.misaligned |= (uint64_t)__builtin_frame_address(0) % 16 != 0;
     gate.frame = *frame;
     gate.calls++;
-    if (gate.unwinds)
+    if (gate.unwinds) {
         _Unwind_Backtrace(unwound, NULL);
+        gate.way_back = *(const uint64_t *)gate.rsp;
+    }
     frame->pass = gate.pass;
     __asm__ volatile("mov $0x0badc0de, %%eax\n mov %%rax, %%rcx\n mov %%rax, %%rdx\n mov %%rax, %%rsi\n mov %%rax, %%rdi\n"
                      "mov %%rax, %%r8\n mov %%rax, %%r9\n mov %%rax, %%r10\n mov %%rax, %%r11" ::
