@@ -140,11 +140,19 @@ static long remap(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, 
     return (long)to;
 }
 
+/* Memory that is registered for the nodes alone, and all here, before it moves: the kernel may make one mapping of it and the target's neighbour, and take
+ * the registration from both. */
+static void forget_watched(uint64_t start, uint64_t end)
+{
+    if (eg_rt.uffd >= 0 && start < end)
+        eg_uffd_unregister(start, end);
+}
+
 long eg_cap_remap_home(const long a[6])
 {
     uint64_t old = (uint64_t)a[0], old_len = eg_page_up((uint64_t)a[1]), new_len = eg_page_up((uint64_t)a[2]);
-    if (old % EG_PAGE_BYTES == 0 && old_len && old_len <= (1ull << EG_ADDR_BITS) - old)
-        eg_uffd_unregister(old, old + old_len);
+    if (old % EG_PAGE_BYTES == 0 && old_len <= (1ull << EG_ADDR_BITS) - old)
+        forget_watched(old, old + old_len);
     long ret = eg_sys5(SYS_mremap, a[0], a[1], a[2], a[3], a[4]);
     if (ret != -EFAULT || !new_len || a[3] & MREMAP_DONTUNMAP)
         return ret;
@@ -334,14 +342,6 @@ static int move_prepare(uint64_t old, uint64_t end, uint64_t delta)
     return 0;
 }
 
-/* Memory that is registered for the nodes alone, and all here: the kernel may make one mapping of it and the target's neighbour, and take the registration
- * from both. */
-static void forget_watched(uint64_t start, uint64_t end)
-{
-    if (eg_rt.uffd >= 0)
-        eg_uffd_unregister(start, end);
-}
-
 static long cap_move(uint64_t old, uint64_t old_len, uint64_t new_len, long flags, uint64_t new_addr, int one)
 {
     uint64_t end = old + old_len;
@@ -470,8 +470,7 @@ static long by_kernel(uint64_t old, uint64_t old_len, uint64_t new_len, long fla
         eg_cap_release(to, to + new_len);
     if (over)
         eg_pager_quiesce(to, to + new_len);
-    if (old_len)
-        forget_watched(old, old + old_len);
+    forget_watched(old, old + old_len);
     long ret = eg_sys5(SYS_mremap, old, old_len, new_len, flags, to);
     if (over && (!eg_sys_failed(ret) || !is_mapped(to, to + new_len)))
         eg_cap_remove(to, to + new_len);

@@ -201,9 +201,7 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     __atomic_store_n(&t->in_call, 1, __ATOMIC_SEQ_CST);
     do
         eg_thread_call(t);
-    while (nr == SYS_futex && eg_home_futex_again(t->ret, a, &tries));
-    if (nr == SYS_futex)
-        t->ret = eg_home_futex_owned(t->ret, a, tries);
+    while (nr == SYS_futex && eg_home_futex_again(&t->ret, a, &tries));
     t->ret = interrupted ? -EINTR : t->ret;
     __atomic_store_n(&t->in_call, 0, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&eg_home.halt, __ATOMIC_SEQ_CST) == t->tid) /* it is being stopped */

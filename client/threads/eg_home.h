@@ -253,12 +253,9 @@ long eg_home_fork(long nr, const long arg[6]);
 int eg_home_futex_writes(long op);
 /* eg_home_futex - such a call, again when the page was away or a stand-in in its way. Context: the program's stack and mask. */
 long eg_home_futex(const long arg[6]);
-/* eg_home_futex_again - after EFAULT: the words' pages are brought home; after EINVAL: stand-ins leave the words. tries: 0 at first. Returns: 1 (worth
- * another try), 0 (not this call or error, no such memory, or often enough). */
-int eg_home_futex_again(long ret, const long arg[6], int *tries);
-/* eg_home_futex_owned - after the last try: a mutex that the kernel gave to this thread is its own in the word, too. Context: any thread of the program.
- * Returns: the call's result. */
-long eg_home_futex_owned(long ret, const long arg[6], int tries);
+/* eg_home_futex_again - after EFAULT: the words' pages are brought home; after EINVAL: stand-ins leave the words. ret: the call's result, of the last try as
+ * libc is to see it. tries: 0 at first. Returns: 1 (worth another try), 0 (not this call or error, no such memory, or often enough). */
+int eg_home_futex_again(int64_t *ret, const long arg[6], int *tries);
 
 /* --- proxy.c, slot.c, begin.c, call.c, end.c, halt.c --- */
 /* eg_home_clone - clone or clone3 of a new thread, by the program's thread whose registers are `state` (at the instruction where the

@@ -354,26 +354,12 @@ int eg_home_futex_writes(long op)
     }
 }
 
-int eg_home_futex_again(long ret, const long a[6], int *tries)
-{
-    int op = a[1] & 0x7f, two = op == FUTEX_WAKE_OP || op == FUTEX_WAIT_REQUEUE_PI || op == FUTEX_CMP_REQUEUE_PI;
-    uint64_t word[2] = {(uint64_t)a[0], (uint64_t)a[4]};
-    if (!eg_home_futex_writes(a[1]) || (*tries)++ >= (ret == -EFAULT ? FUTEX_TRIES : ret == -EINVAL ? FUTEX_TRIES_LEAVING : 0))
-        return 0;
-    for (int i = 0; i < 1 + two; i++)
-        if (ret == -EINVAL) /* whether one left or another thread has just done the same: again */
-            eg_sleep_leave(word[i]);
-        else if (eg_sys3(SYS_madvise, word[i] & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE))
-            return 0;
-    return 1;
-}
-
 /* The kernel gives a mutex with priority inheritance to who waits for it when its owner has ended, and writes the word then. It gives up if the word's page is
- * away, and keeps to what it decided: the word gets its owner here. */
-long eg_home_futex_owned(long ret, const long a[6], int tries)
+ * away, and keeps to what it decided: the word gets its owner here. Returns: the call's result. */
+static long futex_owned(long ret, const long a[6])
 {
     int op = a[1] & 0x7f;
-    if (!tries || (ret && ret != -EDEADLK) || (op != FUTEX_LOCK_PI && op != FUTEX_LOCK_PI2))
+    if ((ret && ret != -EDEADLK) || (op != FUTEX_LOCK_PI && op != FUTEX_LOCK_PI2))
         return ret;
     uint32_t *word = (uint32_t *)a[0], seen = __atomic_load_n(word, __ATOMIC_SEQ_CST), tid = (uint32_t)eg_sys0(SYS_gettid);
     while (!(seen & FUTEX_TID_MASK))
@@ -382,14 +368,34 @@ long eg_home_futex_owned(long ret, const long a[6], int tries)
     return ret;
 }
 
+int eg_home_futex_again(int64_t *ret, const long a[6], int *tries)
+{
+    int op = a[1] & 0x7f, two = op == FUTEX_WAKE_OP || op == FUTEX_WAIT_REQUEUE_PI || op == FUTEX_CMP_REQUEUE_PI;
+    int most = *ret == -EFAULT ? FUTEX_TRIES : *ret == -EINVAL ? FUTEX_TRIES_LEAVING : 0;
+    uint64_t word[2] = {(uint64_t)a[0], (uint64_t)a[4]};
+    if (!eg_home_futex_writes(a[1]))
+        return 0;
+    if (*tries >= most) {
+        *ret = *tries ? futex_owned(*ret, a) : *ret;
+        return 0;
+    }
+    ++*tries;
+    for (int i = 0; i < 1 + two; i++)
+        if (*ret == -EINVAL) /* whether one left or another thread has just done the same: again */
+            eg_sleep_leave(word[i]);
+        else if (eg_sys3(SYS_madvise, word[i] & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE))
+            return 0;
+    return 1;
+}
+
 long eg_home_futex(const long a[6])
 {
-    long ret;
+    int64_t ret;
     int tries = 0;
     do
         ret = eg_sys6(SYS_futex, a[0], a[1], a[2], a[3], a[4], a[5]);
-    while (eg_home_futex_again(ret, a, &tries));
-    return eg_home_futex_owned(ret, a, tries);
+    while (eg_home_futex_again(&ret, a, &tries));
+    return ret;
 }
 
 long eg_home_fork(long nr, const long arg[6])

@@ -25,6 +25,7 @@ static long sys6(long nr, long a, long b, long c, long d, long e, long f)
 #define NODE 1u
 #define OTHER 0u
 #define MOMENT_US 200
+#define WORDS 8u
 #define PATIENCE 25000 /* moments */
 
 struct eg_rt eg_rt;
@@ -36,7 +37,7 @@ static struct {
     uint64_t addr;
 } said;
 static int gate, slow;
-static uint32_t word[64];
+static uint32_t word[WORDS];
 
 void eg_home_wake(void) {}
 
@@ -201,7 +202,7 @@ static void *waker(void *arg)
 {
     uint32_t *stop = arg;
     for (uint32_t i = 0; !__atomic_load_n(stop, __ATOMIC_SEQ_CST); i++)
-        wake(&word[i % 8], i % 3 ? 1 : 9);
+        wake(&word[i % WORDS], i % 3 ? 1 : 9);
     return NULL;
 }
 
@@ -211,17 +212,17 @@ START_TEST(moved_and_woken)
     pthread_t thread;
     uint32_t stop = 0;
     ck_assert_int_eq(pthread_create(&thread, NULL, waker, &stop), 0);
-    for (int i = 0; i < 20000; i++) {
-        cover(&word[i * 7 % 8]);
+    for (uint32_t i = 0; i < 20000; i++) {
+        cover(&word[i * 7 % WORDS]);
         eg_sleep_turn();
     }
-    stop = 1;
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
     pthread_join(thread, NULL);
-    for (int w = 0; w < 8; w++)
+    for (uint32_t w = 0; w < WORDS; w++)
         wake(&word[w], 9);
     for (int i = 0; i < 200; i++, usleep(MOMENT_US)) /* all are idle again */
         eg_sleep_turn();
-    for (int w = 0; w < 8; w++) {
+    for (uint32_t w = 0; w < WORDS; w++) {
         cover_soon(&word[w]);
         ck_assert_int_eq(wake(&word[w], 9), 1);
         fired(&word[w]);
