@@ -199,6 +199,18 @@ static int by_relay(const struct cli_pool *pool, int node, const struct eg_addr 
     return 0;
 }
 
+/* Who waits for a moment by reading a word again and again: with threads on nodes that takes the word's page from whoever is about to write it, and the
+ * processor from who shares it, when the slots are this machine's. OpenMP's runtimes do so for milliseconds as long as there seem to be processors enough.
+ * A thousand turns, libgomp's own number when there are not, cost little at home (`auto`). */
+static void openmp_waits(enum eg_threads_mode mode)
+{
+    if (getenv("OMP_WAIT_POLICY"))
+        return;
+    setenv("GOMP_SPINCOUNT", "1000", 0);
+    if (mode == EG_THREADS_REMOTE)
+        setenv("OMP_WAIT_POLICY", "passive", 0);
+}
+
 int cli_compute_publish(struct cli_compute *compute, struct cli_pool *pool)
 {
     for (int i = 0; i < compute->n_embedded; i++) {
@@ -221,5 +233,7 @@ int cli_compute_publish(struct cli_compute *compute, struct cli_pool *pool)
         cli_pool_add_node(pool, &addr, compute->slots[i], compute->flags[i]);
     }
     pool->map->threads_mode = (uint32_t)(compute->n_nodes && !compute->mode_given ? EG_THREADS_REMOTE : compute->mode);
+    if (compute->n_nodes && pool->map->threads_mode != EG_THREADS_HOME)
+        openmp_waits((enum eg_threads_mode)pool->map->threads_mode);
     return 0;
 }

@@ -312,6 +312,10 @@ static int nodes_private(struct dl_phdr_info *info, size_t bytes, void *arg)
                 uint64_t end = (info->dlpi_addr + r->p_vaddr + r->p_memsz) & ~(uint64_t)(EG_PAGE_BYTES - 1);
                 if (r->p_type == PT_GNU_RELRO && end > lo && end < hi)
                     lo = end;
+                if (r->p_type == PT_LOAD && r->p_flags & PF_X) {
+                    eg_home.code_lo = info->dlpi_addr + r->p_vaddr;
+                    eg_home.code_hi = eg_home.code_lo + r->p_memsz;
+                }
             }
             eg_home_private_add(lo, hi);
         }

@@ -155,16 +155,23 @@ static struct span neighbours(struct eg_dir_chunk *c, uint32_t node, uint64_t ad
     return (struct span){lo < in.lo ? in.lo : lo, lo + bytes > in.hi ? in.hi : lo + bytes};
 }
 
+static struct eg_thread *slot_thread(const struct eg_node *n, unsigned slot)
+{
+    return slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+}
+
 /* A worker's thread asks. wanted: pages that it is known to want from addr on; 0: this one. */
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted)
 {
     static struct eg_reader seen[1024];
     struct eg_area area;
-    struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&eg_home.node[node]->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    struct eg_thread *t = slot_thread(eg_home.node[node], slot);
     if (!eg_home.node[node]->alive)
         return; /* the thread starts again elsewhere */
-    if (t && !t->asked_ns)
+    if (t && !t->asked_ns) {
         t->asked_ns = eg_agent.now_ns;
+        eg_near_asks(&t->shares, addr);
+    }
     if (addr & (EG_PAGE_BYTES - 1) || eg_home_is_private(addr)) {
         eg_send_deny(node, slot, addr);
         return;
@@ -313,8 +320,12 @@ static int node_turn(uint32_t k)
             break;
         const uint8_t *data = n->in + at + sizeof m;
         at += sizeof m + payload;
-        if (m.took_ns && (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE))
+        if (m.took_ns && (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE)) {
+            struct eg_thread *t = slot_thread(n, m.slot);
             eg_account_time(eg_rt.row->coherent_fault_hist, m.took_ns);
+            if (t && t->shares.last)
+                t->shares.waited_ns += m.took_ns;
+        }
         switch (m.type) {
         case EG_CO_GET_SHARED:
         case EG_CO_GET_EXCLUSIVE: eg_agent_get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 0); break;

@@ -14,8 +14,9 @@
 #define COST_MOST_PERCENT 10u
 #define COST_MOST_HERE_PERCENT 3u
 #define COST_SMALL_NS 3000000u
-#define STAY_NS 500000000u /* others then stay here for a while; twice as long each time */
-#define STAY_MAX_NS 60000000000u
+#define WHILE_NS 500000000u
+#define WHILE_MAX_NS 60000000000u
+#define TOGETHER_MOST 4u /* threads for a slot */
 #define CLONE3_BYTES 88 /* what is known of them */
 #define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
 
@@ -34,17 +35,52 @@ enum eg_clones eg_home_clones(long nr, const long arg[6])
     return EG_CLONES_IN_PLACE;
 }
 
+void eg_while_again(struct eg_while *w)
+{
+    uint64_t now = eg_sys_now_ns(), ns = __atomic_load_n(&w->for_ns, __ATOMIC_RELAXED) * 2;
+    ns = ns < WHILE_NS ? WHILE_NS : ns > WHILE_MAX_NS ? WHILE_MAX_NS : ns;
+    if (now < __atomic_load_n(&w->until_ns, __ATOMIC_RELAXED))
+        return; /* one of several that were seen together */
+    __atomic_store_n(&w->for_ns, ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&w->until_ns, now + ns, __ATOMIC_RELAXED);
+}
+
+int eg_while_is(const struct eg_while *w)
+{
+    return eg_sys_now_ns() < __atomic_load_n(&w->until_ns, __ATOMIC_RELAXED);
+}
+
+static int takes_threads(uint32_t k)
+{
+    return eg_home.node[k] && eg_home.node[k]->alive && !eg_home.node[k]->refuses;
+}
+
+/* Threads that share go where most are, while it is not too full. Returns: that node, -1. */
+static int place_together(void)
+{
+    int best = -1;
+    if (!eg_while_is(&eg_home.together))
+        return -1;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+        if (takes_threads(k) && eg_home.node[k]->n_threads && eg_home.node[k]->n_threads < TOGETHER_MOST * eg_home.node[k]->config->slots &&
+            (best < 0 || eg_home.node[k]->n_threads > eg_home.node[best]->n_threads))
+            best = (int)k;
+    return best;
+}
+
 /* The node with the fewest threads for its slots; of several, the one that has the new thread's stack from its last user, else they take turns. */
 int eg_home_place(uint64_t stack)
 {
     uint32_t n = eg_home.n_nodes, best = n;
-    int near = eg_home_owner(stack - EG_PAGE_BYTES);
+    int near = eg_home_owner(stack - EG_PAGE_BYTES), together = place_together();
+    if (together >= 0)
+        return together;
     if (near >= 0 && (uint32_t)near < n)
         eg_home.next_node = (uint32_t)near;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t k = (eg_home.next_node + i) % n;
         const struct eg_node *x = eg_home.node[k], *y = best < n ? eg_home.node[best] : NULL;
-        if (x && x->alive && !x->refuses && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
+        if (takes_threads(k) && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
             best = k;
     }
     eg_home.next_node = best + 1;
@@ -57,7 +93,7 @@ static int goes_out(void)
     uint32_t here = 1;
     if (eg_rt.pool->threads_mode != EG_THREADS_AUTO)
         return eg_rt.pool->threads_mode == EG_THREADS_REMOTE;
-    if (eg_sys_now_ns() < __atomic_load_n(&eg_home.stay_until_ns, __ATOMIC_RELAXED))
+    if (eg_while_is(&eg_home.stay))
         return 0;
     uint32_t processors = eg_sys_bits(eg_rt.affinity, sizeof eg_rt.affinity / sizeof *eg_rt.affinity);
     for (uint32_t i = 0; i < eg_home.n_threads; i++)
@@ -74,16 +110,6 @@ int eg_home_pays(const struct eg_thread *t)
     return cost < (eg_sys_now_ns() - t->start_ns) / 100 * percent;
 }
 
-void eg_home_costly(void)
-{
-    uint64_t now = eg_sys_now_ns(), stay = __atomic_load_n(&eg_home.stay_ns, __ATOMIC_RELAXED) * 2;
-    stay = stay < STAY_NS ? STAY_NS : stay > STAY_MAX_NS ? STAY_MAX_NS : stay;
-    if (now < __atomic_load_n(&eg_home.stay_until_ns, __ATOMIC_RELAXED))
-        return; /* one of several that went out together */
-    __atomic_store_n(&eg_home.stay_ns, stay, __ATOMIC_RELAXED);
-    __atomic_store_n(&eg_home.stay_until_ns, now + stay, __ATOMIC_RELAXED);
-}
-
 /* A thread that is to be on a node soon: nothing is known of what it costs there. */
 static void begun(struct eg_thread *t)
 {
@@ -92,8 +118,8 @@ static void begun(struct eg_thread *t)
     t->busy_percent = 100;
     t->start_ns = eg_sys_now_ns();
     t->moved_ns = t->cost_ns = 0;
-    memset(t->from, 0, sizeof t->from);
-    t->n_asked = 0;
+    memset(&t->shares, 0, sizeof t->shares);
+    t->shares.since_ns = t->start_ns;
 }
 
 struct eg_thread *eg_home_visitor(void)

@@ -166,7 +166,7 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     __atomic_fetch_add(&t->cost_ns, CALL_COST_NS, __ATOMIC_RELAXED);
     int costly = !eg_home_pays(t);
     if (costly)
-        eg_home_costly();
+        eg_while_again(&eg_home.stay);
     if (costly || goes_home(nr, a)) {
         struct eg_call come = {.type = EG_CALL_HOME};
         eg_proxy_transfer(t, SYS_sendto, &come, sizeof come);

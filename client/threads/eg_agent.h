@@ -38,12 +38,21 @@ void eg_send_deny(uint32_t k, unsigned slot, uint64_t addr);
 /* --- near.c --- */
 /* eg_near_kick - the thread, in this slot of node k, is to come home. Context: agent. */
 void eg_near_kick(struct eg_thread *t, uint32_t k, unsigned slot);
-/* eg_near_turn - looks how much each thread runs, now and then. Context: agent, each turn. */
+/* eg_near_turn - looks how much each thread runs, now and then; one may go where there is more room. Context: agent, each turn. */
 void eg_near_turn(void);
-/* eg_near_visit - a thread at home wants what node k has. Context: agent. */
-void eg_near_visit(uint32_t tid, uint32_t k);
+/* eg_near_asks - a thread asks for that page. Context: agent. */
+void eg_near_asks(struct eg_shares *s, uint64_t addr);
+/* eg_near_visit - a thread at home wants that page, which node k has. Context: agent, before it is given the page. */
+void eg_near_visit(uint32_t tid, uint32_t k, uint64_t addr);
+/* eg_near_waited - the same thread waited so long for it. Context: agent. */
+void eg_near_waited(uint32_t tid, uint64_t ns);
 /* eg_near_answered - a thread's request is answered: what that cost it. Context: agent. */
 void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot);
+
+/* --- summon.c --- */
+/* eg_summon - the thread, which waits at home for a page, is to make its visit (eg_home.visit) from there. Context: agent, before it is given the page.
+ * Returns: 1; 0: it cannot just now. */
+int eg_summon(uint32_t tid);
 
 /* --- sleep.c --- */
 /* eg_sleep_cover - a thread of node k would sleep on the futex at addr, there. Context: agent. */

@@ -69,6 +69,15 @@ struct eg_run {
     uint32_t n_pages;
 };
 
+/* What a thread has asked for since then. */
+struct eg_shares {
+    uint64_t since_ns, waited_ns; /* it has waited so long for pages that others had */
+    uint64_t page[8];             /* the last ones */
+    uint16_t from[EG_HOME_NODES]; /* requests for which that node had to give something up */
+    uint16_t n, again;            /* all; for one of the last ones again */
+    uint8_t last;                 /* others had the last one */
+};
+
 enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
 
 /* One thread of the program that the gate saw begin, at the start of its private memory. threads.S knows the first fields. */
@@ -91,8 +100,7 @@ struct eg_thread {
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */
     uint64_t start_ns;
     uint64_t asked_ns; /* since then it waits for a page; the agent's */
-    uint16_t from[EG_HOME_NODES]; /* requests for which that node had to give something up, lately; the agent's, as the next two */
-    uint16_t n_asked;
+    struct eg_shares shares; /* the agent's, as the next */
     uint64_t moved_ns;
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
@@ -143,6 +151,11 @@ struct eg_dir_chunk {
  * range is to be on its way; SETTLED: it is so; DROP: what is away is forgotten where it is, and then FROZEN. */
 enum { EG_REQ_NONE = 0, EG_REQ_HELD = 1, EG_REQ_FREEZE = 2, EG_REQ_FROZEN = 3, EG_REQ_SETTLE = 4, EG_REQ_SETTLED = 5, EG_REQ_DROP = 6 };
 
+/* Something that threads do differently until then, because of what was seen; twice as long each time. */
+struct eg_while {
+    uint64_t until_ns, for_ns;
+};
+
 struct eg_home {
     uint8_t on;        /* this run has compute nodes */
     uint8_t far;       /* and memory servers */
@@ -155,11 +168,13 @@ struct eg_home {
     uint32_t pulse_ms; /* EG_HOME_PULSE_MS; ENDGAME_PULSE_MS, for tests */
     uint32_t n_processors;
     uint8_t loaded;    /* more threads want to run here than there are processors */
-    uint64_t stay_until_ns, stay_ns; /* auto: threads stay here until then, because it did not pay; for how long the last time */
+    struct eg_while stay;     /* auto: threads stay here, because it did not pay */
+    struct eg_while together; /* new threads go where most are, because they share */
     uint64_t process;
     uint64_t vdso, vvar, vdso_end;
     uint64_t private_lo[48], private_hi[48]; /* the runtime's own memory, beside the arena; the RDMA library's is in many pieces */
     uint32_t n_private;
+    uint64_t code_lo, code_hi; /* the runtime's */
     struct eg_thread *thread[EG_THREADS];
     uint32_t n_threads;
 
@@ -276,6 +291,8 @@ struct eg_thread *eg_home_thread(uint32_t tid);
 struct eg_thread *eg_home_starting(void);
 /* eg_home_begin - it goes, with these registers and its present signal mask; it comes back elsewhere. Context: as before. */
 __attribute__((noreturn)) void eg_home_begin(struct eg_thread *thread, const struct eg_thread_state *state);
+/* eg_home_begin_at - the same, from a signal frame. Context: its handler, signals blocked. */
+__attribute__((noreturn)) void eg_home_begin_at(struct eg_thread *thread, const struct eg_ucontext *uc);
 /* eg_home_come - before a fork: if this is a handler, in a call that is made for a thread that is away, the child will need the registers to return to:
  * they come home, and the thread with them. Context: gate stack, signals blocked. */
 void eg_home_come(void);
@@ -283,8 +300,9 @@ void eg_home_come(void);
 struct eg_thread *eg_home_visitor(void);
 /* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
 int eg_home_pays(const struct eg_thread *thread);
-/* eg_home_costly - a thread comes home because it did not pay: the next ones stay for a while. */
-void eg_home_costly(void);
+/* eg_while_again - it is so from now on, if it is not already. eg_while_is - is it? Context: any. */
+void eg_while_again(struct eg_while *w);
+int eg_while_is(const struct eg_while *w);
 /* eg_home_halt - nobody makes a memory call, and the thread is at home, or its node waits for the end of a call, until eg_home_halted. Context: the gate, in a
  * process that shares the program's memory; the agent runs. eg_home_between: was it stopped in the runtime, with that stack pointer, on its way? */
 void eg_home_halt(uint32_t tid);

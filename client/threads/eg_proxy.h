@@ -26,6 +26,11 @@ void eg_proxy_stream_left(struct eg_thread *t);
 /* eg_proxy_transfer - all of it, by SYS_sendto or SYS_recvfrom; ends in eg_proxy_lost otherwise. Context: proxy. */
 void eg_proxy_transfer(struct eg_thread *t, long nr, void *data, size_t bytes);
 
+/* eg_task_text - what /proc says of one of our threads in the file of that name ("/status"), up to a zero. Context: any. Returns: buf; "" in it: nothing. */
+const char *eg_task_text(uint32_t tid, const char *name, char *buf, size_t bytes);
+/* eg_task_mask - of its status: the mask behind "\nSigBlk:\t", or another one. Context: any. Returns: ~0: unknown. */
+uint64_t eg_task_mask(uint32_t tid, const char *line);
+
 /* --- begin.c --- */
 /* eg_home_place - which node a new thread goes to. stack: its top. Context: the start lock held. Returns: -1: none. */
 int eg_home_place(uint64_t stack);

@@ -15,6 +15,7 @@
 static struct {
     uint32_t tid;
     uint8_t again;
+    uint64_t asked_ns;
 } askers[EG_HOME_HELD];
 static uint32_t n_askers;
 
@@ -22,6 +23,7 @@ static unsigned asker_note(uint64_t page, uint32_t tid, int missing)
 {
     unsigned k = n_askers++ % EG_HOME_HELD;
     askers[k].tid = tid;
+    askers[k].asked_ns = eg_agent.now_ns;
     uint64_t given_ns = 0, other_ns = 0;
     struct eg_home_held *other = NULL;
     for (uint32_t i = 0; i < EG_HOME_HELD; i++) {
@@ -88,8 +90,10 @@ void eg_fault_granted(uint64_t addr, unsigned slot, int write, int stored)
     }
     if (slot == EG_SLOT_FREEZE)
         eg_home.pending--;
-    else if (slot < EG_HOME_HELD)
+    else if (slot < EG_HOME_HELD) {
+        eg_near_waited(askers[slot].tid, eg_agent.now_ns - askers[slot].asked_ns);
         held_note(addr / EG_PAGE_BYTES, slot);
+    }
 }
 
 static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
@@ -153,7 +157,7 @@ void eg_fault_home(const struct uffd_msg *m)
     }
     unsigned by = p->state == EG_DIR_SHARED ? (unsigned)__builtin_ctzll(p->sharers) : eg_dir_busy(p) && p->agent ? p->agent : p->owner;
     if (by)
-        eg_near_visit(tid, by - 1);
+        eg_near_visit(tid, by - 1, addr);
     eg_agent.absent = 0;
     static struct eg_reader seen[64]; /* of home's threads */
     uint32_t window = eg_ahead(&seen[tid % 64], c, page, wp, 0);

@@ -137,7 +137,7 @@ void eg_grant_recalls(void)
 static void recalls_add(uint64_t addr, uint32_t node, enum eg_co_type type, unsigned flags)
 {
     if (eg_agent.asking)
-        eg_agent.asking->from[node]++;
+        eg_agent.asking->shares.from[node]++;
     if (recalls.n && (recalls.node != node || recalls.type != type || recalls.flags != flags || recalls.n == EG_CO_MAX_PAGES ||
                       recalls.addr + (uint64_t)recalls.n * EG_PAGE_BYTES != addr))
         eg_grant_recalls();

@@ -54,27 +54,6 @@ void eg_proxy_home(struct eg_thread *t)
     eg_frame_return(sp);
 }
 
-/* Signals that wait for the calling thread alone. */
-static uint64_t own_pending(void)
-{
-    static const char line[] = "\nSigPnd:\t";
-    char buf[2048];
-    uint64_t mask = 0;
-    long fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/status", 02000000, 0);
-    long n = eg_sys_failed(fd) ? -1 : eg_sys3(SYS_read, fd, buf, sizeof buf - 1);
-    if (!eg_sys_failed(fd))
-        eg_sys1(SYS_close, fd);
-    if (n <= 0)
-        return ~0ull;
-    buf[n] = 0;
-    for (long i = 0; i + (long)sizeof line <= n; i++)
-        if (memcmp(buf + i, line, sizeof line - 1) == 0) {
-            eg_str_hex(buf + i + sizeof line - 1, &mask);
-            return mask;
-        }
-    return ~0ull;
-}
-
 /* Signals to the process would call all threads home that are away. The first thread would have got them: if it is away, too, and takes them, it alone
  * comes. */
 static int for_the_first(const struct eg_thread *t)
@@ -84,7 +63,7 @@ static int for_the_first(const struct eg_thread *t)
     if (!first || first->where != EG_AWAY || eg_sys2(SYS_rt_sigpending, &pending, 8))
         return 0;
     pending &= ~t->mask;
-    return !(pending & __atomic_load_n(&first->mask, __ATOMIC_RELAXED)) && !(pending & own_pending());
+    return !(pending & __atomic_load_n(&first->mask, __ATOMIC_RELAXED)) && !(pending & eg_task_mask(t->tid, "\nSigPnd:\t") /* for this thread alone */);
 }
 
 /* Until the thread says something, or a signal for it comes. */
@@ -341,17 +320,33 @@ static long begin_on_own_stack(void *thread)
     away(t);
 }
 
-void eg_home_begin(struct eg_thread *t, const struct eg_thread_state *state)
+/* With the registers in its slot, and extended state, as the kernel has them of the calling thread but for the mask. */
+static __attribute__((noreturn)) void begin(struct eg_thread *t)
 {
-    uint64_t all = ~0ull;
-    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &t->mask, 8);
     uint64_t robust = eg_home_robust_off();
     t->robust = robust ? robust : t->robust; /* one that has come home before: the kernel may have none any more */
-    t->state = *state;
     t->state.tid = t->tid;
-    t->state.xstate_bytes = eg_frame_xsave(t->xstate);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &t->state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &t->state.gs_base);
     eg_gate_call_on((uint8_t *)t + EG_THREAD_BYTES, begin_on_own_stack, t);
     __builtin_unreachable();
+}
+
+void eg_home_begin(struct eg_thread *t, const struct eg_thread_state *state)
+{
+    uint64_t all = ~0ull;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &t->mask, 8);
+    t->state = *state;
+    t->state.xstate_bytes = eg_frame_xsave(t->xstate);
+    begin(t);
+}
+
+void eg_home_begin_at(struct eg_thread *t, const struct eg_ucontext *uc)
+{
+    t->mask = uc->mask;
+    memset(&t->state, 0, sizeof t->state);
+    memcpy(&t->state.r8, uc->mc.regs, sizeof uc->mc.regs);
+    t->state.xstate_bytes = eg_frame_xstate_bytes(uc->mc.fpstate);
+    memcpy(t->xstate, uc->mc.fpstate, t->state.xstate_bytes);
+    begin(t);
 }

@@ -79,6 +79,33 @@ int *eg_home_fd(uint32_t k)
     return NULL;
 }
 
+const char *eg_task_text(uint32_t tid, const char *name, char *buf, size_t bytes)
+{
+    char path[64];
+    size_t n = eg_str_put(path, sizeof path, 0, "/proc/self/task/");
+    n = eg_str_put_u64(path, sizeof path, n, tid);
+    path[eg_str_put(path, sizeof path - 1, n, name)] = 0;
+    long fd = eg_fd_new(SYS_openat, -100, (long)path, 02000000, 0);
+    long got = eg_sys_failed(fd) ? -1 : eg_sys3(SYS_read, fd, buf, bytes - 1);
+    if (!eg_sys_failed(fd))
+        eg_sys1(SYS_close, fd);
+    buf[got > 0 ? got : 0] = 0;
+    return buf;
+}
+
+uint64_t eg_task_mask(uint32_t tid, const char *line)
+{
+    char buf[2048];
+    uint64_t mask = ~0ull;
+    size_t len = eg_strlen(line);
+    for (const char *at = eg_task_text(tid, "/status", buf, sizeof buf); *at; at++)
+        if (*at == *line && (size_t)(buf + sizeof buf - at) > len && memcmp(at, line, len) == 0) {
+            eg_str_hex(at + len, &mask);
+            break;
+        }
+    return mask;
+}
+
 int eg_proxy_stream_take(struct eg_thread *t)
 {
     struct eg_node *n = eg_home.node[t->node];

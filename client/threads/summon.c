@@ -1,0 +1,72 @@
+/* summon.c - a thread at home that should be on a node, and makes no call by which it could go (it spins, or its futex calls are in code that is not
+ * patched), is sent a signal while it waits for a page: it goes from the instruction that does. */
+#include "client/threads/eg_agent.h"
+#include "client/threads/eg_proxy.h"
+
+#include "client/gate/eg_signals.h"
+#include "client/pager/eg_pager.h"
+
+#include <signal.h>
+
+#define SUMMONS SIGSTKFLT /* nobody sends it; and only while the program has left it at its default */
+#define BIT(sig) (1ull << ((sig) - 1))
+#define SA_RESTORER 0x04000000u
+#define ALT_AUTODISARM (1u << 31)
+#define STACK_LEFT (32u << 10)
+
+struct action {
+    uint64_t handler, flags, restorer, mask;
+};
+
+static void on_summons(int signal, siginfo_t *info, struct eg_ucontext *uc)
+{
+    static const struct action by_default;
+    uint64_t all = ~0ull;
+    eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
+    struct action now;
+    if (!eg_sys4(SYS_rt_sigaction, signal, 0, &now, 8) && now.handler == (uint64_t)on_summons)
+        eg_sys4(SYS_rt_sigaction, signal, &by_default, 0, 8);
+    if (info->si_code != SI_QUEUE || info->si_ptr != &eg_home) { /* not the agent's: it comes again once this handler is left, and does what it does */
+        eg_sys3(SYS_tgkill, eg_rt.pid, eg_sys0(SYS_gettid), signal);
+        return;
+    }
+    struct eg_thread *t = uc->stack.flags & (int32_t)ALT_AUTODISARM ? NULL : eg_home_visitor();
+    if (t)
+        eg_home_begin_at(t, uc);
+}
+
+/* The thread waits for a page. Is it in no system call, which the signal would interrupt, nor in the runtime or the vDSO, and is there room on its stack? */
+static int can_leave(uint32_t tid)
+{
+    static const char none[] = "-1 0x";
+    char text[256];
+    uint64_t sp, pc;
+    struct eg_area area;
+    const char *at = eg_task_text(tid, "/syscall", text, sizeof text);
+    if (memcmp(at, none, sizeof none - 1) != 0)
+        return 0;
+    at = eg_str_hex(at + sizeof none - 1, &sp);
+    if (memcmp(at, " 0x", 3) != 0)
+        return 0;
+    eg_str_hex(at + 3, &pc);
+    if ((pc >= eg_home.code_lo && pc < eg_home.code_hi) || (pc >= eg_home.vdso && pc < eg_home.vdso_end))
+        return 0;
+    /* The first thread's stack grows */
+    return !eg_area_find(sp, &area) && (area.start <= sp - STACK_LEFT || tid == eg_rt.pid);
+}
+
+int eg_summon(uint32_t tid)
+{
+    uint64_t blocked = eg_task_mask(tid, "\nSigBlk:\t");
+    struct action now, ours = {(uint64_t)on_summons, SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER, (uint64_t)eg_signals_restorer, 0};
+    siginfo_t info = {.si_signo = SUMMONS, .si_code = SI_QUEUE};
+    if (blocked & BIT(SUMMONS) || !can_leave(tid) || eg_sys4(SYS_rt_sigaction, SUMMONS, 0, &now, 8))
+        return 0;
+    if (now.handler == (uint64_t)SIG_DFL && eg_sys4(SYS_rt_sigaction, SUMMONS, &ours, &now, 8))
+        return 0;
+    if (now.handler != (uint64_t)SIG_DFL && now.handler != ours.handler)
+        return 0;
+    info.si_pid = (int)eg_rt.pid;
+    info.si_ptr = &eg_home;
+    return !eg_sys4(SYS_rt_tgsigqueueinfo, eg_rt.pid, tid, SUMMONS, &info);
+}
