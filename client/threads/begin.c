@@ -16,7 +16,6 @@
 #define COST_SMALL_NS 3000000u
 #define WHILE_NS 500000000u
 #define WHILE_MAX_NS 60000000000u
-#define TOGETHER_MOST 4u /* threads for a slot */
 #define CLONE3_BYTES 88 /* what is known of them */
 #define LIBC_FLAGS ((uint64_t)(CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_SYSVSEM)) /* of a thread that libc begins */
 
@@ -55,15 +54,14 @@ static int takes_threads(uint32_t k)
     return eg_home.node[k] && eg_home.node[k]->alive && !eg_home.node[k]->refuses;
 }
 
-/* Threads that share go where most are, while it is not too full. Returns: that node, -1. */
+/* Threads that share go where most are; who turns out to share little moves on (near.c). Returns: that node, -1. */
 static int place_together(void)
 {
     int best = -1;
     if (!eg_while_is(&eg_home.together))
         return -1;
     for (uint32_t k = 0; k < eg_home.n_nodes; k++)
-        if (takes_threads(k) && eg_home.node[k]->n_threads && eg_home.node[k]->n_threads < TOGETHER_MOST * eg_home.node[k]->config->slots &&
-            (best < 0 || eg_home.node[k]->n_threads > eg_home.node[best]->n_threads))
+        if (takes_threads(k) && eg_home.node[k]->n_threads && (best < 0 || eg_home.node[k]->n_threads > eg_home.node[best]->n_threads))
             best = (int)k;
     return best;
 }

@@ -15,6 +15,7 @@
 #define SHARES_PERCENT 40u /* of its time a thread waits for a few pages that others have: it belongs with them, slot or no slot */
 #define ALONE_PERCENT 10u  /* and one that waits less, or computes, can be anywhere */
 #define ALONE_NS 500000000u
+#define SPREAD_PART 10u    /* such a part of a processor it must have more there */
 #define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 
 void eg_near_kick(struct eg_thread *t, uint32_t k, unsigned slot)
@@ -48,14 +49,22 @@ static uint32_t staying(uint32_t node, const struct eg_thread *but)
     return n;
 }
 
+#define WHOLE 10000u
+/* Parts of a processor, in WHOLE of one, that a thread has there if so many more percent are wanted. */
+static uint32_t part(uint32_t node, const struct eg_thread *but, uint32_t more_percent)
+{
+    uint32_t wanted = load(node, but) + more_percent, room = eg_home.node[node]->config->slots * 100;
+    return wanted <= room ? WHOLE : (uint32_t)((uint64_t)room * WHOLE / wanted);
+}
+
 /* Would a thread do well on the node, which waits for the pages of others for so much of its time? As long as there is a slot for it; and when there
  * is none, if its part of one is more than what it has now. t NULL: one of home's. */
 static int fits(uint32_t node, const struct eg_thread *t, uint32_t shares_percent)
 {
-    uint32_t there = load(node, t), room = eg_home.node[node]->config->slots * 100;
+    uint32_t there = load(node, t), room = eg_home.node[node]->config->slots * 100, here = t ? part(t->node, NULL, 0) : WHOLE;
     if (there < (t && t->busy_percent < LIGHT_PERCENT ? 2 * room : t ? room : room + 100))
         return 1;
-    return shares_percent >= SHARES_PERCENT && room * 100 / (there + 100) > 100 - shares_percent;
+    return shares_percent >= SHARES_PERCENT && part(node, t, 100) > here * (100 - shares_percent) / 100;
 }
 
 void eg_near_asks(struct eg_shares *s, uint64_t addr)
@@ -120,24 +129,30 @@ static void nearer(struct eg_thread *t)
     move(t, best);
 }
 
-/* A node has more to run than slots, and another one has a slot: a thread that shares little goes there. */
+/* A node has more to run than slots, and another one has more room: a thread that shares little goes there. (One that spins asks for little, too: not while
+ * some are seen that share.) */
 static void spread(void)
 {
     static uint64_t last_ns;
-    uint32_t from = eg_home.n_nodes, to = from;
+    uint32_t from = eg_home.n_nodes, to = from, least = WHOLE, most = 0;
     for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
         const struct eg_node *n = eg_home.node[k];
-        uint32_t there = n && n->alive ? load(k, NULL) : 0, room = n ? n->config->slots * 100 : 0;
-        from = there > room + LIGHT_PERCENT ? k : from;
-        to = n && n->alive && !n->refuses && there + 100 <= room ? k : to;
+        if (!n || !n->alive)
+            continue;
+        uint32_t has = part(k, NULL, 0), would_have = n->refuses ? 0 : part(k, NULL, 100);
+        from = has < least ? k : from;
+        least = has < least ? has : least;
+        to = would_have > most ? k : to;
+        most = would_have > most ? would_have : most;
     }
+    int wanted = from < eg_home.n_nodes && most > least + WHOLE / SPREAD_PART && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS && !eg_while_is(&eg_home.together);
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
         if (t->where != EG_AWAY || eg_agent.now_ns - t->shares.since_ns < ALONE_NS)
             continue;
-        if (from < eg_home.n_nodes && to < eg_home.n_nodes && t->node == from && t->busy_percent > LIGHT_PERCENT && !t->kick && !t->visits &&
-            __atomic_load_n(&t->tid, __ATOMIC_RELAXED) && waits_percent(&t->shares) < ALONE_PERCENT && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS &&
-            eg_agent.now_ns - t->moved_ns > ALONE_NS) {
+        if (wanted && t->node == from && t->busy_percent > LIGHT_PERCENT && !t->kick && !t->visits && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) &&
+            waits_percent(&t->shares) < ALONE_PERCENT && eg_agent.now_ns - t->moved_ns > ALONE_NS) {
+            wanted = 0;
             last_ns = eg_agent.now_ns;
             move(t, to);
         }
