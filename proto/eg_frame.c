@@ -10,14 +10,26 @@
 #define UC_FP_XSTATE 1u
 #define UC_SS 6u /* UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS */
 
-uint32_t eg_frame_xstate_bytes(const uint8_t *fpstate)
+/* What its frame says; 0: FXSAVE's part only. */
+static uint32_t extended_bytes(const uint8_t *fpstate)
 {
     uint32_t magic, bytes;
-    if (!fpstate)
-        return 0;
     memcpy(&magic, fpstate + FX_SW_RESERVED, 4);
     memcpy(&bytes, fpstate + FX_SW_RESERVED + 4, 4);
-    return magic == FX_MAGIC1 && bytes >= FX_BYTES && bytes <= EG_XSTATE_MAX_BYTES ? bytes : FX_BYTES;
+    return magic == FX_MAGIC1 ? bytes : 0;
+}
+
+uint32_t eg_frame_xstate_bytes(const uint8_t *fpstate)
+{
+    if (!fpstate)
+        return 0;
+    uint32_t bytes = extended_bytes(fpstate);
+    return bytes >= FX_BYTES && bytes <= EG_XSTATE_MAX_BYTES ? bytes : FX_BYTES;
+}
+
+int eg_frame_whole(const uint8_t *fpstate)
+{
+    return !fpstate || extended_bytes(fpstate) <= EG_XSTATE_MAX_BYTES;
 }
 
 static void cpuid(uint32_t leaf, uint32_t sub, uint32_t ret[4])

@@ -39,6 +39,9 @@ struct eg_frame_stack {
 /* eg_frame_xstate_bytes - how much of extended state lies at `fpstate`; at most EG_XSTATE_MAX_BYTES. */
 uint32_t eg_frame_xstate_bytes(const uint8_t *fpstate);
 
+/* eg_frame_whole - is that all of it? A program that has asked for AMX has more. */
+int eg_frame_whole(const uint8_t *fpstate);
+
 /* eg_frame_build - a signal frame below `top` (private memory, EG_XSTATE_MAX_BYTES + 1 KiB of it) from which rt_sigreturn makes
  * the registers `state`, the extended state `xstate` (state->xstate_bytes of it; 0: initial), the signal mask and the alternate stack.
  * The bases of FS and GS are the caller's to set. Returns: the stack pointer for eg_frame_return. */

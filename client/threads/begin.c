@@ -124,7 +124,7 @@ struct eg_thread *eg_home_visitor(void)
 {
     uint64_t visit = __atomic_load_n(&eg_home.visit, __ATOMIC_ACQUIRE), all = ~0ull, old;
     uint32_t tid = (uint32_t)eg_sys0(SYS_gettid), node = (uint32_t)visit - 1;
-    if (visit >> 32 != tid || node >= eg_home.n_nodes ||
+    if (visit >> 32 != tid || node >= eg_home.n_nodes || eg_is_realtime(eg_sys1(SYS_sched_getscheduler, 0)) || /* a node would run it like any other */
         !__atomic_compare_exchange_n(&eg_home.visit, &visit, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return NULL;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);

@@ -18,6 +18,12 @@ struct action {
     uint64_t handler, flags, restorer, mask;
 };
 
+/* Neither the runtime's code, which may hold a lock, nor the vDSO's, which may read this machine's clock. */
+static int of_program(uint64_t pc)
+{
+    return (pc < eg_home.code_lo || pc >= eg_home.code_hi) && (pc < eg_home.vdso || pc >= eg_home.vdso_end);
+}
+
 static void on_summons(int signal, siginfo_t *info, struct eg_ucontext *uc)
 {
     static const struct action by_default;
@@ -30,12 +36,15 @@ static void on_summons(int signal, siginfo_t *info, struct eg_ucontext *uc)
         eg_sys3(SYS_tgkill, eg_rt.pid, eg_sys0(SYS_gettid), signal);
         return;
     }
-    struct eg_thread *t = uc->stack.flags & (int32_t)ALT_AUTODISARM ? NULL : eg_home_visitor();
+    /* Another signal's handler may have been first. */
+    if (!of_program(uc->mc.regs[EG_REG_RIP]) || uc->stack.flags & (int32_t)ALT_AUTODISARM || !eg_frame_whole(uc->mc.fpstate))
+        return;
+    struct eg_thread *t = eg_home_visitor();
     if (t)
         eg_home_begin_at(t, uc);
 }
 
-/* The thread waits for a page. Is it in no system call, which the signal would interrupt, nor in the runtime or the vDSO, and is there room on its stack? */
+/* The thread waits for a page. Is it in the program's code, in no system call, which the signal would interrupt, and is there room on its stack? */
 static int can_leave(uint32_t tid)
 {
     static const char none[] = "-1 0x";
@@ -49,7 +58,7 @@ static int can_leave(uint32_t tid)
     if (memcmp(at, " 0x", 3) != 0)
         return 0;
     eg_str_hex(at + 3, &pc);
-    if ((pc >= eg_home.code_lo && pc < eg_home.code_hi) || (pc >= eg_home.vdso && pc < eg_home.vdso_end))
+    if (!of_program(pc))
         return 0;
     /* The first thread's stack grows */
     return !eg_area_find(sp, &area) && (area.start <= sp - STACK_LEFT || tid == eg_rt.pid);
@@ -60,7 +69,7 @@ int eg_summon(uint32_t tid)
     uint64_t blocked = eg_task_mask(tid, "\nSigBlk:\t");
     struct action now, ours = {(uint64_t)on_summons, SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER, (uint64_t)eg_signals_restorer, 0};
     siginfo_t info = {.si_signo = SUMMONS, .si_code = SI_QUEUE};
-    if (blocked & BIT(SUMMONS) || !can_leave(tid) || eg_sys4(SYS_rt_sigaction, SUMMONS, 0, &now, 8))
+    if (blocked & BIT(SUMMONS) || eg_task_mask(tid, "\nTracerPid:\t") /* a debugger would stop it */ || !can_leave(tid) || eg_sys4(SYS_rt_sigaction, SUMMONS, 0, &now, 8))
         return 0;
     if (now.handler == (uint64_t)SIG_DFL && eg_sys4(SYS_rt_sigaction, SUMMONS, &ours, &now, 8))
         return 0;

@@ -3,10 +3,13 @@
 #include "torture.h"
 
 #include <fenv.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+
+#define SPINS 4000 /* then the processor is the other one's, if both have only one; a thread goes nowhere from sched_yield */
 
 static struct {
     _Alignas(4096) atomic_int turn; /* whose turn it is: all turns there were */
@@ -18,27 +21,30 @@ static void partner_body(struct member *me)
 {
     const int n = *(const int *)me->shared;
     for (int i = 0; i < n; i++) {
-        while (atomic_load(&shared.turn) != 2 * i + 1)
+        for (unsigned spins = 1; atomic_load(&shared.turn) != 2 * i + 1; spins++) {
             __builtin_ia32_pause();
+            if (spins % SPINS == 0)
+                sched_yield();
+        }
         shared.count += 3;
         atomic_store(&shared.turn, 2 * i + 2);
     }
 }
 
-/* Waits until *at is wanted, with known values in all registers but three. */
-__attribute__((noinline)) static void wait_holding(const atomic_int *at, int wanted, uint64_t key)
+/* Waits a while for *at to be wanted, with known values in nearly all registers. */
+__attribute__((noinline)) static void look_holding(const atomic_int *at, int wanted, uint64_t key)
 {
     uint64_t in[10 + 32], out[10 + 32];
     fill_bytes(in, sizeof in, key);
     __asm__ volatile(
-        "push %%rbp\n\t"
+        "push %%rbp\n\tmov %[spins], %%ebp\n\t"
         "mov 0(%[in]), %%rbx\n\tmov 8(%[in]), %%rcx\n\tmov 16(%[in]), %%r8\n\tmov 24(%[in]), %%r9\n\tmov 32(%[in]), %%r10\n\t"
         "mov 40(%[in]), %%r11\n\tmov 48(%[in]), %%r12\n\tmov 56(%[in]), %%r13\n\tmov 64(%[in]), %%r14\n\tmov 72(%[in]), %%r15\n\t"
         "movdqu 80(%[in]), %%xmm0\n\tmovdqu 96(%[in]), %%xmm1\n\tmovdqu 112(%[in]), %%xmm2\n\tmovdqu 128(%[in]), %%xmm3\n\t"
         "movdqu 144(%[in]), %%xmm4\n\tmovdqu 160(%[in]), %%xmm5\n\tmovdqu 176(%[in]), %%xmm6\n\tmovdqu 192(%[in]), %%xmm7\n\t"
         "movdqu 208(%[in]), %%xmm8\n\tmovdqu 224(%[in]), %%xmm9\n\tmovdqu 240(%[in]), %%xmm10\n\tmovdqu 256(%[in]), %%xmm11\n\t"
         "movdqu 272(%[in]), %%xmm12\n\tmovdqu 288(%[in]), %%xmm13\n\tmovdqu 304(%[in]), %%xmm14\n\tmovdqu 320(%[in]), %%xmm15\n\t"
-        "1: cmp %[wanted], (%[at])\n\tje 2f\n\tpause\n\tjmp 1b\n\t"
+        "1: cmp %[wanted], (%[at])\n\tje 2f\n\tpause\n\tdec %%ebp\n\tjnz 1b\n\t"
         "2: mov %[out], %[at]\n\t"
         "mov %%rbx, 0(%[at])\n\tmov %%rcx, 8(%[at])\n\tmov %%r8, 16(%[at])\n\tmov %%r9, 24(%[at])\n\tmov %%r10, 32(%[at])\n\t"
         "mov %%r11, 40(%[at])\n\tmov %%r12, 48(%[at])\n\tmov %%r13, 56(%[at])\n\tmov %%r14, 64(%[at])\n\tmov %%r15, 72(%[at])\n\t"
@@ -48,10 +54,16 @@ __attribute__((noinline)) static void wait_holding(const atomic_int *at, int wan
         "movdqu %%xmm12, 272(%[at])\n\tmovdqu %%xmm13, 288(%[at])\n\tmovdqu %%xmm14, 304(%[at])\n\tmovdqu %%xmm15, 320(%[at])\n\t"
         "pop %%rbp"
         : [at] "+D"(at)
-        : [in] "S"(in), [out] "d"(out), [wanted] "a"(wanted)
+        : [in] "S"(in), [out] "d"(out), [wanted] "a"(wanted), [spins] "i"(SPINS)
         : "rbx", "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
           "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
     CHECK_BYTES(out, sizeof out, key);
+}
+
+static void wait_holding(const atomic_int *at, int wanted, uint64_t key)
+{
+    for (look_holding(at, wanted, key); atomic_load(at) != wanted; look_holding(at, wanted, key))
+        sched_yield();
 }
 
 /* All turns, with something done in each of the first thread's. */
