@@ -155,17 +155,12 @@ static struct span neighbours(struct eg_dir_chunk *c, uint32_t node, uint64_t ad
     return (struct span){lo < in.lo ? in.lo : lo, lo + bytes > in.hi ? in.hi : lo + bytes};
 }
 
-static struct eg_thread *slot_thread(const struct eg_node *n, unsigned slot)
-{
-    return slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
-}
-
 /* A worker's thread asks. wanted: pages that it is known to want from addr on; 0: this one. */
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted)
 {
     static struct eg_reader seen[1024];
     struct eg_area area;
-    struct eg_thread *t = slot_thread(eg_home.node[node], slot);
+    struct eg_thread *t = eg_slot_thread(eg_home.node[node], slot);
     if (!eg_home.node[node]->alive)
         return; /* the thread starts again elsewhere */
     if (t && !t->asked_ns) {
@@ -321,7 +316,7 @@ static int node_turn(uint32_t k)
         const uint8_t *data = n->in + at + sizeof m;
         at += sizeof m + payload;
         if (m.took_ns && (m.type == EG_CO_GET_SHARED || m.type == EG_CO_GET_EXCLUSIVE)) {
-            struct eg_thread *t = slot_thread(n, m.slot);
+            struct eg_thread *t = eg_slot_thread(n, m.slot);
             eg_account_time(eg_rt.row->coherent_fault_hist, m.took_ns);
             if (t && t->shares.last)
                 t->shares.waited_ns += m.took_ns;

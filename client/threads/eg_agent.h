@@ -35,6 +35,12 @@ void eg_send_slot(uint32_t k, unsigned slot, struct eg_co m, const void *data, u
 /* eg_send_deny - the thread cannot have the page there. Context: agent. */
 void eg_send_deny(uint32_t k, unsigned slot, uint64_t addr);
 
+/* Who has the slot of a node now, or had it last; NULL: nobody. Context: agent. */
+static inline struct eg_thread *eg_slot_thread(const struct eg_node *n, unsigned slot)
+{
+    return slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+}
+
 /* --- near.c --- */
 /* eg_near_kick - the thread, in this slot of node k, is to come home. Context: agent. */
 void eg_near_kick(struct eg_thread *t, uint32_t k, unsigned slot);

@@ -61,10 +61,10 @@ static uint32_t part(uint32_t node, const struct eg_thread *but, uint32_t more_p
  * is none, if its part of one is more than what it has now. t NULL: one of home's. */
 static int fits(uint32_t node, const struct eg_thread *t, uint32_t shares_percent)
 {
-    uint32_t there = load(node, t), room = eg_home.node[node]->config->slots * 100, here = t ? part(t->node, NULL, 0) : WHOLE;
+    uint32_t there = load(node, t), room = eg_home.node[node]->config->slots * 100;
     if (there < (t && t->busy_percent < LIGHT_PERCENT ? 2 * room : t ? room : room + 100))
         return 1;
-    return shares_percent >= SHARES_PERCENT && part(node, t, 100) > here * (100 - shares_percent) / 100;
+    return shares_percent >= SHARES_PERCENT && part(node, t, 100) > (t ? part(t->node, NULL, 0) : WHOLE) * (100 - shares_percent) / 100;
 }
 
 void eg_near_asks(struct eg_shares *s, uint64_t addr)

@@ -54,7 +54,7 @@ void eg_send_slot(uint32_t k, unsigned slot, struct eg_co m, const void *data, u
     struct eg_node *n = eg_home.node[k];
     struct iovec v[2] = {{&m, sizeof m}, {(void *)data, bytes}};
     struct msghdr message = {.msg_iov = v, .msg_iovlen = bytes ? 2 : 1};
-    struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&n->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    struct eg_thread *t = eg_slot_thread(n, slot);
     if (!n->alive)
         return;
     int fd = t ? __atomic_load_n(&t->fd, __ATOMIC_RELAXED) : -1;

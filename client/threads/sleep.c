@@ -131,7 +131,7 @@ void eg_sleep_pass(uint32_t k, uint64_t addr) { eg_sleep_wake(k, addr, 1); }
 
 void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more)
 {
-    struct eg_thread *t = slot < EG_THREADS ? __atomic_load_n(&eg_home.node[k]->slot[slot], __ATOMIC_ACQUIRE) : NULL;
+    struct eg_thread *t = eg_slot_thread(eg_home.node[k], slot);
     if (!t || t->node != k)
         return;
     __atomic_fetch_add(&t->idle_ns, us * 1000ull, __ATOMIC_RELAXED);

@@ -66,14 +66,13 @@ static int can_leave(uint32_t tid)
 
 int eg_summon(uint32_t tid)
 {
-    uint64_t blocked = eg_task_mask(tid, "\nSigBlk:\t");
     struct action now, ours = {(uint64_t)on_summons, SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER, (uint64_t)eg_signals_restorer, 0};
     siginfo_t info = {.si_signo = SUMMONS, .si_code = SI_QUEUE};
-    if (blocked & BIT(SUMMONS) || eg_task_mask(tid, "\nTracerPid:\t") /* a debugger would stop it */ || !can_leave(tid) || eg_sys4(SYS_rt_sigaction, SUMMONS, 0, &now, 8))
+    /* What costs least first: this is asked again at each fault. */
+    if (eg_sys4(SYS_rt_sigaction, SUMMONS, 0, &now, 8) || (now.handler != (uint64_t)SIG_DFL && now.handler != ours.handler) || !can_leave(tid) ||
+        eg_task_mask(tid, "\nSigBlk:\t") & BIT(SUMMONS) || eg_task_mask(tid, "\nTracerPid:\t") /* a debugger would stop it */)
         return 0;
-    if (now.handler == (uint64_t)SIG_DFL && eg_sys4(SYS_rt_sigaction, SUMMONS, &ours, &now, 8))
-        return 0;
-    if (now.handler != (uint64_t)SIG_DFL && now.handler != ours.handler)
+    if (now.handler == (uint64_t)SIG_DFL && eg_sys4(SYS_rt_sigaction, SUMMONS, &ours, 0, 8))
         return 0;
     info.si_pid = (int)eg_rt.pid;
     info.si_ptr = &eg_home;
