@@ -49,11 +49,6 @@ int eg_while_is(const struct eg_while *w)
     return eg_sys_now_ns() < __atomic_load_n(&w->until_ns, __ATOMIC_RELAXED);
 }
 
-static int takes_threads(uint32_t k)
-{
-    return eg_home.node[k] && eg_home.node[k]->alive && !eg_home.node[k]->refuses;
-}
-
 /* Threads that share go where most are; who turns out to share little moves on (near.c). Returns: that node, -1. */
 static int place_together(void)
 {
@@ -61,7 +56,7 @@ static int place_together(void)
     if (!eg_while_is(&eg_home.together))
         return -1;
     for (uint32_t k = 0; k < eg_home.n_nodes; k++)
-        if (takes_threads(k) && eg_home.node[k]->n_threads && (best < 0 || eg_home.node[k]->n_threads > eg_home.node[best]->n_threads))
+        if (eg_node_takes(eg_home.node[k]) && eg_home.node[k]->n_threads && (best < 0 || eg_home.node[k]->n_threads > eg_home.node[best]->n_threads))
             best = (int)k;
     return best;
 }
@@ -78,7 +73,7 @@ int eg_home_place(uint64_t stack)
     for (uint32_t i = 0; i < n; i++) {
         uint32_t k = (eg_home.next_node + i) % n;
         const struct eg_node *x = eg_home.node[k], *y = best < n ? eg_home.node[best] : NULL;
-        if (takes_threads(k) && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
+        if (eg_node_takes(x) && (!y || (uint64_t)x->n_threads * y->config->slots < (uint64_t)y->n_threads * x->config->slots))
             best = k;
     }
     eg_home.next_node = best + 1;

@@ -64,6 +64,12 @@ struct eg_node {
     uint64_t run_begin, run_end;
 };
 
+/* Can a thread go there? */
+static inline int eg_node_takes(const struct eg_node *n)
+{
+    return n && n->alive && !n->refuses;
+}
+
 struct eg_run {
     uint64_t addr;
     uint32_t n_pages;

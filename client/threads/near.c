@@ -139,7 +139,7 @@ static void spread(void)
         const struct eg_node *n = eg_home.node[k];
         if (!n || !n->alive)
             continue;
-        uint32_t has = part(k, NULL, 0), would_have = n->refuses ? 0 : part(k, NULL, 100);
+        uint32_t has = part(k, NULL, 0), would_have = eg_node_takes(n) ? part(k, NULL, 100) : 0;
         from = has < least ? k : from;
         least = has < least ? has : least;
         to = would_have > most ? k : to;
@@ -198,7 +198,7 @@ static int may_visit(uint32_t tid, uint32_t k, uint32_t shares_percent)
 {
     const struct eg_node *n = eg_home.node[k];
     const struct eg_thread *t = eg_home_thread(tid);
-    if (!n->alive || n->refuses || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || !fits(k, NULL, shares_percent))
+    if (!eg_node_takes(n) || !__atomic_load_n(&n->n_threads, __ATOMIC_RELAXED) || !fits(k, NULL, shares_percent))
         return 0;
     return t ? t->where != EG_AWAY && !t->starting && eg_agent.now_ns >= __atomic_load_n(&t->stay_until_ns, __ATOMIC_RELAXED) : tid == eg_rt.pid;
 }
