@@ -187,13 +187,11 @@ static void serve(uint64_t addr, int write, uint32_t thread, uint64_t now)
     if (eg_rt.settling)
         wait_settled();
     for (uint32_t looks = 0;; looks++) {
-        if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT) {
-            eg_rt.putting_off = 1;
-            eg_pager_serve(addr, write, 0, thread, now);
-        } else {
-            eg_rt.putting_off = 1;
+        eg_rt.putting_off = 1;
+        if (looks) /* also when it has not been asked for yet: pages that nobody waits for may have all the fetches */
             eg_pager_collect();
-        }
+        if (looks == 0 || state_of(addr) == EG_P_REMOTE || state_of(addr) == EG_P_INFLIGHT)
+            eg_pager_serve(addr, write, 0, thread, now);
         eg_rt.putting_off = 0;
         eg_fetch_make_up();
         if (state_of(addr) != EG_P_FETCHING && state_of(addr) != EG_P_REMOTE)
