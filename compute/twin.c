@@ -148,7 +148,7 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
     return at;
 }
 
-static void call_read(struct wk_slot *s, void *to, uint64_t bytes)
+void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes)
 {
     some_read(s, to, bytes, bytes);
 }
@@ -156,7 +156,7 @@ static void call_read(struct wk_slot *s, void *to, uint64_t bytes)
 void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer)
 {
     call_send(s, call, NULL);
-    call_read(s, ret_answer, sizeof *ret_answer);
+    wk_call_read(s, ret_answer, sizeof *ret_answer);
 }
 
 static void idle(void *arg);
@@ -200,7 +200,7 @@ int wk_value_in(void *to, uint64_t addr, uint64_t bytes)
     return (addr < EG_WORKER_START || addr >= EG_WORKER_END) && wk_try_copy(to, (const void *)addr, bytes);
 }
 
-static int value_out(uint64_t addr, const void *from, uint64_t bytes)
+int wk_value_out(uint64_t addr, const void *from, uint64_t bytes)
 {
     return (addr < EG_WORKER_START || addr >= EG_WORKER_END) && wk_try_copy((void *)addr, from, bytes);
 }
@@ -220,67 +220,11 @@ static int mask_here(struct wk_slot *s, uint64_t *r)
         default: return 0;
         }
     mask &= ~never;
-    if (s->mask & ~mask || (old && !value_out(old, &s->mask, sizeof s->mask)))
+    if (s->mask & ~mask || (old && !wk_value_out(old, &s->mask, sizeof s->mask)))
         return 0;
     s->mask = mask;
     r[EG_REG_RAX] = 0;
     return 1;
-}
-
-/* Calls whose second argument is a buffer, as long as the third says: its content travels, not its pages. */
-static enum eg_call_type type_of(const uint64_t *r)
-{
-    switch (r[EG_REG_RAX]) {
-    case SYS_write: case SYS_pwrite64: return EG_CALL_WRITE;
-    case SYS_sendto: return r[EG_REG_R8] || r[EG_REG_R10] & MSG_ZEROCOPY_FLAG ? EG_CALL_SYSCALL : EG_CALL_WRITE;
-    case SYS_read: case SYS_pread64: return EG_CALL_READ;
-    case SYS_recvfrom: return r[EG_REG_R8] || r[EG_REG_R10] & MSG_TRUNC ? EG_CALL_SYSCALL : EG_CALL_READ; /* TRUNC may leave the buffer as it is */
-    default: return EG_CALL_SYSCALL;
-    }
-}
-
-static uint64_t page_rest(uint64_t at, uint64_t end)
-{
-    uint64_t next = (at | (EG_PAGE_BYTES - 1)) + 1;
-    return (next < end ? next : end) - at;
-}
-
-/* Is the buffer here? Otherwise home takes it from wherever it is. To WRITE: its content is in the slot then; to READ: it may be written. */
-static int data_begin(struct wk_slot *s, const struct eg_ucontext *uc, enum eg_call_type type)
-{
-    const uint64_t *r = uc->mc.regs;
-    uint64_t addr = r[EG_REG_RSI], bytes = r[EG_REG_RDX], end = addr + bytes, n;
-    uint8_t *data = (uint8_t *)s + WK_DATA_OFFSET, byte;
-    if (!bytes || bytes > EG_CALL_DATA_MAX || end < addr || end > EG_USER_END || (addr < EG_WORKER_END && end > EG_WORKER_START))
-        return 0;
-    for (uint64_t at = addr; at < end; at += n) {
-        n = page_rest(at, end);
-        if (type == EG_CALL_WRITE ? !wk_value_in(data + (at - addr), at, n) : !wk_value_in(&byte, at, 1))
-            return 0;
-    }
-    for (uint64_t at = addr; type == EG_CALL_READ && at < end; at += page_rest(at, end))
-        while (!wk_try_touch((void *)at))
-            if (!wk_page_get(s, at, r[EG_REG_RIP], 1))
-                return 0;
-    return 1;
-}
-
-/* What was READ goes to its place. Returns: the call's result. */
-static int64_t data_end(struct wk_slot *s, const struct eg_ucontext *uc, const struct eg_call *answer)
-{
-    const uint64_t *r = uc->mc.regs;
-    uint64_t addr = r[EG_REG_RSI], end = addr + answer->len_bytes, n;
-    uint8_t *data = (uint8_t *)s + WK_DATA_OFFSET;
-    if (answer->len_bytes > r[EG_REG_RDX] || answer->len_bytes > EG_CALL_DATA_MAX)
-        wk_die("home sent more than was asked for, bytes:", answer->len_bytes);
-    call_read(s, data, answer->len_bytes);
-    for (uint64_t at = addr; at < end; at += n) {
-        n = page_rest(at, end);
-        while (!value_out(at, data + (at - addr), n))
-            if (!wk_page_get(s, at, r[EG_REG_RIP], 1))
-                return -EFAULT; /* the program has taken its buffer away meanwhile */
-    }
-    return answer->arg[0];
 }
 
 static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
@@ -319,18 +263,16 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         r[EG_REG_RAX] = (uint64_t)ret;
         return;
     }
-    enum eg_call_type type = futex == WK_FUTEX_KICKED ? EG_CALL_KICKED : type_of(r);
-    if ((type == EG_CALL_READ || type == EG_CALL_WRITE) && !data_begin(s, uc, type))
-        type = EG_CALL_SYSCALL;
-    s->turn++; /* what it was given it does not use now */
     out.call = (struct eg_call){
-        .type = type,
-        .len_bytes = type == EG_CALL_WRITE ? (uint32_t)r[EG_REG_RDX] : 0,
+        .type = futex == WK_FUTEX_KICKED ? EG_CALL_KICKED : EG_CALL_SYSCALL,
         .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],
                 (int64_t)r[EG_REG_R8], (int64_t)r[EG_REG_R9]},
         .caller = {r[EG_REG_RSP], r[EG_REG_RIP], r[EG_REG_RBX], r[EG_REG_RBP], r[EG_REG_R12], r[EG_REG_R13], r[EG_REG_R14], r[EG_REG_R15]},
         .mask = s->mask,
     };
+    struct wk_pieces pieces = {.of = NULL};
+    const uint8_t *payload = nr == SYS_futex ? NULL : wk_pieces_begin(s, r[EG_REG_RIP], &out.call, &pieces);
+    s->turn++; /* what it was given it does not use now */
     if (nr == SYS_clone || nr == SYS_clone3) { /* the new thread starts with these registers */
         memset(&out.state, 0, sizeof out.state);
         memcpy(&out.state.r8, r, sizeof uc->mc.regs);
@@ -339,14 +281,14 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         if (!wk_write_full(s->fd, &out, sizeof out, uc->mc.fpstate, out.state.xstate_bytes))
             twin_end(s);
     } else {
-        call_send(s, &out.call, (uint8_t *)s + WK_DATA_OFFSET);
+        call_send(s, &out.call, payload);
     }
     struct eg_call answer;
-    call_read(s, &answer, sizeof answer);
+    wk_call_read(s, &answer, sizeof answer);
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL);
     s->mask = answer.mask;
-    r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? data_end(s, uc, &answer) : answer.arg[0]);
+    r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &out.call, &answer, &pieces) : answer.arg[0]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
     if (futex == WK_FUTEX_KICKED && !answer.arg[2])
@@ -450,14 +392,14 @@ static void idle(void *arg)
 {
     struct wk_slot *s = arg;
     struct eg_call call;
-    call_read(s, &call, sizeof call);
+    wk_call_read(s, &call, sizeof call);
     if (call.type != EG_CALL_START || call.len_bytes < sizeof s->state || call.len_bytes > sizeof s->state + EG_XSTATE_MAX_BYTES)
         twin_end(s);
-    call_read(s, &s->state, sizeof s->state);
+    wk_call_read(s, &s->state, sizeof s->state);
     if (s->state.xstate_bytes != call.len_bytes - sizeof s->state)
         twin_end(s);
     if (s->state.xstate_bytes)
-        call_read(s, s->xstate, s->state.xstate_bytes);
+        wk_call_read(s, s->xstate, s->state.xstate_bytes);
     s->mask = call.mask;
     s->n_held = 0;
     s->rip = 0;

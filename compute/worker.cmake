@@ -1,5 +1,5 @@
 # endgame-worker: freestanding and static, linked where no program is; the daemon starts it without any file system.
-add_executable(endgame-worker worker.c twin.c sleep.c worker.S ${CMAKE_SOURCE_DIR}/proto/eg_sys.c ${CMAKE_SOURCE_DIR}/proto/eg_frame.c)
+add_executable(endgame-worker worker.c twin.c sleep.c pieces.c worker.S ${CMAKE_SOURCE_DIR}/proto/eg_sys.c ${CMAKE_SOURCE_DIR}/proto/eg_frame.c)
 target_include_directories(endgame-worker PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(endgame-worker PRIVATE
   -ffreestanding -fno-builtin -fno-stack-protector -U_FORTIFY_SOURCE -fvisibility=hidden -fno-asynchronous-unwind-tables -fPIE

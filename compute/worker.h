@@ -100,6 +100,21 @@ int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
 void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int write);
 /* wk_value_in - a value at an address that the program gave. Returns: 1; 0: it is not here. */
 int wk_value_in(void *to, uint64_t addr, uint64_t bytes);
+/* wk_value_out - the other way. Returns: 1; 0: it is not here, or may not be written. */
+int wk_value_out(uint64_t addr, const void *from, uint64_t bytes);
+/* wk_call_read - from the thread's stream. Returns only when all of it is there. */
+void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes);
+
+/* What a call's arguments point to, where it travels with the call (proto/eg_pieces.h). */
+struct wk_pieces {
+    const struct eg_pieces *of; /* NULL: it does not */
+    uint32_t at[EG_CALL_PIECES_MAX];
+};
+/* wk_pieces_begin - looks for it; what home takes from wherever it is, because it is not here, does not. rip: the call's, for who has to wait for a page.
+ * Returns: the payload for *call, whose type and lengths are set then; what is to be written may be written here. NULL: there is none. */
+const uint8_t *wk_pieces_begin(struct wk_slot *s, uint64_t rip, struct eg_call *call, struct wk_pieces *ret);
+/* wk_pieces_end - the answer's payload to where it belongs. Returns: the call's result. */
+int64_t wk_pieces_end(struct wk_slot *s, uint64_t rip, const struct eg_call *call, const struct eg_call *answer, const struct wk_pieces *p);
 /* wk_call_short - a message without payload, and its answer, without either. Context: the thread. */
 void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer);
 void wk_lock(uint32_t *word);

@@ -19,7 +19,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 5u
+#define EG_THREADS_VERSION 6u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -114,17 +114,16 @@ static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 enum eg_call_type {
     EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state; arg[0]: so many GRANTs (or DENYs) follow unasked, wait for them */
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments; payload of a clone: eg_thread_state of the new thread */
-    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; payload, to READ: what was read; to a futex
+    EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; to a futex
                          * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay */
     EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason */
     EG_CALL_EXIT = 5,   /* to home: the thread made exit(2); the stream is free for another thread */
-    /* Calls whose arg[2] is a buffer of arg[3] bytes, at most EG_CALL_DATA_MAX: its content travels with them, and its pages stay on the node. */
-    EG_CALL_WRITE = 6,  /* as SYSCALL; payload: the buffer */
-    EG_CALL_READ = 7,   /* as SYSCALL; its RETURN has what was read */
-    EG_CALL_WAKE = 8,   /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
-    EG_CALL_KICKED = 9  /* as SYSCALL: a wait on a futex, which the thread began where it is; then it was asked home */
+    EG_CALL_PIECES = 6, /* as SYSCALL; payload: what the kernel is to read (eg_pieces.h); the payload of its RETURN: what it has written */
+    EG_CALL_WAKE = 7,   /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
+    EG_CALL_KICKED = 8  /* as SYSCALL: a wait on a futex, which the thread began where it is; then it was asked home */
 };
 #define EG_CALL_DATA_MAX (256u << 10)
+#define EG_CALL_PIECES_MAX 4
 
 enum eg_home_reason {
     EG_HOME_SYSCALL = 1, /* a call that only home can make: rip stands before it */
@@ -142,10 +141,11 @@ struct eg_call {
     uint32_t type; /* enum eg_call_type */
     uint32_t len_bytes; /* of the payload */
     int64_t arg[7];
-    struct eg_caller caller; /* SYSCALL, READ, WRITE */
+    uint32_t piece[EG_CALL_PIECES_MAX]; /* PIECES: bytes of each */
+    struct eg_caller caller; /* SYSCALL, PIECES, KICKED */
     uint64_t mask; /* SYSCALL, HOME, START, RETURN: the thread's signal mask. The thread itself may add to it where it is; signals it takes at home only */
 };
-_Static_assert(sizeof(struct eg_call) == 136, "eg_call is a wire format");
+_Static_assert(sizeof(struct eg_call) == 152, "eg_call is a wire format");
 
 /* A thread: the registers as the kernel's signal frame has them (struct sigcontext's order), FS and GS base, and the extended state
  * as the kernel writes it into a signal frame (with its software-reserved bytes and both magic numbers, or 512 bytes of FXSAVE). */

@@ -4,6 +4,7 @@
 #include "client/gate/eg_gate.h"
 #include "client/gate/eg_robust.h"
 #include "client/pager/eg_pager.h"
+#include "proto/eg_pieces.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -49,37 +50,90 @@ void eg_proxy_wake(struct eg_thread *t, const struct eg_call *call)
     answer(t, eg_sleep_wake(t->node, (uint64_t)call->arg[0], (uint32_t)call->arg[1]));
 }
 
-/* The content of the buffer at addr is here during a call: as it is aligned there. Returns: NULL: no memory. */
-static uint8_t *data_at(struct eg_thread *t, uint64_t addr)
+/* What the call's arguments point to, during the call. */
+struct pieces {
+    const struct eg_pieces *of; /* NULL: the program's memory itself */
+    uint8_t *data;
+    uint32_t bytes[EG_CALL_PIECES_MAX], at[EG_CALL_PIECES_MAX];
+};
+
+/* Where they are: as they are aligned in their pages, and with room for an answer's head before them. Returns: NULL: no memory. */
+static uint8_t *data_of(struct eg_thread *t)
 {
     if (!t->data) {
         uint8_t *p = eg_sys_map(EG_CALL_DATA_MAX + 3 * EG_PAGE_BYTES);
         t->data = p ? p + (-(uint64_t)p & (EG_PAGE_BYTES - 1)) : NULL;
     }
-    return t->data ? t->data + EG_PAGE_BYTES + addr % EG_PAGE_BYTES : NULL;
+    return t->data ? t->data + EG_PAGE_BYTES : NULL;
 }
 
-/* What a call writes. Without memory for it the call takes it from its place. */
-static uint8_t *data_read(struct eg_thread *t, const struct eg_call *call)
+/* What the node says of a piece fits the call: the kernel will not go beyond it. */
+static int piece_fits(const struct eg_piece *p, uint32_t bytes, const int64_t a[6], const uint8_t *content)
 {
-    uint8_t *data = data_at(t, (uint64_t)call->arg[2]), byte;
-    if (call->len_bytes > EG_CALL_DATA_MAX || call->len_bytes != (uint64_t)call->arg[3])
+    if (!p->way)
+        return !bytes;
+    if (p->kind != EG_PIECE_TEXT)
+        return bytes == eg_piece_bytes(p, a);
+    return !bytes == !a[p->arg] && (!bytes || !content || content[bytes - 1] == 0);
+}
+
+/* Without memory for them the call is made with the program's. */
+static void pieces_take(struct eg_thread *t, const struct eg_call *call, struct pieces *ret)
+{
+    const int64_t *a = call->arg + 1;
+    uint32_t from = 0;
+    int fits;
+    ret->of = eg_pieces_of((long)call->arg[0], a);
+    ret->data = data_of(t);
+    memcpy(ret->bytes, call->piece, sizeof ret->bytes);
+    fits = ret->of && !eg_pieces_place(ret->of, a, ret->bytes, ret->at) &&
+           call->len_bytes == eg_pieces_span(ret->of, EG_PIECE_IN, ret->bytes, ret->at, &from);
+    if (!fits)
         eg_home_lost(t->node);
-    if (data)
-        eg_proxy_transfer(t, SYS_recvfrom, data, call->len_bytes);
-    for (uint32_t i = 0; !data && i < call->len_bytes; i++)
+    uint8_t byte;
+    if (ret->data && call->len_bytes)
+        eg_proxy_transfer(t, SYS_recvfrom, ret->data + from, call->len_bytes);
+    for (uint32_t i = 0; !ret->data && i < call->len_bytes; i++)
         eg_proxy_transfer(t, SYS_recvfrom, &byte, 1);
-    return data;
+    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++)
+        if (!piece_fits(&ret->of->piece[i], ret->bytes[i], a, ret->data ? ret->data + ret->at[i] : NULL))
+            eg_home_lost(t->node);
+    if (!ret->data)
+        ret->of = NULL;
 }
 
-/* With what was read. */
-static void answer_data(struct eg_thread *t, uint8_t *data, uint64_t most)
+/* What the call has written of them is all that is left. */
+static void pieces_written(struct pieces *p, int64_t result)
 {
-    uint64_t n = t->ret > 0 ? (uint64_t)t->ret : 0;
-    n = n < most ? n : most; /* it cannot be more */
-    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = (uint32_t)n, .arg = {t->ret}, .mask = t->mask};
-    memcpy(data - sizeof call, &call, sizeof call);
-    eg_proxy_transfer(t, SYS_sendto, data - sizeof call, sizeof call + n);
+    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++)
+        p->bytes[i] = eg_piece_written(&p->of->piece[i], p->bytes[i], result);
+}
+
+static void pieces_answer(struct eg_thread *t, struct pieces *p)
+{
+    uint32_t from, n;
+    pieces_written(p, t->ret);
+    n = eg_pieces_span(p->of, EG_PIECE_OUT, p->bytes, p->at, &from);
+    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = n, .arg = {t->ret}, .mask = t->mask};
+    uint8_t *head = p->data + from - sizeof call;
+    memcpy(head, &call, sizeof call);
+    eg_proxy_transfer(t, SYS_sendto, head, sizeof call + n);
+}
+
+/* The thread is at home by now: to where the kernel would have written them. Returns: the call's result. */
+static int64_t pieces_store(struct pieces *p, const int64_t a[6], int64_t result)
+{
+    pieces_written(p, result);
+    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
+        const struct eg_piece *piece = &p->of->piece[i];
+        uint32_t step = piece->kind == EG_PIECE_POLLFDS ? piece->each : p->bytes[i];
+        for (uint32_t at = 0; at < p->bytes[i]; at += step) {
+            uint32_t skip = eg_piece_skips(piece);
+            if (content_write((uint64_t)a[piece->arg] + at + skip, p->data + p->at[i] + at + skip, step - skip))
+                return -EFAULT;
+        }
+    }
+    return result;
 }
 
 static int is_gated(long nr)
@@ -156,9 +210,9 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
         a[i] = (long)call->arg[1 + i];
     __atomic_fetch_add(&eg_rt.row->syscalls_forwarded, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_home.node[t->node]->config->calls, 1, __ATOMIC_RELAXED);
-    uint8_t *data = call->type == EG_CALL_WRITE ? data_read(t, call) : NULL;
-    if (call->type == EG_CALL_READ && (uint64_t)a[2] <= EG_CALL_DATA_MAX)
-        data = data_at(t, (uint64_t)a[1]);
+    struct pieces pieces = {.of = NULL};
+    if (call->type == EG_CALL_PIECES)
+        pieces_take(t, call, &pieces);
     if (call->type == EG_CALL_SYSCALL && call->len_bytes && eg_home_clones(nr, a) == EG_CLONES_THREAD) {
         answer(t, eg_home_clone(nr, a, &t->state, t->xstate, t->mask, 0));
         return;
@@ -190,8 +244,9 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     }
     t->nr = nr;
     memcpy(t->arg, a, sizeof a);
-    if (data)
-        t->arg[1] = (int64_t)data;
+    for (uint32_t i = 0; pieces.of && i < EG_CALL_PIECES_MAX; i++)
+        if (pieces.bytes[i])
+            t->arg[pieces.of->piece[i].arg] = (int64_t)(pieces.data + pieces.at[i]);
     t->caller = call->caller;
     int tries = 0, interrupted = call->type == EG_CALL_KICKED && is_interrupted(t);
     if (interrupted) /* its handlers run before the call */
@@ -208,15 +263,12 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
         eg_home_come();
     __atomic_store_n(&t->call_since_ns, 0, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->idle_ns, eg_sys_now_ns() - begun_ns, __ATOMIC_RELAXED);
-    int reads = data && call->type == EG_CALL_READ;
     if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
-        if (reads && t->ret > 0 && content_write((uint64_t)a[1], data, t->ret < a[2] ? (uint64_t)t->ret : (uint64_t)a[2]))
-            t->ret = -EFAULT;
-        t->state.rax = (uint64_t)t->ret;
+        t->state.rax = (uint64_t)(pieces.of ? pieces_store(&pieces, call->arg + 1, t->ret) : t->ret);
         eg_proxy_home(t);
     }
-    if (reads)
-        answer_data(t, data, (uint64_t)a[2]);
+    if (pieces.of)
+        pieces_answer(t, &pieces);
     else if (nr == SYS_futex)
         answer_futex(t, call);
     else

@@ -212,15 +212,14 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         eg_proxy_transfer(t, SYS_recvfrom, &call, sizeof call);
         if (!eg_node_seen(t->node)) /* its word came too late */
             eg_proxy_lost(t);
-        if (call.len_bytes && call.type != EG_CALL_WRITE)
+        if (call.len_bytes && call.type != EG_CALL_PIECES)
             payload_read(t, call.len_bytes);
         if (call.type != EG_CALL_EXIT)
             t->mask = call.mask;
         switch (call.type) {
         case EG_CALL_SYSCALL:
         case EG_CALL_KICKED:
-        case EG_CALL_WRITE:
-        case EG_CALL_READ: eg_proxy_call(t, &call); break;
+        case EG_CALL_PIECES: eg_proxy_call(t, &call); break;
         case EG_CALL_WAKE: eg_proxy_wake(t, &call); break;
         case EG_CALL_EXIT:
             eg_proxy_stream_give(t);

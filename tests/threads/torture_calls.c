@@ -1,0 +1,266 @@
+/* torture_calls.c - what system calls read and write of a thread's memory: at pages' ends, across them, in memory that cannot be written or is not there, and
+ * beside what other threads write meanwhile. See torture.h for the command line. */
+#include "torture.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+
+/* Three pages: two that can be used, the third has nothing. */
+static char *pages_make(void)
+{
+    char *at = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
+    SYS(munmap(at + 2 * PAGE, PAGE));
+    memset(at, 0x5a, 2 * PAGE);
+    return at;
+}
+
+static void rest_is_kept(const char *pages, const char *from, size_t len)
+{
+    for (const char *at = pages; at < pages + 2 * PAGE; at++)
+        CHECK((at >= from && at < from + len) || *at == 0x5a, "byte %td beside what was written has changed", at - pages);
+}
+
+/* Each result at a page's end, across two, and where it has no room. */
+static void places_body(struct member *me)
+{
+    struct stat st;
+    struct utsname name;
+    struct rlimit limit;
+    char cwd[PATH_MAX];
+    SYS(stat("/proc/self/exe", &st));
+    SYS(uname(&name));
+    SYS(getrlimit(RLIMIT_NOFILE, &limit));
+    const size_t cwd_len = (size_t)SYS(syscall(SYS_getcwd, cwd, sizeof cwd));
+    const int fd = SYS(open("/proc/self/exe", O_RDONLY));
+    for (int round = 0; round < rounds(40); round++) {
+        char *pages = pages_make(), *end = pages + 2 * PAGE;
+        const size_t across = rng_below(&me->rng, 100) + 1;
+        struct stat *a = (void *)(pages + PAGE - across);
+        SYS(fstat(fd, a));
+        CHECK(a->st_ino == st.st_ino && a->st_size == st.st_size, "fstat says something else across pages");
+        rest_is_kept(pages, (char *)a, sizeof *a);
+        memset(pages, 0x5a, 2 * PAGE);
+        a = (void *)(end - sizeof *a);
+        SYS(stat("/proc/self/exe", a));
+        CHECK(a->st_ino == st.st_ino, "stat says something else at a page's end");
+        rest_is_kept(pages, (char *)a, sizeof *a);
+        FAILS(fstat(fd, (void *)(end - sizeof *a + across)), EFAULT);
+        FAILS(stat("/proc/self/exe", (void *)end), EFAULT);
+        FAILS(stat(end, &st), EFAULT);
+        FAILS(syscall(SYS_stat, NULL, &st), EFAULT);
+        memset(pages, 0x5a, 2 * PAGE);
+        struct utsname *u = (void *)(pages + PAGE - across);
+        SYS(uname(u));
+        CHECK(!memcmp(u, &name, sizeof name), "uname says something else");
+        memset(pages, 0x5a, 2 * PAGE);
+        EQUAL(syscall(SYS_getcwd, end - cwd_len, cwd_len), cwd_len);
+        CHECK(!memcmp(end - cwd_len, cwd, cwd_len), "getcwd says something else");
+        rest_is_kept(pages, end - cwd_len, cwd_len);
+        FAILS(syscall(SYS_getcwd, end - cwd_len, cwd_len - 1), ERANGE);
+        memset(pages, 0x5a, 2 * PAGE);
+        EQUAL(readlink("/proc/self/exe", pages + PAGE - 2, 4), 4);
+        rest_is_kept(pages, pages + PAGE - 2, 4);
+        FAILS(readlink("/proc/self/exe", pages, 0), EINVAL);
+        SYS(prlimit(0, RLIMIT_NOFILE, NULL, (void *)(end - sizeof limit)));
+        CHECK(!memcmp(end - sizeof limit, &limit, sizeof limit), "prlimit says something else");
+        EQUAL(getrandom(pages + PAGE - across, 2 * across, 0), 2 * across);
+        SYS(mprotect(pages, PAGE, PROT_READ));
+        FAILS(fstat(fd, (void *)pages), EFAULT);
+        FAILS(fstat(fd, (void *)(pages + PAGE - across)), EFAULT);
+        SYS(munmap(pages, 2 * PAGE));
+    }
+    SYS(close(fd));
+}
+
+static void places(void)
+{
+    crew_run(threads(4), places_body, NULL);
+}
+
+static void texts_body(struct member *me)
+{
+    char *pages = pages_make(), *end = pages + 2 * PAGE;
+    for (int round = 0; round < rounds(40); round++) {
+        const size_t len = rng_below(&me->rng, 60) + 2;
+        char *path = end - len - 1;
+        memset(path, '/', len);
+        path[len] = 0;
+        EQUAL(access(path, R_OK), 0); /* the text ends where the memory does */
+        path[len] = 'x';
+        FAILS(access(path, R_OK), EFAULT); /* it does not end */
+        memset(pages, '/', 2 * PAGE);
+        pages[PATH_MAX] = 0;
+        FAILS(access(pages, R_OK), ENAMETOOLONG);
+        pages[PATH_MAX - 1] = 0;
+        EQUAL(access(pages, R_OK), 0);
+        FAILS(access("", R_OK), ENOENT);
+    }
+    char folder[] = "/tmp/torture-calls-XXXXXX", name[PATH_MAX], other[PATH_MAX];
+    NOT_NULL(mkdtemp(folder));
+    for (int round = 0; round < rounds(20); round++) {
+        snprintf(name, sizeof name, "%s/%d", folder, round);
+        snprintf(other, sizeof other, "%s/other%d", folder, round);
+        SYS(mkdir(name, 0700));
+        SYS(rename(name, other));
+        FAILS(access(name, F_OK), ENOENT);
+        SYS(rmdir(other));
+    }
+    SYS(rmdir(folder));
+    SYS(munmap(pages, 2 * PAGE));
+}
+
+static void texts(void)
+{
+    crew_run(threads(4), texts_body, NULL);
+}
+
+/* While one thread waits in poll, others change what it asks for: the kernel writes what it has seen, and nothing else. */
+static struct pollfd asked[4];
+static atomic_int polled, changed;
+
+static void poll_fields_body(struct member *me)
+{
+    for (int round = 0; round < rounds(50); round++) {
+        if (me->number == 0) {
+            int ends[2];
+            SYS(pipe(ends));
+            for (size_t i = 0; i < COUNT_OF(asked); i++)
+                asked[i] = (struct pollfd){i == 1 ? ends[0] : -1, POLLIN, 0x7f};
+            SYS(write(ends[1], "x", 1));
+            EQUAL(poll(asked, 0, 0), 0);
+            EQUAL(poll(asked, COUNT_OF(asked), 1000), 1);
+            for (size_t i = 0; i < COUNT_OF(asked); i++)
+                EQUAL(asked[i].revents, i == 1 ? POLLIN : 0);
+            asked[1].fd = -1;
+            atomic_store(&polled, round + 1);
+            EQUAL(poll(asked, COUNT_OF(asked), 20), 0);
+            wait_until_at_least(&changed, round + 1);
+            EQUAL(asked[2].events, 0x100 + round);
+            SYS(close(ends[0]));
+            SYS(close(ends[1]));
+        } else {
+            wait_until_at_least(&polled, round + 1);
+            sleep_ms(5);
+            asked[2].events = (short)(0x100 + round);
+            atomic_store(&changed, round + 1);
+        }
+    }
+}
+
+static void poll_fields(void)
+{
+    atomic_store(&polled, 0);
+    atomic_store(&changed, 0);
+    crew_run(2, poll_fields_body, NULL);
+}
+
+static void on_alarm(int number)
+{
+    (void)number;
+}
+
+/* Calls that end early say what was left. */
+static void interrupted_body(struct member *me)
+{
+    struct sigaction act = {.sa_handler = on_alarm};
+    (void)me;
+    SYS(sigaction(SIGUSR2, &act, NULL));
+    for (int round = 0; round < rounds(10); round++) {
+        timer_t timer;
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR2};
+        event._sigev_un._tid = gettid();
+        struct itimerspec soon = {.it_value = {0, 30000000}};
+        struct timespec rest = {77, 77}, second = {5, 0};
+        struct timeval left = {5, 0};
+        SYS(timer_create(CLOCK_MONOTONIC, &event, &timer));
+        SYS(timer_settime(timer, 0, &soon, NULL));
+        EQUAL(nanosleep(&second, &rest), -1);
+        EQUAL(errno, EINTR);
+        CHECK(rest.tv_sec < 5, "%ld s are left of 5", (long)rest.tv_sec);
+        rest = (struct timespec){77, 77};
+        struct timespec short_time = {0, 1000000};
+        SYS(nanosleep(&short_time, &rest));
+        CHECK(rest.tv_sec == 77 && rest.tv_nsec == 77, "a sleep that was not interrupted has written what was left");
+        SYS(timer_settime(timer, 0, &soon, NULL));
+        FAILS(syscall(SYS_select, 0, NULL, NULL, NULL, &left), EINTR);
+        CHECK(left.tv_sec < 5, "select: %ld s are left of 5", (long)left.tv_sec);
+        struct timespec until = after_ms(CLOCK_MONOTONIC, 2000);
+        SYS(timer_settime(timer, 0, &soon, NULL));
+        EQUAL(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, &rest), EINTR);
+        CHECK(rest.tv_sec == 77 && rest.tv_nsec == 77, "a sleep until a time has written what was left");
+        SYS(timer_settime(timer, 0, &soon, NULL));
+        FAILS(poll(NULL, 0, 5000), EINTR);
+        struct itimerspec is;
+        SYS(timer_gettime(timer, &is));
+        CHECK(!is.it_value.tv_sec && !is.it_value.tv_nsec, "the timer runs");
+        SYS(timer_delete(timer));
+    }
+}
+
+static void interrupted(void)
+{
+    crew_run(threads(3), interrupted_body, NULL);
+}
+
+/* Sets, lists and addresses. */
+static void waits_body(struct member *me)
+{
+    for (int round = 0; round < rounds(30); round++) {
+        int ends[2], e = SYS(epoll_create1(0));
+        SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+        fd_set in, out;
+        FD_ZERO(&in);
+        FD_ZERO(&out);
+        FD_SET(ends[0], &in);
+        FD_SET(ends[1], &out);
+        struct timeval none = {0, 0};
+        EQUAL(select((ends[0] > ends[1] ? ends[0] : ends[1]) + 1, &in, &out, NULL, &none), 1);
+        CHECK(!FD_ISSET(ends[0], &in) && FD_ISSET(ends[1], &out), "select says something else");
+        struct epoll_event event = {.events = EPOLLIN, .data.u64 = me->rng}, got[64];
+        memset(got, 0x5a, sizeof got);
+        SYS(epoll_ctl(e, EPOLL_CTL_ADD, ends[0], &event));
+        EQUAL(epoll_wait(e, got, COUNT_OF(got), 0), 0);
+        FAILS(syscall(SYS_epoll_wait, e, got, 0, 0), EINVAL);
+        FAILS(syscall(SYS_epoll_wait, e, got, -1, 0), EINVAL);
+        SYS(write(ends[1], "x", 1));
+        EQUAL(epoll_wait(e, got, COUNT_OF(got), 1000), 1);
+        CHECK(got[0].data.u64 == me->rng && got[0].events == EPOLLIN, "epoll says something else");
+        CHECK(((unsigned char *)&got[1])[0] == 0x5a, "epoll_wait has written more than it said");
+        const int size = 4096, fd = SYS(socket(AF_INET, SOCK_STREAM, 0));
+        SYS(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size));
+        FAILS(syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDBUF, NULL, sizeof size), EFAULT);
+        FAILS(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, 1), EINVAL);
+        SYS(close(fd));
+        SYS(close(ends[0]));
+        SYS(close(ends[1]));
+        SYS(close(e));
+        rng_next(&me->rng);
+    }
+}
+
+static void waits(void)
+{
+    crew_run(threads(4), waits_body, NULL);
+}
+
+static const struct sub_test tests[] = {
+    {"places", places, "results at pages' ends, across them, in memory that cannot be written"},
+    {"texts", texts, "paths that end with the memory, or do not end"},
+    {"poll_fields", poll_fields, "poll writes what it has seen, beside what others write"},
+    {"interrupted", interrupted, "what is left of a sleep"},
+    {"waits", waits, "select, epoll, socket options"},
+};
+
+TORTURE_MAIN(tests)
