@@ -9,7 +9,7 @@
 #include "proto/eg_frame.h"
 #include "proto/eg_spin.h"
 #include "proto/eg_sys.h"
-#include "proto/eg_threads.h"
+#include "proto/eg_pieces.h"
 
 #define WK_SLOT_BYTES (1024ul << 10) /* a thread's: struct, stack, alternate stack, pages that came, a call's data */
 #define WK_SLOTS 4096u
@@ -109,6 +109,7 @@ void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes);
 struct wk_pieces {
     const struct eg_pieces *of; /* NULL: it does not */
     uint32_t at[EG_CALL_PIECES_MAX];
+    struct eg_segment segment[EG_PIECE_SEGMENTS_MAX];
 };
 /* wk_pieces_begin - looks for it; what home takes from wherever it is, because it is not here, does not. rip: the call's, for who has to wait for a page.
  * Returns: the payload for *call, whose type and lengths are set then; what is to be written may be written here. NULL: there is none. */

@@ -13,6 +13,7 @@
 
 #define BACKOFF_FIRST_MS 200u
 #define BACKOFF_MAX_MS 30000u
+#define REFILL_US 100000
 
 uint64_t egc_now_ns(void)
 {
@@ -138,6 +139,13 @@ static void keep_warm(struct egc_workers *workers)
     }
 }
 
+/* A moment later: the one that was taken has its first thread to start now, perhaps on the same processors. */
+static void keep_warm_soon(struct egc_workers *workers)
+{
+    const struct timeval moment = {0, REFILL_US};
+    if (!evtimer_pending(workers->refill, NULL)) (void)evtimer_add(workers->refill, &moment);
+}
+
 static void on_again(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -165,7 +173,7 @@ static void on_child(evutil_socket_t number, short what, void *arg)
                     WTERMSIG(status) == SIGSYS ? ": it made a system call that workers may not make" : "");
         free_worker(worker);
     }
-    keep_warm(workers);
+    keep_warm_soon(workers);
     egc_node_settle(workers->node);
 }
 
@@ -256,7 +264,7 @@ enum egc_hand egc_workers_hand(struct egc_workers *workers, const struct eg_node
         worker->home_pid = (uint32_t)hello->pid;
         worker->bound_ns = egc_now_ns();
         workers->bound_total++;
-        keep_warm(workers);
+        keep_warm_soon(workers);
     } else {
         worker->streams++;
         if (!worker->counts) worker->threads = worker->streams;
@@ -274,7 +282,8 @@ int egc_workers_init(struct egc_workers *workers, struct egc_node *node, struct 
     if (r) return r;
     workers->child = evsignal_new(base, SIGCHLD, on_child, workers);
     workers->again = evtimer_new(base, on_again, workers);
-    if (!workers->child || !workers->again || event_add(workers->child, NULL)) {
+    workers->refill = evtimer_new(base, on_again, workers);
+    if (!workers->child || !workers->again || !workers->refill || event_add(workers->child, NULL)) {
         egc_workers_done(workers);
         snprintf(ret_note, note_bytes, "out of memory");
         return -ENOMEM;
@@ -296,6 +305,7 @@ void egc_workers_done(struct egc_workers *workers)
     }
     if (workers->child) event_free(workers->child);
     if (workers->again) event_free(workers->again);
-    workers->child = workers->again = NULL;
+    if (workers->refill) event_free(workers->refill);
+    workers->child = workers->again = workers->refill = NULL;
     egc_isolation_done(&workers->isolation);
 }

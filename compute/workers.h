@@ -41,7 +41,7 @@ struct egc_workers {
     struct egc_node *node;
     struct egc_isolation isolation;
     LIST_HEAD(, egc_worker) list;
-    struct event *child, *again;
+    struct event *child, *again, *refill;
     uint32_t failures; /* in a row: workers that ended before they were ready */
     bool ending;
     uint64_t bound_total;

@@ -20,10 +20,16 @@ enum eg_piece_kind {
     EG_PIECE_BYTES,
     EG_PIECE_TEXT,   /* with the NUL at its end */
     EG_PIECE_BITS,   /* in words of 8 bytes */
-    EG_PIECE_POLLFDS /* of which the kernel writes the last two bytes, whatever others do to the rest meanwhile */
+    EG_PIECE_POLLFDS, /* of which the kernel writes the last two bytes, whatever others do to the rest meanwhile */
+    EG_PIECE_SEGMENTS /* what the segments of the piece before, struct iovecs, point to: one behind the other */
 };
 
-#define EG_PIECE_FIXED 7
+struct __attribute__((packed, may_alias)) eg_segment { /* struct iovec, wherever it lies */
+    uint64_t addr, bytes;
+};
+#define EG_PIECE_SEGMENTS_MAX 64u
+
+#define EG_PIECE_FIXED 7 /* count */
 #define EG_PIECE_TEXT_MAX 4096u /* PATH_MAX */
 
 struct eg_piece {
@@ -39,20 +45,26 @@ struct eg_pieces {
 
 /* clang-format off */
 #define IN(a, bytes)         {a, EG_PIECE_IN, 0, EG_PIECE_BYTES, EG_PIECE_FIXED, bytes}
-#define INN(a, n)            {a, EG_PIECE_IN, 0, EG_PIECE_BYTES, n, 1}
+#define INN(a, n, each)      {a, EG_PIECE_IN, 0, EG_PIECE_BYTES, n, each}
 #define TEXT(a)              {a, EG_PIECE_IN, 0, EG_PIECE_TEXT, EG_PIECE_FIXED, 1}
 #define LEFT(a, rule)        {a, EG_PIECE_INOUT, EG_PIECE_##rule, EG_PIECE_BYTES, EG_PIECE_FIXED, 16} /* the time that is left */
 #define POLLFDS(a, n)        {a, EG_PIECE_INOUT, EG_PIECE_ALWAYS, EG_PIECE_POLLFDS, n, 8}
 #define BITS(a, n)           {a, EG_PIECE_INOUT, EG_PIECE_DONE, EG_PIECE_BITS, n, 8}
 #define OUT(a, bytes)        {a, EG_PIECE_OUT, EG_PIECE_DONE, EG_PIECE_BYTES, EG_PIECE_FIXED, bytes}
 #define OUTN(a, n, each)     {a, EG_PIECE_OUT, EG_PIECE_COUNT, EG_PIECE_BYTES, n, each}
+#define SEGMENTS_IN(a, n)    INN(a, n, 16), {a, EG_PIECE_IN, 0, EG_PIECE_SEGMENTS, n, 1}
+#define SEGMENTS_OUT(a, n)   INN(a, n, 16), {a, EG_PIECE_OUT, EG_PIECE_COUNT, EG_PIECE_SEGMENTS, n, 1}
 static const struct eg_pieces eg_pieces[] = {
     {SYS_read, {OUTN(1, 2, 1)}},
-    {SYS_write, {INN(1, 2)}},
+    {SYS_write, {INN(1, 2, 1)}},
     {SYS_pread64, {OUTN(1, 2, 1)}},
-    {SYS_pwrite64, {INN(1, 2)}},
+    {SYS_pwrite64, {INN(1, 2, 1)}},
     {SYS_recvfrom, {OUTN(1, 2, 1)}}, /* eg_pieces_of: not all */
-    {SYS_sendto, {INN(1, 2), INN(4, 5)}},
+    {SYS_sendto, {INN(1, 2, 1), INN(4, 5, 1)}},
+    {SYS_readv, {SEGMENTS_OUT(1, 2)}},
+    {SYS_writev, {SEGMENTS_IN(1, 2)}},
+    {SYS_preadv, {SEGMENTS_OUT(1, 2)}},
+    {SYS_pwritev, {SEGMENTS_IN(1, 2)}},
     {SYS_getrandom, {OUTN(0, 1, 1)}},
     {SYS_getdents64, {OUTN(1, 2, 1)}},
     {SYS_stat, {TEXT(0), OUT(1, 144)}},
@@ -79,9 +91,9 @@ static const struct eg_pieces eg_pieces[] = {
     {SYS_epoll_wait, {OUTN(1, 2, 12)}},
     {SYS_epoll_pwait, {IN(4, 8), OUTN(1, 2, 12)}},
     {SYS_epoll_ctl, {IN(3, 12)}},
-    {SYS_connect, {INN(1, 2)}},
-    {SYS_bind, {INN(1, 2)}},
-    {SYS_setsockopt, {INN(3, 4)}},
+    {SYS_connect, {INN(1, 2, 1)}},
+    {SYS_bind, {INN(1, 2, 1)}},
+    {SYS_setsockopt, {INN(3, 4, 1)}},
     {SYS_socketpair, {OUT(3, 8)}},
     {SYS_pipe, {OUT(0, 8)}},
     {SYS_pipe2, {OUT(0, 8)}},
@@ -113,6 +125,8 @@ static const struct eg_pieces eg_pieces[] = {
 #undef BITS
 #undef OUT
 #undef OUTN
+#undef SEGMENTS_IN
+#undef SEGMENTS_OUT
 
 /* a: the call's arguments. Returns: NULL: its arguments do not travel. */
 static inline const struct eg_pieces *eg_pieces_of(long nr, const int64_t a[6])
@@ -127,7 +141,7 @@ static inline const struct eg_pieces *eg_pieces_of(long nr, const int64_t a[6])
     return NULL;
 }
 
-/* Of all but texts. Returns: more than EG_CALL_DATA_MAX when it cannot travel. */
+/* Of all but texts and segments. Returns: more than EG_CALL_DATA_MAX when it cannot travel. */
 static inline uint64_t eg_piece_bytes(const struct eg_piece *p, const int64_t a[6])
 {
     uint64_t n = p->count == EG_PIECE_FIXED ? 1 : (uint64_t)a[p->count];
@@ -138,6 +152,16 @@ static inline uint64_t eg_piece_bytes(const struct eg_piece *p, const int64_t a[
     return p->kind == EG_PIECE_BITS ? (n + 63) / 64 * 8 : n * p->each;
 }
 
+/* All that they point to. Returns: as eg_piece_bytes. */
+static inline uint64_t eg_segments_bytes(const struct eg_segment *v, uint32_t n)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (v[i].bytes > EG_CALL_DATA_MAX || (bytes += v[i].bytes) > EG_CALL_DATA_MAX)
+            return ~0ull;
+    return bytes;
+}
+
 /* Where pieces of these lengths lie in a call's data, the same at both ends: long ones as in their pages, as a device may want that.
  * Returns: 0; -1: they are too long together. */
 static inline int eg_pieces_place(const struct eg_pieces *c, const int64_t a[6], const uint32_t bytes[EG_CALL_PIECES_MAX], uint32_t ret_at[EG_CALL_PIECES_MAX])
@@ -145,8 +169,10 @@ static inline int eg_pieces_place(const struct eg_pieces *c, const int64_t a[6],
     uint64_t at = 0;
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
         at = (at + 15) & ~15ull;
-        if (bytes[i] >= 512)
-            at += ((uint64_t)a[c->piece[i].arg] - at) & (EG_PAGE_BYTES - 1);
+        if (bytes[i] >= 512) {
+            uint64_t addr = c->piece[i].kind == EG_PIECE_SEGMENTS ? 0 : (uint64_t)a[c->piece[i].arg]; /* a device wants each to be as long as it is aligned */
+            at += (addr - at) & (EG_PAGE_BYTES - 1);
+        }
         ret_at[i] = (uint32_t)at;
         at += bytes[i];
     }
@@ -167,12 +193,6 @@ static inline uint32_t eg_pieces_span(const struct eg_pieces *c, int way, const 
     return end - from;
 }
 
-/* Of each element so many bytes are not written by the kernel. */
-static inline uint32_t eg_piece_skips(const struct eg_piece *p)
-{
-    return p->kind == EG_PIECE_POLLFDS ? 6 : 0;
-}
-
 /* What has come back of a piece of so many bytes. */
 static inline uint32_t eg_piece_written(const struct eg_piece *p, uint32_t bytes, int64_t ret)
 {
@@ -186,6 +206,33 @@ static inline uint32_t eg_piece_written(const struct eg_piece *p, uint32_t bytes
     case EG_PIECE_COUNT: return n < bytes ? (uint32_t)n : bytes;
     }
     return 0;
+}
+
+/* A part of a piece that lies together in the program. */
+struct eg_part {
+    uint64_t addr;
+    uint32_t at, bytes; /* in the piece */
+    uint32_t next;
+};
+
+/* The parts of a piece of so many bytes, one after the other: *part is zeros before the first. way: of what is to be copied. Returns: 0: there are no more. */
+static inline int eg_part_next(const struct eg_piece *p, int way, const int64_t a[6], const struct eg_segment *segments, uint32_t bytes, struct eg_part *part)
+{
+    uint32_t k = part->next++;
+    if (p->kind == EG_PIECE_SEGMENTS) {
+        part->at += part->bytes;
+        if (part->at >= bytes)
+            return 0;
+        uint64_t most = bytes - part->at;
+        part->addr = segments[k].addr;
+        part->bytes = (uint32_t)(segments[k].bytes < most ? segments[k].bytes : most);
+        return 1;
+    }
+    int fields = p->kind == EG_PIECE_POLLFDS && way == EG_PIECE_OUT;
+    part->at = fields ? k * p->each + 6 : 0;
+    part->bytes = fields ? 2 : bytes;
+    part->addr = (uint64_t)a[p->arg] + part->at;
+    return fields ? part->at < bytes : bytes && !k;
 }
 
 #endif

@@ -9,6 +9,7 @@
 #include "cli_profile.h"
 #include "cli_program.h"
 #include "cli_stats.h"
+#include "cli_texts.h"
 #include "cli_uffd.h"
 #include "cli_verbs.h"
 #include "proto/eg_wire.h"
@@ -333,6 +334,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     for (int i = 0; i < run->n_servers; i++)
         cli_pool_add_server(&pool, &run->servers[i]);
     memcpy(pool.map->verbs_library, run->verbs_library, sizeof run->verbs_library);
+    cli_texts_recall(&pool);
     if ((run->hints.n_rules || run->profile) && (status = cli_hints_publish(&run->hints, run->profile, &pool, &hints)) != 0)
         goto no_keeper;
     status = cli_keeper_start(&pool, &embedded, &keeper);

@@ -104,13 +104,13 @@ static void judge(const struct eg_work *w, const uint64_t *harmless, uint32_t *r
     }
 }
 
-/* Another process of the run has looked at the same text. Returns: 0 when it is not quite the same after all (another gate has been there). */
+/* Another process has looked at the same text. Returns: 0 when it is not quite the same after all (another gate has been there). */
 static int recall(struct eg_work *w, const struct eg_text_site *known, uint32_t n)
 {
     for (w->n = 0; w->n < n && n <= EG_WORK_SITES; w->n++) {
         const struct eg_text_site *k = &known[w->n];
         uint8_t *at = w->text + k->at;
-        if (k->at + 16ull > (uint64_t)(w->end - w->text) || k->at < k->before || at[0] != 0x0f || at[1] != 0x05 || at[-k->before] == 0xe9)
+        if (k->at + 16ull > (uint64_t)(w->end - w->text) || k->at < k->before || k->after > 16 || eg_text_site_sum(at, k->before, k->after) != k->sum)
             break;
         w->site[w->n] = (struct eg_site){.at = at, .nr = k->nr, .before = k->before, .after = k->after, .state = k->state};
     }
@@ -132,7 +132,8 @@ static void remember(const struct eg_work *w)
         const struct eg_site *s = &w->site[i];
         if (s->state != EG_SITE_NONE)
             to[k++] = (struct eg_text_site){.at = (uint32_t)(s->at - w->text), .nr = (int16_t)(s->nr >= 0 && s->nr < 512 ? s->nr : -1),
-                                            .before = s->before, .after = s->after, .state = s->state};
+                                            .before = s->before, .after = s->after, .state = s->state,
+                                            .sum = eg_text_site_sum(s->at, s->before, s->after)};
     }
     eg_texts_keep(to);
 }

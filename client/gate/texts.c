@@ -3,6 +3,10 @@
 #include "client/gate/eg_texts.h"
 #include "client/pager/eg_pager.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+
 struct entry {
     uint8_t id[EG_GATE_ID_BYTES];
     uint32_t where;
@@ -70,4 +74,50 @@ void eg_texts_keep(struct eg_text_site *sites)
 {
     struct entry *e = (struct entry *)(void *)((uint8_t *)sites - offsetof(struct entry, site));
     __atomic_store_n(&e->ready, 1, __ATOMIC_RELEASE); /* pairs with eg_texts_find */
+}
+
+uint32_t eg_text_site_sum(const uint8_t *at, uint8_t before, uint8_t after)
+{
+    uint32_t sum = 0;
+    for (const uint8_t *p = at - before, *end = at + (after > 2 ? after : 2); p < end; p++)
+        sum = (sum ^ *p) * 16777619u;
+    return sum;
+}
+
+static int write_all(long fd, const void *from, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes;) {
+        long n = eg_sys3(SYS_write, fd, (const uint8_t *)from + at, bytes - at);
+        if (n <= 0 && n != -EINTR)
+            return -1;
+        at += n > 0 ? (uint64_t)n : 0;
+    }
+    return 0;
+}
+
+void eg_texts_save(void)
+{
+    struct eg_pool *pool = eg_rt.pool;
+    struct eg_texts_head head = pool->texts;
+    struct rlimit most = {0, 0};
+    uint32_t used = __atomic_load_n(&pool->texts_used, __ATOMIC_RELAXED);
+    char path[sizeof pool->texts_path + 16];
+    const void *entries = entry_at(0);
+    if (!pool->texts_path[0] || used == head.bytes || used > EG_POOL_TEXTS_BYTES)
+        return;
+    /* A write beyond that would be a signal. */
+    if (eg_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, &most) || most.rlim_cur < sizeof head + used)
+        return;
+    size_t n = eg_str_put(path, sizeof path, 0, pool->texts_path);
+    n = eg_str_put(path, sizeof path, n, ".");
+    eg_str_put_u64(path, sizeof path, n, eg_rt.pid);
+    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (eg_sys_failed(fd))
+        return;
+    head.bytes = used;
+    head.sum = eg_texts_sum(entries, used);
+    int rc = write_all(fd, &head, sizeof head) || write_all(fd, entries, used);
+    eg_sys1(SYS_close, fd);
+    if (rc || eg_sys_failed(eg_sys2(SYS_rename, path, pool->texts_path)))
+        eg_sys1(SYS_unlink, path);
 }

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #define EG_POOL_MAGIC 0x4c4f4f5045474e45ull
-#define EG_POOL_VERSION 5u
+#define EG_POOL_VERSION 6u
 #define EG_POOL_ROWS 1024
 #define EG_POOL_SERVERS 16
 #define EG_POOL_NODES 16
@@ -121,6 +121,24 @@ _Static_assert(sizeof(struct eg_pool_row) == EG_POOL_ROW_BYTES, "eg_pool_row is 
 
 #define EG_ROW_ACTIVE 1u /* the process had to use a memory server */
 
+/* The head of the user's file of texts, from which a run's begin (EG_POOL_TEXTS_OFFSET): entries follow, as many bytes as it says. It is for one libendgame.so. */
+#define EG_TEXTS_MAGIC 0x53545845544745ull
+struct eg_texts_head {
+    uint64_t magic;
+    uint32_t version; /* EG_POOL_VERSION */
+    uint32_t bytes;
+    uint64_t library[4]; /* device, inode, size, time of its last change in ns */
+    uint64_t sum;        /* of the entries: eg_texts_sum */
+};
+
+static inline uint64_t eg_texts_sum(const uint64_t *entries, uint32_t bytes)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < bytes / sizeof *entries; i++)
+        sum = ((sum ^ entries[i]) * 0x9e3779b97f4a7c15ull) ^ sum >> 29;
+    return sum;
+}
+
 struct eg_pool {
     uint64_t magic;
     uint32_t version;
@@ -148,6 +166,8 @@ struct eg_pool {
     struct eg_pool_exec execs[EG_POOL_EXECS];
     uint32_t next_exec;
     uint32_t texts_used; /* bytes of the texts' part that are given out: only atomic access */
+    struct eg_texts_head texts; /* bytes: those that were there before the run */
+    char texts_path[512];       /* the user's file; empty: none */
     uint32_t hints; /* 1: there is a hints file beside this one (eg_hints.h) */
     uint32_t sole;  /* 1: the first process, all of whose calls are seen, has made no other and is no other program: when it has ended, nothing is left */
     uint32_t held;  /* futex: the first process does not begin before this is 0, as its embedded server is not ready yet */

@@ -2,6 +2,7 @@
 #include "client/preload/endgame.h"
 
 #include "client/gate/eg_gate.h"
+#include "client/gate/eg_texts.h"
 #include "client/pager/eg_hints.h"
 #include "client/pager/eg_pager.h"
 #include "client/pager/eg_verbs_call.h"
@@ -498,8 +499,11 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (!eg_home.on || eg_home.far)
         dl_iterate_phdr(adopt_object, NULL);
     /* The first row: no other process has been there. */
-    if (eg_gate_all && __atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED) == 2)
-        __atomic_store_n(&eg_rt.pool->sole, 1, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED) == 2) {
+        if (eg_gate_all)
+            __atomic_store_n(&eg_rt.pool->sole, 1, __ATOMIC_RELAXED);
+        eg_texts_save();
+    }
     wait_while_held();
     if (getauxval(AT_EUID) == 0 && eg_rt.n_servers) { /* it may become another user, or change its root directory */
         eg_uffd_keep();

@@ -55,6 +55,7 @@ struct pieces {
     const struct eg_pieces *of; /* NULL: the program's memory itself */
     uint8_t *data;
     uint32_t bytes[EG_CALL_PIECES_MAX], at[EG_CALL_PIECES_MAX];
+    struct eg_segment segment[EG_PIECE_SEGMENTS_MAX]; /* as the program has them */
 };
 
 /* Where they are: as they are aligned in their pages, and with room for an answer's head before them. Returns: NULL: no memory. */
@@ -67,14 +68,31 @@ static uint8_t *data_of(struct eg_thread *t)
     return t->data ? t->data + EG_PAGE_BYTES : NULL;
 }
 
-/* What the node says of a piece fits the call: the kernel will not go beyond it. */
-static int piece_fits(const struct eg_piece *p, uint32_t bytes, const int64_t a[6], const uint8_t *content)
+/* The call is made with them where they are now. Returns: 0: they are not as many, or as long, as the node says. */
+static int segments_take(struct pieces *p, uint32_t i)
 {
-    if (!p->way)
-        return !bytes;
-    if (p->kind != EG_PIECE_TEXT)
-        return bytes == eg_piece_bytes(p, a);
-    return !bytes == !a[p->arg] && (!bytes || !content || content[bytes - 1] == 0);
+    struct eg_segment *v = (struct eg_segment *)(void *)(p->data + p->at[i - 1]);
+    uint32_t n = p->bytes[i - 1] / sizeof *v;
+    uint64_t at = (uint64_t)p->data + p->at[i];
+    if (n > EG_PIECE_SEGMENTS_MAX || eg_segments_bytes(v, n) != p->bytes[i])
+        return 0;
+    memcpy(p->segment, v, n * sizeof *v);
+    for (uint32_t k = 0; k < n; k++) {
+        v[k].addr = at;
+        at += v[k].bytes;
+    }
+    return 1;
+}
+
+/* What the node says of a piece fits the call: the kernel will not go beyond it. */
+static int piece_fits(struct pieces *p, uint32_t i, const int64_t a[6])
+{
+    const struct eg_piece *piece = &p->of->piece[i];
+    switch (piece->way ? piece->kind : EG_PIECE_BYTES) {
+    case EG_PIECE_SEGMENTS: return segments_take(p, i);
+    case EG_PIECE_TEXT: return p->bytes[i] ? a[piece->arg] && !p->data[p->at[i] + p->bytes[i] - 1] : !a[piece->arg];
+    default: return p->bytes[i] == (piece->way ? eg_piece_bytes(piece, a) : 0);
+    }
 }
 
 /* Without memory for them the call is made with the program's. */
@@ -95,8 +113,8 @@ static void pieces_take(struct eg_thread *t, const struct eg_call *call, struct 
         eg_proxy_transfer(t, SYS_recvfrom, ret->data + from, call->len_bytes);
     for (uint32_t i = 0; !ret->data && i < call->len_bytes; i++)
         eg_proxy_transfer(t, SYS_recvfrom, &byte, 1);
-    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++)
-        if (!piece_fits(&ret->of->piece[i], ret->bytes[i], a, ret->data ? ret->data + ret->at[i] : NULL))
+    for (uint32_t i = 0; ret->data && i < EG_CALL_PIECES_MAX; i++)
+        if (!piece_fits(ret, i, a))
             eg_home_lost(t->node);
     if (!ret->data)
         ret->of = NULL;
@@ -125,13 +143,10 @@ static int64_t pieces_store(struct pieces *p, const int64_t a[6], int64_t result
 {
     pieces_written(p, result);
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
-        const struct eg_piece *piece = &p->of->piece[i];
-        uint32_t step = piece->kind == EG_PIECE_POLLFDS ? piece->each : p->bytes[i];
-        for (uint32_t at = 0; at < p->bytes[i]; at += step) {
-            uint32_t skip = eg_piece_skips(piece);
-            if (content_write((uint64_t)a[piece->arg] + at + skip, p->data + p->at[i] + at + skip, step - skip))
+        struct eg_part part = {.next = 0};
+        while (eg_part_next(&p->of->piece[i], EG_PIECE_OUT, a, p->segment, p->bytes[i], &part))
+            if (part.bytes && content_write(part.addr, p->data + p->at[i] + part.at, part.bytes))
                 return -EFAULT;
-        }
     }
     return result;
 }
@@ -245,7 +260,7 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     t->nr = nr;
     memcpy(t->arg, a, sizeof a);
     for (uint32_t i = 0; pieces.of && i < EG_CALL_PIECES_MAX; i++)
-        if (pieces.bytes[i])
+        if (pieces.bytes[i] && pieces.of->piece[i].kind != EG_PIECE_SEGMENTS)
             t->arg[pieces.of->piece[i].arg] = (int64_t)(pieces.data + pieces.at[i]);
     t->caller = call->caller;
     int tries = 0, interrupted = call->type == EG_CALL_KICKED && is_interrupted(t);

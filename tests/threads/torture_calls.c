@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/utsname.h>
 
 /* Three pages: two that can be used, the third has nothing. */
@@ -255,12 +256,73 @@ static void waits(void)
     crew_run(threads(4), waits_body, NULL);
 }
 
+/* Through a pipe by segments of all lengths, and into a file and back. */
+static void segments_body(struct member *me)
+{
+    enum { MOST = 100, BYTES = 20000 };
+    char *from = NOT_NULL(malloc(BYTES)), *to = NOT_NULL(malloc(BYTES)), name[] = "/tmp/torture-calls-XXXXXX";
+    const int file = SYS(mkstemp(name));
+    int ends[2];
+    SYS(unlink(name));
+    SYS(pipe(ends));
+    for (int round = 0; round < rounds(60); round++) {
+        struct iovec out[MOST], in[MOST];
+        const int n = (int)rng_below(&me->rng, round % 4 ? 10 : MOST) + 1;
+        size_t total = 0;
+        memset(to, 0, BYTES);
+        for (int i = 0; i < n; i++) {
+            const size_t len = rng_below(&me->rng, 4) ? rng_below(&me->rng, 200) : 0;
+            out[i] = (struct iovec){from + total, len};
+            in[n - 1 - i] = (struct iovec){NULL, len};
+            total += len;
+        }
+        for (size_t i = 0, at = 0; i < (size_t)n; at += in[i++].iov_len)
+            in[i].iov_base = to + at;
+        fill_bytes(from, BYTES, me->rng);
+        EQUAL(writev(ends[1], out, n), total);
+        EQUAL(write(ends[1], from + total, 7), 7); /* less comes than there is room for */
+        struct iovec more[MOST + 1];
+        memcpy(more, in, (size_t)n * sizeof *in);
+        more[n] = (struct iovec){to + total, 1000};
+        EQUAL(readv(ends[0], more, n + 1), total + 7);
+        CHECK_BYTES(to, total + 7, me->rng);
+        CHECK_ZEROS(to + total + 7, BYTES - total - 7);
+        EQUAL(pwritev(file, out, n, 1000), total);
+        memset(to, 0, BYTES);
+        EQUAL(preadv(file, in, n, 1000), total);
+        CHECK_BYTES(to, total, me->rng);
+    }
+    char *pages = pages_make(), *end = pages + 2 * PAGE;
+    struct iovec bad[] = {{from, 5}, {end, 5}}, *at_end = (struct iovec *)(void *)end - 1;
+    FAILS(writev(file, bad + 1, 1), EFAULT);
+    FAILS(writev(file, (void *)end, 1), EFAULT);
+    FAILS(syscall(SYS_writev, file, bad, -1), EINVAL);
+    EQUAL(writev(file, bad, 0), 0);
+    *at_end = (struct iovec){from, 5};
+    EQUAL(pwritev(file, at_end, 1, 0), 5);
+    at_end->iov_base = end - 100; /* the array itself is written over */
+    at_end->iov_len = 100;
+    EQUAL(preadv(file, at_end, 1, 0), 100);
+    SYS(munmap(pages, 2 * PAGE));
+    SYS(close(file));
+    SYS(close(ends[0]));
+    SYS(close(ends[1]));
+    free(from);
+    free(to);
+}
+
+static void segments(void)
+{
+    crew_run(threads(4), segments_body, NULL);
+}
+
 static const struct sub_test tests[] = {
     {"places", places, "results at pages' ends, across them, in memory that cannot be written"},
     {"texts", texts, "paths that end with the memory, or do not end"},
     {"poll_fields", poll_fields, "poll writes what it has seen, beside what others write"},
     {"interrupted", interrupted, "what is left of a sleep"},
     {"waits", waits, "select, epoll, socket options"},
+    {"segments", segments, "readv, writev and their like"},
 };
 
 TORTURE_MAIN(tests)
