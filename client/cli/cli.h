@@ -21,6 +21,7 @@
     X("ENDGAME_COMPUTE", "endgame-compute to embed, instead of the one installed beside the command")                  \
     X("ENDGAME_RELAY", "endgame-relay for rdma: nodes, instead of the one installed beside the command")               \
     X("XDG_RUNTIME_DIR", "where run keeps its private directory; /dev/shm and /tmp are tried next")                    \
+    X("XDG_CACHE_HOME", "endgame/texts in it, else in ~/.cache, has what was found out about programs, for faster starts; it may be removed") \
     X("ENDGAME_POOL", "set by run for the program: the file its processes share; not for users")                       \
     X("LD_PRELOAD", "libendgame.so is put in front of what is there already")
 

@@ -330,8 +330,16 @@ static void rseq_off(void)
 {
     const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
     const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
-    if (offset && size && *size)
-        eg_sys4(SYS_rseq, eg_thread_pointer() + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
+    if (!offset || !size || !*size)
+        return;
+    eg_sys4(SYS_rseq, eg_thread_pointer() + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
+    /* Who looks before it uses it finds that there is none. The word is in memory that is read-only by now. */
+    const unsigned none = 0;
+    int fd = open("/proc/self/mem", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)!pwrite(fd, &none, sizeof none, (off_t)size);
+        close(fd);
+    }
 }
 
 /* A run with compute nodes. */

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/rseq.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -316,6 +317,20 @@ static void segments(void)
     crew_run(threads(4), segments_body, NULL);
 }
 
+/* What libc says of restartable sequences is so. */
+static void rseq_body(struct member *me)
+{
+    (void)me;
+    const struct rseq *area = (const void *)((const char *)__builtin_thread_pointer() + __rseq_offset);
+    CHECK(!__rseq_size || (int)*(const volatile __u32 *)&area->cpu_id >= 0, "libc has registered %u bytes, and the kernel does not know them", __rseq_size);
+}
+
+static void rseq(void)
+{
+    rseq_body(NULL);
+    crew_run(threads(2), rseq_body, NULL);
+}
+
 static const struct sub_test tests[] = {
     {"places", places, "results at pages' ends, across them, in memory that cannot be written"},
     {"texts", texts, "paths that end with the memory, or do not end"},
@@ -323,6 +338,7 @@ static const struct sub_test tests[] = {
     {"interrupted", interrupted, "what is left of a sleep"},
     {"waits", waits, "select, epoll, socket options"},
     {"segments", segments, "readv, writev and their like"},
+    {"rseq", rseq, "restartable sequences"},
 };
 
 TORTURE_MAIN(tests)
