@@ -271,7 +271,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         .mask = s->mask,
     };
     struct wk_pieces pieces = {.of = NULL};
-    const uint8_t *payload = nr == SYS_futex ? NULL : wk_pieces_begin(s, r[EG_REG_RIP], &out.call, &pieces);
+    const uint8_t *payload = futex == WK_FUTEX_KICKED ? NULL : wk_pieces_begin(s, r[EG_REG_RIP], &out.call, &pieces);
     s->turn++; /* what it was given it does not use now */
     if (nr == SYS_clone || nr == SYS_clone3) { /* the new thread starts with these registers */
         memset(&out.state, 0, sizeof out.state);
@@ -288,7 +288,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL);
     s->mask = answer.mask;
-    r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &out.call, &answer, &pieces) : answer.arg[0]);
+    r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &answer, &pieces) : answer.arg[0]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
     if (futex == WK_FUTEX_KICKED && !answer.arg[2])

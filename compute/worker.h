@@ -108,14 +108,14 @@ void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes);
 /* What a call's arguments point to, where it travels with the call (proto/eg_pieces.h). */
 struct wk_pieces {
     const struct eg_pieces *of; /* NULL: it does not */
-    uint32_t at[EG_CALL_PIECES_MAX];
+    struct eg_pieces_data d;
     struct eg_segment segment[EG_PIECE_SEGMENTS_MAX];
 };
 /* wk_pieces_begin - looks for it; what home takes from wherever it is, because it is not here, does not. rip: the call's, for who has to wait for a page.
  * Returns: the payload for *call, whose type and lengths are set then; what is to be written may be written here. NULL: there is none. */
 const uint8_t *wk_pieces_begin(struct wk_slot *s, uint64_t rip, struct eg_call *call, struct wk_pieces *ret);
 /* wk_pieces_end - the answer's payload to where it belongs. Returns: the call's result. */
-int64_t wk_pieces_end(struct wk_slot *s, uint64_t rip, const struct eg_call *call, const struct eg_call *answer, const struct wk_pieces *p);
+int64_t wk_pieces_end(struct wk_slot *s, uint64_t rip, const struct eg_call *answer, struct wk_pieces *p);
 /* wk_call_short - a message without payload, and its answer, without either. Context: the thread. */
 void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer);
 void wk_lock(uint32_t *word);

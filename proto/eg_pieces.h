@@ -5,6 +5,7 @@
 
 #include "proto/eg_threads.h"
 
+#include <stddef.h>
 #include <sys/syscall.h>
 
 /* When what the kernel writes comes back. */
@@ -18,10 +19,15 @@ enum eg_piece_rule {
 enum { EG_PIECE_IN = 1, EG_PIECE_OUT = 2, EG_PIECE_INOUT = 3 };
 enum eg_piece_kind {
     EG_PIECE_BYTES,
-    EG_PIECE_TEXT,   /* with the NUL at its end */
-    EG_PIECE_BITS,   /* in words of 8 bytes */
-    EG_PIECE_POLLFDS, /* of which the kernel writes the last two bytes, whatever others do to the rest meanwhile */
-    EG_PIECE_SEGMENTS /* what the segments of the piece before, struct iovecs, point to: one behind the other */
+    EG_PIECE_TEXT,     /* with the NUL at its end */
+    EG_PIECE_BITS,     /* in words of 8 bytes */
+    EG_PIECE_POLLFDS,  /* of which the kernel writes the last two bytes, whatever others do to the rest meanwhile */
+    EG_PIECE_SIZE,     /* an int, not looked at when there is no piece behind it */
+    EG_PIECE_SIZED,    /* as long as that says */
+    EG_PIECE_SEGMENTS, /* what the piece before, struct iovecs, points to: one behind the other */
+    EG_PIECE_MSGHDR,   /* the call's first piece; without a control message */
+    EG_PIECE_NAME,     /* its address */
+    EG_PIECE_IOVECS    /* its struct iovecs */
 };
 
 struct __attribute__((packed, may_alias)) eg_segment { /* struct iovec, wherever it lies */
@@ -29,8 +35,17 @@ struct __attribute__((packed, may_alias)) eg_segment { /* struct iovec, wherever
 };
 #define EG_PIECE_SEGMENTS_MAX 64u
 
+struct __attribute__((packed, may_alias)) eg_msghdr {
+    uint64_t name;
+    uint32_t name_bytes, unused;
+    uint64_t iovecs, n_iovecs, control, control_bytes;
+    uint32_t flags, unused_either;
+};
+
 #define EG_PIECE_FIXED 7 /* count */
 #define EG_PIECE_TEXT_MAX 4096u /* PATH_MAX */
+#define EG_PIECE_SIZED_MAX 4096
+#define EG_PIECE_BITS_MAX 1024u /* of more the kernel looks only at as many as there are descriptors */
 
 struct eg_piece {
     uint8_t arg, way, rule, kind;
@@ -40,7 +55,7 @@ struct eg_piece {
 
 struct eg_pieces {
     uint16_t nr;
-    struct eg_piece piece[EG_CALL_PIECES_MAX]; /* IN, then INOUT, then OUT */
+    struct eg_piece piece[EG_CALL_PIECES_MAX];
 };
 
 /* clang-format off */
@@ -54,17 +69,28 @@ struct eg_pieces {
 #define OUTN(a, n, each)     {a, EG_PIECE_OUT, EG_PIECE_COUNT, EG_PIECE_BYTES, n, each}
 #define SEGMENTS_IN(a, n)    INN(a, n, 16), {a, EG_PIECE_IN, 0, EG_PIECE_SEGMENTS, n, 1}
 #define SEGMENTS_OUT(a, n)   INN(a, n, 16), {a, EG_PIECE_OUT, EG_PIECE_COUNT, EG_PIECE_SEGMENTS, n, 1}
+#define SIZED(a, l)          {l, EG_PIECE_INOUT, EG_PIECE_ALWAYS, EG_PIECE_SIZE, EG_PIECE_FIXED, 4}, {a, EG_PIECE_INOUT, EG_PIECE_DONE, EG_PIECE_SIZED, EG_PIECE_FIXED, 1}
+#define MSGHDR(way, name)    {1, way, EG_PIECE_DONE, EG_PIECE_MSGHDR, EG_PIECE_FIXED, 56}, {1, name, EG_PIECE_DONE, EG_PIECE_NAME, EG_PIECE_FIXED, 1}, \
+                             {1, EG_PIECE_IN, 0, EG_PIECE_IOVECS, EG_PIECE_FIXED, 1}
 static const struct eg_pieces eg_pieces[] = {
     {SYS_read, {OUTN(1, 2, 1)}},
     {SYS_write, {INN(1, 2, 1)}},
     {SYS_pread64, {OUTN(1, 2, 1)}},
     {SYS_pwrite64, {INN(1, 2, 1)}},
-    {SYS_recvfrom, {OUTN(1, 2, 1)}}, /* eg_pieces_of: not all */
+    {SYS_recvfrom, {SIZED(4, 5), OUTN(1, 2, 1)}}, /* of this one and some others not all: eg_pieces_of */
     {SYS_sendto, {INN(1, 2, 1), INN(4, 5, 1)}},
     {SYS_readv, {SEGMENTS_OUT(1, 2)}},
     {SYS_writev, {SEGMENTS_IN(1, 2)}},
     {SYS_preadv, {SEGMENTS_OUT(1, 2)}},
     {SYS_pwritev, {SEGMENTS_IN(1, 2)}},
+    {SYS_sendmsg, {MSGHDR(EG_PIECE_IN, EG_PIECE_IN), {1, EG_PIECE_IN, 0, EG_PIECE_SEGMENTS, EG_PIECE_FIXED, 1}}},
+    {SYS_recvmsg, {MSGHDR(EG_PIECE_INOUT, EG_PIECE_INOUT), {1, EG_PIECE_OUT, EG_PIECE_COUNT, EG_PIECE_SEGMENTS, EG_PIECE_FIXED, 1}}},
+    {SYS_accept, {SIZED(1, 2)}},
+    {SYS_accept4, {SIZED(1, 2)}},
+    {SYS_getsockname, {SIZED(1, 2)}},
+    {SYS_getpeername, {SIZED(1, 2)}},
+    {SYS_getsockopt, {SIZED(3, 4)}},
+    {SYS_futex, {IN(3, 16)}},
     {SYS_getrandom, {OUTN(0, 1, 1)}},
     {SYS_getdents64, {OUTN(1, 2, 1)}},
     {SYS_stat, {TEXT(0), OUT(1, 144)}},
@@ -114,7 +140,14 @@ static const struct eg_pieces eg_pieces[] = {
     {SYS_timer_settime, {IN(2, 32), OUT(3, 32)}},
     {SYS_timerfd_gettime, {OUT(1, 32)}},
     {SYS_timerfd_settime, {IN(2, 32), OUT(3, 32)}},
-    {SYS_rt_sigpending, {OUT(0, 8)}},
+    {SYS_rt_sigpending, {{0, EG_PIECE_OUT, EG_PIECE_DONE, EG_PIECE_BYTES, 1, 1}}},
+};
+/* By their requests. */
+static const struct eg_pieces eg_pieces_ioctl[] = {
+    {0x5401 /* TCGETS */, {OUT(2, 36)}},
+    {0x5413 /* TIOCGWINSZ */, {OUT(2, 8)}},
+    {0x541b /* FIONREAD */, {OUT(2, 4)}},
+    {0x5421 /* FIONBIO */, {IN(2, 4)}},
 };
 /* clang-format on */
 #undef IN
@@ -127,32 +160,38 @@ static const struct eg_pieces eg_pieces[] = {
 #undef OUTN
 #undef SEGMENTS_IN
 #undef SEGMENTS_OUT
+#undef SIZED
+#undef MSGHDR
 
-/* a: the call's arguments. Returns: NULL: its arguments do not travel. */
+/* Those of a call that does not have them always. */
+static inline int eg_pieces_have(long nr, const int64_t a[6])
+{
+    enum { TRUNC = 0x20, ZEROCOPY = 0x4000000, SOL_SOCKET_ = 1, SO_GET_FILTER_ = 26 };
+    uint32_t wait = 1u << 0 | 1u << 6 | 1u << 9 | 1u << 11 | 1u << 13; /* FUTEX_WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 */
+    switch (nr) {
+    case SYS_recvfrom: return !(a[3] & TRUNC); /* that may leave the buffer as it is */
+    case SYS_recvmsg: return !(a[2] & TRUNC);
+    case SYS_sendto: return !(a[3] & ZEROCOPY); /* what is read later */
+    case SYS_sendmsg: return !(a[2] & ZEROCOPY);
+    case SYS_getsockopt: return (int)a[1] == SOL_SOCKET_ && (int)a[2] != SO_GET_FILTER_; /* which counts otherwise */
+    case SYS_futex: return wait >> (a[1] & 0x1f) & 1; /* the time limit */
+    default: return 1;
+    }
+}
+
+/* a: the call's arguments. Returns: NULL: they do not travel. */
 static inline const struct eg_pieces *eg_pieces_of(long nr, const int64_t a[6])
 {
-    /* An address to be filled in says itself how long it is; TRUNC may leave the buffer as it is; ZEROCOPY reads it later. */
-    enum { TRUNC = 0x20, ZEROCOPY = 0x4000000 };
-    if ((nr == SYS_recvfrom && (a[4] || a[3] & TRUNC)) || (nr == SYS_sendto && a[3] & ZEROCOPY))
-        return NULL;
-    for (uint32_t i = 0; i < sizeof eg_pieces / sizeof *eg_pieces; i++)
-        if (eg_pieces[i].nr == nr)
-            return &eg_pieces[i];
+    const struct eg_pieces *v = nr == SYS_ioctl ? eg_pieces_ioctl : eg_pieces;
+    uint32_t n = nr == SYS_ioctl ? sizeof eg_pieces_ioctl / sizeof *v : sizeof eg_pieces / sizeof *v;
+    uint32_t wanted = nr == SYS_ioctl ? (uint32_t)a[1] : (uint32_t)nr;
+    for (uint32_t i = 0; i < n; i++)
+        if (v[i].nr == wanted)
+            return eg_pieces_have(nr, a) ? &v[i] : NULL;
     return NULL;
 }
 
-/* Of all but texts and segments. Returns: more than EG_CALL_DATA_MAX when it cannot travel. */
-static inline uint64_t eg_piece_bytes(const struct eg_piece *p, const int64_t a[6])
-{
-    uint64_t n = p->count == EG_PIECE_FIXED ? 1 : (uint64_t)a[p->count];
-    if (!a[p->arg])
-        return 0;
-    if (n > EG_CALL_DATA_MAX)
-        return ~0ull;
-    return p->kind == EG_PIECE_BITS ? (n + 63) / 64 * 8 : n * p->each;
-}
-
-/* All that they point to. Returns: as eg_piece_bytes. */
+/* All that they point to. Returns: more than EG_CALL_DATA_MAX when it cannot travel. */
 static inline uint64_t eg_segments_bytes(const struct eg_segment *v, uint32_t n)
 {
     uint64_t bytes = 0;
@@ -162,22 +201,71 @@ static inline uint64_t eg_segments_bytes(const struct eg_segment *v, uint32_t n)
     return bytes;
 }
 
-/* Where pieces of these lengths lie in a call's data, the same at both ends: long ones as in their pages, as a device may want that.
- * Returns: 0; -1: they are too long together. */
-static inline int eg_pieces_place(const struct eg_pieces *c, const int64_t a[6], const uint32_t bytes[EG_CALL_PIECES_MAX], uint32_t ret_at[EG_CALL_PIECES_MAX])
+/* The content of piece i, as far as it has been read. */
+struct eg_pieces_data {
+    uint8_t *data;
+    uint32_t at[EG_CALL_PIECES_MAX], bytes[EG_CALL_PIECES_MAX];
+    uint64_t addr[EG_CALL_PIECES_MAX]; /* in the program */
+};
+
+/* Where piece i is in the program, and how long; those before it are known and read. Not for texts. Returns: 0: it cannot travel; ret_bytes. */
+static inline int eg_piece_find(const struct eg_pieces *c, uint32_t i, const int64_t a[6], const struct eg_pieces_data *d, uint64_t *ret_addr, uint64_t *ret_bytes)
 {
-    uint64_t at = 0;
-    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
-        at = (at + 15) & ~15ull;
-        if (bytes[i] >= 512) {
-            uint64_t addr = c->piece[i].kind == EG_PIECE_SEGMENTS ? 0 : (uint64_t)a[c->piece[i].arg]; /* a device wants each to be as long as it is aligned */
-            at += (addr - at) & (EG_PAGE_BYTES - 1);
-        }
-        ret_at[i] = (uint32_t)at;
-        at += bytes[i];
+    const struct eg_piece *p = &c->piece[i];
+    const struct eg_msghdr *h = (const struct eg_msghdr *)(const void *)(d->data + d->at[0]);
+    uint32_t before = i ? i - 1 : 0;
+    const uint8_t *last = d->data + d->at[before];
+    uint64_t addr = (uint64_t)a[p->arg], n = p->count == EG_PIECE_FIXED ? 1 : (uint64_t)a[p->count];
+    int32_t size;
+    switch ((enum eg_piece_kind)p->kind) {
+    case EG_PIECE_SEGMENTS:
+        addr = 0;
+        n = d->bytes[before] / sizeof(struct eg_segment);
+        n = n > EG_PIECE_SEGMENTS_MAX ? ~0ull : eg_segments_bytes((const struct eg_segment *)(const void *)last, (uint32_t)n);
+        break;
+    case EG_PIECE_SIZE: n = addr && a[p[1].arg] ? p->each : 0; break;
+    case EG_PIECE_SIZED:
+        if (addr && !d->bytes[before])
+            return 0;
+        size = 0;
+        if (addr)
+            memcpy(&size, last, sizeof size);
+        if (size < 0 || size > EG_PIECE_SIZED_MAX)
+            return 0;
+        n = (uint64_t)size;
+        break;
+    case EG_PIECE_NAME:
+        if (!d->bytes[0] || (h->control && h->control_bytes) || (h->name && h->name_bytes > EG_PIECE_SIZED_MAX))
+            return 0;
+        addr = h->name;
+        n = addr ? h->name_bytes : 0;
+        break;
+    case EG_PIECE_IOVECS:
+        if (h->n_iovecs > EG_PIECE_SEGMENTS_MAX || (h->n_iovecs && !h->iovecs))
+            return 0;
+        addr = h->iovecs;
+        n = h->n_iovecs * sizeof(struct eg_segment);
+        break;
+    case EG_PIECE_BITS: n = !addr ? 0 : n > EG_PIECE_BITS_MAX ? ~0ull : (n + 63) / 64 * 8; break;
+    default: n = !addr ? 0 : n > EG_CALL_DATA_MAX ? ~0ull : n * p->each; break;
     }
-    return at <= EG_CALL_DATA_MAX + EG_PAGE_BYTES ? 0 : -1;
+    *ret_addr = addr;
+    *ret_bytes = n;
+    return n <= EG_CALL_DATA_MAX;
 }
+
+/* Where a piece of this length lies in a call's data, whose last one ended at `end`; the same at both ends. What a device may want as it lies in its page
+ * does so; of segments the first does, and then each that is as long as such a device wants it. */
+static inline uint64_t eg_piece_place(const struct eg_piece *p, const int64_t a[6], uint64_t end, uint32_t bytes)
+{
+    uint64_t at = (end + 15) & ~15ull;
+    if (bytes >= 512 && p->kind == EG_PIECE_SEGMENTS)
+        at += (0 - at) & (EG_PAGE_BYTES - 1);
+    else if (bytes >= 512 && p->kind == EG_PIECE_BYTES)
+        at += ((uint64_t)a[p->arg] - at) & (EG_PAGE_BYTES - 1);
+    return at;
+}
+#define EG_PIECES_DATA_BYTES (EG_CALL_DATA_MAX + EG_PAGE_BYTES) /* all of them */
 
 /* What goes one way: from the first such piece's beginning to the last one's end. Returns: bytes; *ret_from. */
 static inline uint32_t eg_pieces_span(const struct eg_pieces *c, int way, const uint32_t bytes[EG_CALL_PIECES_MAX], const uint32_t at[EG_CALL_PIECES_MAX],
@@ -215,10 +303,11 @@ struct eg_part {
     uint32_t next;
 };
 
-/* The parts of a piece of so many bytes, one after the other: *part is zeros before the first. way: of what is to be copied. Returns: 0: there are no more. */
-static inline int eg_part_next(const struct eg_piece *p, int way, const int64_t a[6], const struct eg_segment *segments, uint32_t bytes, struct eg_part *part)
+/* The parts of a piece, one after the other: *part is zeros before the first. way: of what is to be copied. Returns: 0: there are no more. */
+static inline int eg_part_next(const struct eg_piece *p, int way, uint64_t addr, const struct eg_segment *segments, uint32_t bytes, struct eg_part *part)
 {
     uint32_t k = part->next++;
+    int fields = way == EG_PIECE_OUT && (p->kind == EG_PIECE_POLLFDS || p->kind == EG_PIECE_MSGHDR);
     if (p->kind == EG_PIECE_SEGMENTS) {
         part->at += part->bytes;
         if (part->at >= bytes)
@@ -228,10 +317,16 @@ static inline int eg_part_next(const struct eg_piece *p, int way, const int64_t 
         part->bytes = (uint32_t)(segments[k].bytes < most ? segments[k].bytes : most);
         return 1;
     }
-    int fields = p->kind == EG_PIECE_POLLFDS && way == EG_PIECE_OUT;
-    part->at = fields ? k * p->each + 6 : 0;
-    part->bytes = fields ? 2 : bytes;
-    part->addr = (uint64_t)a[p->arg] + part->at;
+    part->at = 0;
+    part->bytes = bytes;
+    if (fields && p->kind == EG_PIECE_POLLFDS) {
+        part->at = k * p->each + 6;
+        part->bytes = 2;
+    } else if (fields) {
+        part->at = k == 0 ? offsetof(struct eg_msghdr, name_bytes) : k == 1 ? offsetof(struct eg_msghdr, control_bytes) : bytes;
+        part->bytes = k == 0 ? 4 : 12;
+    }
+    part->addr = addr + part->at;
     return fields ? part->at < bytes : bytes && !k;
 }
 

@@ -107,11 +107,19 @@ static int deadly_signal(const struct cli_inherit *inherit)
     return 0;
 }
 
-static int set_environment(const char *pool_path, const char *library)
+static int set_environment(const char *pool_path, const char *library, const char *texts)
 {
     const char *old = getenv("LD_PRELOAD");
     size_t len = strlen(library);
-    char *preload = NULL;
+    char *preload = NULL, *own_texts = NULL;
+    if (*texts) { /* for this process alone: it takes it out of its environment */
+        if (asprintf(&own_texts, "%d:%s", (int)getpid(), texts) < 0)
+            return -1;
+        int ret = setenv("ENDGAME_TEXTS", own_texts, 1);
+        free(own_texts);
+        if (ret)
+            return -1;
+    }
     if (setenv("ENDGAME_POOL", pool_path, 1) != 0)
         return -1;
     if (!old || !*old)
@@ -125,13 +133,13 @@ static int set_environment(const char *pool_path, const char *library)
     return ret;
 }
 
-static void become_program(struct cli_inherit *inherit, char **argv, const char *pool_path, const char *library, pid_t parent,
-                           int failure)
+static void become_program(struct cli_inherit *inherit, char **argv, const char *pool_path, const char *library, const char *texts,
+                           pid_t parent, int failure)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(CLI_EXIT_FAILED); /* it died before prctl */
-    if (set_environment(pool_path, library) == 0) {
+    if (set_environment(pool_path, library, texts) == 0) {
         for (int i = 0; i < N_TIMERS; i++)
             setitimer(timer_kinds[i], &inherit->timers[i], NULL);
         setrlimit(RLIMIT_FSIZE, &inherit->file_size);
@@ -145,7 +153,7 @@ static void become_program(struct cli_inherit *inherit, char **argv, const char 
     _exit(CLI_EXIT_CANNOT_RUN);
 }
 
-pid_t cli_child_start(struct cli_inherit *inherit, char **argv, const char *pool_path, const char *library)
+pid_t cli_child_start(struct cli_inherit *inherit, char **argv, const char *pool_path, const char *library, const char *texts)
 {
     int failure[2];
     int number = deadly_signal(inherit);
@@ -157,7 +165,7 @@ pid_t cli_child_start(struct cli_inherit *inherit, char **argv, const char *pool
     fflush(NULL);
     pid_t child = fork();
     if (child == 0)
-        become_program(inherit, argv, pool_path, library, parent, failure[1]);
+        become_program(inherit, argv, pool_path, library, texts, parent, failure[1]);
     int error = child < 0 ? errno : 0;
     close(failure[1]);
     if (child > 0 && read(failure[0], &error, sizeof error) == sizeof error)

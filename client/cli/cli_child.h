@@ -30,7 +30,7 @@ void cli_child_block(struct cli_inherit *inherit);
  * Returns: pid, or minus an exit status after one line that says why; or minus (CLI_CHILD_SIGNALLED + number) if this
  * process was told to end before there was a program. */
 #define CLI_CHILD_SIGNALLED 128
-pid_t cli_child_start(struct cli_inherit *inherit, char **argv, const char *pool_path, const char *library)
+pid_t cli_child_start(struct cli_inherit *inherit, char **argv, const char *pool_path, const char *library, const char *texts)
     __attribute__((warn_unused_result));
 
 /* cli_child_wait - hand signals on until the child has ended. Returns: its wait status. */

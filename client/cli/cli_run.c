@@ -323,6 +323,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     struct cli_pool pool;
     struct cli_keeper keeper;
     struct eg_hints_file *hints = NULL;
+    char texts[EG_TEXTS_PATH_BYTES];
     struct cli_embedded embedded = {.daemon = {run->memserver, run->compute.daemon, run->compute.relay},
                                     .n = {run->far && run->n_servers == 0, run->compute.n_embedded}};
     cli_compute_relays(&run->compute, &embedded);
@@ -334,7 +335,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
     for (int i = 0; i < run->n_servers; i++)
         cli_pool_add_server(&pool, &run->servers[i]);
     memcpy(pool.map->verbs_library, run->verbs_library, sizeof run->verbs_library);
-    cli_texts_recall(&pool);
+    cli_texts_recall(&pool, texts, sizeof texts);
     if ((run->hints.n_rules || run->profile) && (status = cli_hints_publish(&run->hints, run->profile, &pool, &hints)) != 0)
         goto no_keeper;
     status = cli_keeper_start(&pool, &embedded, &keeper);
@@ -355,7 +356,7 @@ static int start(struct run *run, struct cli_inherit *inherit, struct cli_stats 
 
     uint64_t start_ns = now_ns();
     pool.map->held = keeper.ready >= 0; /* until the embedded server is ready, the program is loaded, but does not begin */
-    pid_t child = cli_child_start(inherit, run->program, pool.path, pool.library);
+    pid_t child = cli_child_start(inherit, run->program, pool.path, pool.library, texts);
     if (child < 0) {
         cli_keeper_finish(&keeper, &pool);
         cli_pool_close(&pool);

@@ -23,8 +23,8 @@ void eg_texts_keep(struct eg_text_site *sites);
 /* eg_text_site_sum - of what stands at the site: from before on, to the end of what is replaced. Pre: all of it, and two bytes at `at`, can be read. */
 uint32_t eg_text_site_sum(const uint8_t *at, uint8_t before, uint8_t after);
 /* eg_texts_save - what this process has found out goes to the user's file, from which later runs begin. Nobody else has been in the pool file yet: what a
- * program writes there, which may have become another user by then, must not get into other runs. No error stops anything: the next run finds out
- * again. Context: start-up, the run's first process, before the program. */
-void eg_texts_save(void);
+ * program writes there, which may have become another user by then, must not get into other runs. own: "PID:PATH", from this process's environment. No error
+ * stops anything: the next run finds out again. Context: start-up, the run's first process, before the program. */
+void eg_texts_save(const char *own);
 
 #endif

@@ -95,29 +95,33 @@ static int write_all(long fd, const void *from, uint64_t bytes)
     return 0;
 }
 
-void eg_texts_save(void)
+void eg_texts_save(const char *own)
 {
     struct eg_pool *pool = eg_rt.pool;
     struct eg_texts_head head = pool->texts;
     struct rlimit most = {0, 0};
     uint32_t used = __atomic_load_n(&pool->texts_used, __ATOMIC_RELAXED);
-    char path[sizeof pool->texts_path + 16];
+    uint64_t pid = 0;
+    char path[EG_TEXTS_PATH_BYTES];
     const void *entries = entry_at(0);
-    if (!pool->texts_path[0] || used == head.bytes || used > EG_POOL_TEXTS_BYTES)
+    while (*own >= '0' && *own <= '9')
+        pid = pid * 10 + (uint64_t)(*own++ - '0');
+    if (*own++ != ':' || pid != eg_rt.pid || used == head.bytes || used > EG_TEXTS_MOST_BYTES)
         return;
     /* A write beyond that would be a signal. */
     if (eg_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, &most) || most.rlim_cur < sizeof head + used)
         return;
-    size_t n = eg_str_put(path, sizeof path, 0, pool->texts_path);
+    size_t n = eg_str_put(path, sizeof path, 0, own);
     n = eg_str_put(path, sizeof path, n, ".");
-    eg_str_put_u64(path, sizeof path, n, eg_rt.pid);
-    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    eg_str_put_u64(path, sizeof path, n, pid);
+    eg_sys1(SYS_unlink, path); /* somebody with this number was killed */
+    long fd = eg_sys4(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (eg_sys_failed(fd))
         return;
     head.bytes = used;
     head.sum = eg_texts_sum(entries, used);
     int rc = write_all(fd, &head, sizeof head) || write_all(fd, entries, used);
     eg_sys1(SYS_close, fd);
-    if (rc || eg_sys_failed(eg_sys2(SYS_rename, path, pool->texts_path)))
+    if (rc || eg_sys_failed(eg_sys2(SYS_rename, path, own)))
         eg_sys1(SYS_unlink, path);
 }

@@ -123,6 +123,8 @@ _Static_assert(sizeof(struct eg_pool_row) == EG_POOL_ROW_BYTES, "eg_pool_row is 
 
 /* The head of the user's file of texts, from which a run's begin (EG_POOL_TEXTS_OFFSET): entries follow, as many bytes as it says. It is for one libendgame.so. */
 #define EG_TEXTS_MAGIC 0x53545845544745ull
+#define EG_TEXTS_PATH_BYTES 512
+#define EG_TEXTS_MOST_BYTES (128u << 10) /* beyond that nothing is kept: a run needs room for texts of its own */
 struct eg_texts_head {
     uint64_t magic;
     uint32_t version; /* EG_POOL_VERSION */
@@ -167,7 +169,6 @@ struct eg_pool {
     uint32_t next_exec;
     uint32_t texts_used; /* bytes of the texts' part that are given out: only atomic access */
     struct eg_texts_head texts; /* bytes: those that were there before the run */
-    char texts_path[512];       /* the user's file; empty: none */
     uint32_t hints; /* 1: there is a hints file beside this one (eg_hints.h) */
     uint32_t sole;  /* 1: the first process, all of whose calls are seen, has made no other and is no other program: when it has ended, nothing is left */
     uint32_t held;  /* futex: the first process does not begin before this is 0, as its embedded server is not ready yet */

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -135,6 +136,23 @@ static int object_has(const struct dl_phdr_info *info, uint64_t address)
     return 0;
 }
 
+/* Of its file, too: one that was changed may have kept its build-id. What is no file (the vDSO) is the kernel's. */
+static void id_make(const uint8_t build_id[EG_GATE_ID_BYTES], const char *path, uint8_t ret_id[EG_GATE_ID_BYTES])
+{
+    struct stat st;
+    memcpy(ret_id, build_id, EG_GATE_ID_BYTES);
+    if (!strchr(path, '/'))
+        return;
+    if (stat(path, &st)) {
+        memset(ret_id, 0, EG_GATE_ID_BYTES);
+        return;
+    }
+    const uint64_t words[] = {(uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec, (uint64_t)st.st_size};
+    const uint8_t *bytes = (const uint8_t *)words;
+    for (size_t i = 0; i < sizeof words; i++)
+        ret_id[i] ^= bytes[i];
+}
+
 /* A note of the object's. Returns: what it says, *ret_bytes; NULL: it has none. */
 static const void *object_note(const struct dl_phdr_info *info, const char *owner, uint32_t type, uint32_t *ret_bytes)
 {
@@ -174,7 +192,7 @@ static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int coun
     }
     const void *id = object_note(info, "GNU", NT_GNU_BUILD_ID, &note_bytes);
     if (id && note_bytes == sizeof text.id)
-        memcpy(text.id, id, sizeof text.id);
+        id_make(id, info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", text.id);
     for (int i = 0; i < info->dlpi_phnum && n < EG_GATE_TABLES; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
         if (p->p_type == PT_LOAD && p->p_flags & PF_R && !(p->p_flags & (PF_W | PF_X))) {
@@ -325,21 +343,14 @@ static int nodes_private(struct dl_phdr_info *info, size_t bytes, void *arg)
     return 0;
 }
 
-/* The kernel would write into the thread's control block at any moment: glibc then asks the kernel for its processor instead. */
+/* The kernel would write into the thread's control block at any moment: glibc then asks the kernel for its processor instead. __rseq_size stays: who found
+ * 0 there (librseq) would register an area of its own. */
 static void rseq_off(void)
 {
     const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
     const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
-    if (!offset || !size || !*size)
-        return;
-    eg_sys4(SYS_rseq, eg_thread_pointer() + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
-    /* Who looks before it uses it finds that there is none. The word is in memory that is read-only by now. */
-    const unsigned none = 0;
-    int fd = open("/proc/self/mem", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)!pwrite(fd, &none, sizeof none, (off_t)size);
-        close(fd);
-    }
+    if (offset && size && *size)
+        eg_sys4(SYS_rseq, eg_thread_pointer() + (uint64_t)*offset, 32, 1 /* RSEQ_FLAG_UNREGISTER */, 0x53053053);
 }
 
 /* A run with compute nodes. */
@@ -435,6 +446,18 @@ static const char *env_find(char **envp, const char *name)
     return NULL;
 }
 
+/* The same, and it is there no more. */
+static const char *env_take(char **envp, const char *name)
+{
+    const char *value = env_find(envp, name);
+    for (; value && *envp; envp++)
+        if (value > *envp && value - *envp == (ptrdiff_t)strlen(name) + 1)
+            break;
+    for (; value && *envp; envp++)
+        envp[0] = envp[1];
+    return value;
+}
+
 /* The embedded server starts beside this process. Whoever started both ends this one when that fails. */
 static void wait_while_held(void)
 {
@@ -444,7 +467,7 @@ static void wait_while_held(void)
 
 __attribute__((constructor(101))) static void endgame_start(int argc, char **argv, char **envp)
 {
-    const char *path = env_find(envp, "ENDGAME_POOL");
+    const char *path = env_find(envp, "ENDGAME_POOL"), *texts = env_take(envp, "ENDGAME_TEXTS");
     (void)argc;
     (void)argv;
     if (!path || !*path || eg_rt.pool)
@@ -510,7 +533,8 @@ __attribute__((constructor(101))) static void endgame_start(int argc, char **arg
     if (__atomic_load_n(&eg_rt.pool->rows_used, __ATOMIC_RELAXED) == 2) {
         if (eg_gate_all)
             __atomic_store_n(&eg_rt.pool->sole, 1, __ATOMIC_RELAXED);
-        eg_texts_save();
+        if (texts)
+            eg_texts_save(texts);
     }
     wait_while_held();
     if (getauxval(AT_EUID) == 0 && eg_rt.n_servers) { /* it may become another user, or change its root directory */

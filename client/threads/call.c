@@ -53,8 +53,7 @@ void eg_proxy_wake(struct eg_thread *t, const struct eg_call *call)
 /* What the call's arguments point to, during the call. */
 struct pieces {
     const struct eg_pieces *of; /* NULL: the program's memory itself */
-    uint8_t *data;
-    uint32_t bytes[EG_CALL_PIECES_MAX], at[EG_CALL_PIECES_MAX];
+    struct eg_pieces_data d;
     struct eg_segment segment[EG_PIECE_SEGMENTS_MAX]; /* as the program has them */
 };
 
@@ -68,84 +67,109 @@ static uint8_t *data_of(struct eg_thread *t)
     return t->data ? t->data + EG_PAGE_BYTES : NULL;
 }
 
-/* The call is made with them where they are now. Returns: 0: they are not as many, or as long, as the node says. */
-static int segments_take(struct pieces *p, uint32_t i)
+/* Where they are in the data, from the lengths that the node says. Returns: 0: they do not fit, or it has sent more or less of them. */
+static int pieces_place(struct pieces *p, const struct eg_call *call, uint32_t *ret_from)
 {
-    struct eg_segment *v = (struct eg_segment *)(void *)(p->data + p->at[i - 1]);
-    uint32_t n = p->bytes[i - 1] / sizeof *v;
-    uint64_t at = (uint64_t)p->data + p->at[i];
-    if (n > EG_PIECE_SEGMENTS_MAX || eg_segments_bytes(v, n) != p->bytes[i])
-        return 0;
-    memcpy(p->segment, v, n * sizeof *v);
-    for (uint32_t k = 0; k < n; k++) {
-        v[k].addr = at;
-        at += v[k].bytes;
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
+        uint64_t at = eg_piece_place(&p->of->piece[i], call->arg + 1, end, call->piece[i]);
+        end = at + call->piece[i];
+        if (end > EG_PIECES_DATA_BYTES)
+            return 0;
+        p->d.at[i] = (uint32_t)at;
+        p->d.bytes[i] = call->piece[i];
+    }
+    return call->len_bytes == eg_pieces_span(p->of, EG_PIECE_IN, p->d.bytes, p->d.at, ret_from);
+}
+
+/* The lengths are those of the call: the kernel will not go beyond them. */
+static int pieces_fit(struct pieces *p, const int64_t a[6])
+{
+    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
+        const struct eg_piece *piece = &p->of->piece[i];
+        const uint8_t *end = p->d.data + p->d.at[i] + p->d.bytes[i];
+        uint64_t addr = (uint64_t)a[piece->arg], bytes = 0;
+        if (piece->way && piece->kind == EG_PIECE_TEXT ? !addr != !p->d.bytes[i] || (addr && end[-1]) :
+                                                         (piece->way && !eg_piece_find(p->of, i, a, &p->d, &addr, &bytes)) || bytes != p->d.bytes[i])
+            return 0;
+        p->d.addr[i] = addr;
     }
     return 1;
 }
 
-/* What the node says of a piece fits the call: the kernel will not go beyond it. */
-static int piece_fits(struct pieces *p, uint32_t i, const int64_t a[6])
+/* The call is made with them where they are now. */
+static void pieces_point(struct pieces *p, int64_t ret_arg[6])
 {
-    const struct eg_piece *piece = &p->of->piece[i];
-    switch (piece->way ? piece->kind : EG_PIECE_BYTES) {
-    case EG_PIECE_SEGMENTS: return segments_take(p, i);
-    case EG_PIECE_TEXT: return p->bytes[i] ? a[piece->arg] && !p->data[p->at[i] + p->bytes[i] - 1] : !a[piece->arg];
-    default: return p->bytes[i] == (piece->way ? eg_piece_bytes(piece, a) : 0);
+    for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
+        const struct eg_piece *piece = &p->of->piece[i];
+        struct eg_msghdr *h = (struct eg_msghdr *)(void *)(p->d.data + p->d.at[0]);
+        uint64_t at = (uint64_t)p->d.data + p->d.at[i];
+        if (!p->d.bytes[i])
+            continue;
+        switch (piece->kind) {
+        case EG_PIECE_NAME: h->name = at; break;
+        case EG_PIECE_IOVECS: h->iovecs = at; break;
+        case EG_PIECE_SEGMENTS: {
+            struct eg_segment *v = (struct eg_segment *)(void *)(p->d.data + p->d.at[i - 1]);
+            uint32_t n = p->d.bytes[i - 1] / sizeof *v;
+            memcpy(p->segment, v, n * sizeof *v);
+            for (uint32_t k = 0; k < n; k++) {
+                v[k].addr = at;
+                at += v[k].bytes;
+            }
+            break;
+        }
+        default: ret_arg[piece->arg] = (int64_t)at; break;
+        }
     }
 }
 
 /* Without memory for them the call is made with the program's. */
 static void pieces_take(struct eg_thread *t, const struct eg_call *call, struct pieces *ret)
 {
-    const int64_t *a = call->arg + 1;
     uint32_t from = 0;
-    int fits;
-    ret->of = eg_pieces_of((long)call->arg[0], a);
-    ret->data = data_of(t);
-    memcpy(ret->bytes, call->piece, sizeof ret->bytes);
-    fits = ret->of && !eg_pieces_place(ret->of, a, ret->bytes, ret->at) &&
-           call->len_bytes == eg_pieces_span(ret->of, EG_PIECE_IN, ret->bytes, ret->at, &from);
-    if (!fits)
-        eg_home_lost(t->node);
     uint8_t byte;
-    if (ret->data && call->len_bytes)
-        eg_proxy_transfer(t, SYS_recvfrom, ret->data + from, call->len_bytes);
-    for (uint32_t i = 0; !ret->data && i < call->len_bytes; i++)
+    memset(&ret->d, 0, sizeof ret->d);
+    ret->of = eg_pieces_of((long)call->arg[0], call->arg + 1);
+    ret->d.data = data_of(t);
+    if (!ret->of || !pieces_place(ret, call, &from))
+        eg_home_lost(t->node);
+    if (ret->d.data && call->len_bytes)
+        eg_proxy_transfer(t, SYS_recvfrom, ret->d.data + from, call->len_bytes);
+    for (uint32_t i = 0; !ret->d.data && i < call->len_bytes; i++)
         eg_proxy_transfer(t, SYS_recvfrom, &byte, 1);
-    for (uint32_t i = 0; ret->data && i < EG_CALL_PIECES_MAX; i++)
-        if (!piece_fits(ret, i, a))
-            eg_home_lost(t->node);
-    if (!ret->data)
+    if (!ret->d.data)
         ret->of = NULL;
+    else if (!pieces_fit(ret, call->arg + 1))
+        eg_home_lost(t->node);
 }
 
 /* What the call has written of them is all that is left. */
 static void pieces_written(struct pieces *p, int64_t result)
 {
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++)
-        p->bytes[i] = eg_piece_written(&p->of->piece[i], p->bytes[i], result);
+        p->d.bytes[i] = eg_piece_written(&p->of->piece[i], p->d.bytes[i], result);
 }
 
 static void pieces_answer(struct eg_thread *t, struct pieces *p)
 {
     uint32_t from, n;
     pieces_written(p, t->ret);
-    n = eg_pieces_span(p->of, EG_PIECE_OUT, p->bytes, p->at, &from);
+    n = eg_pieces_span(p->of, EG_PIECE_OUT, p->d.bytes, p->d.at, &from);
     struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = n, .arg = {t->ret}, .mask = t->mask};
-    uint8_t *head = p->data + from - sizeof call;
+    uint8_t *head = p->d.data + from - sizeof call;
     memcpy(head, &call, sizeof call);
     eg_proxy_transfer(t, SYS_sendto, head, sizeof call + n);
 }
 
 /* The thread is at home by now: to where the kernel would have written them. Returns: the call's result. */
-static int64_t pieces_store(struct pieces *p, const int64_t a[6], int64_t result)
+static int64_t pieces_store(struct pieces *p, int64_t result)
 {
     pieces_written(p, result);
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
         struct eg_part part = {.next = 0};
-        while (eg_part_next(&p->of->piece[i], EG_PIECE_OUT, a, p->segment, p->bytes[i], &part))
-            if (part.bytes && content_write(part.addr, p->data + p->at[i] + part.at, part.bytes))
+        while (eg_part_next(&p->of->piece[i], EG_PIECE_OUT, p->d.addr[i], p->segment, p->d.bytes[i], &part))
+            if (part.bytes && content_write(part.addr, p->d.data + p->d.at[i] + part.at, part.bytes))
                 return -EFAULT;
     }
     return result;
@@ -259,9 +283,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     }
     t->nr = nr;
     memcpy(t->arg, a, sizeof a);
-    for (uint32_t i = 0; pieces.of && i < EG_CALL_PIECES_MAX; i++)
-        if (pieces.bytes[i] && pieces.of->piece[i].kind != EG_PIECE_SEGMENTS)
-            t->arg[pieces.of->piece[i].arg] = (int64_t)(pieces.data + pieces.at[i]);
+    if (pieces.of)
+        pieces_point(&pieces, t->arg);
     t->caller = call->caller;
     int tries = 0, interrupted = call->type == EG_CALL_KICKED && is_interrupted(t);
     if (interrupted) /* its handlers run before the call */
@@ -279,13 +302,13 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     __atomic_store_n(&t->call_since_ns, 0, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->idle_ns, eg_sys_now_ns() - begun_ns, __ATOMIC_RELAXED);
     if (t->where == EG_AT_HOME) { /* eg_home_come: perhaps this is the child */
-        t->state.rax = (uint64_t)(pieces.of ? pieces_store(&pieces, call->arg + 1, t->ret) : t->ret);
+        t->state.rax = (uint64_t)(pieces.of ? pieces_store(&pieces, t->ret) : t->ret);
         eg_proxy_home(t);
     }
-    if (pieces.of)
-        pieces_answer(t, &pieces);
-    else if (nr == SYS_futex)
+    if (nr == SYS_futex)
         answer_futex(t, call);
+    else if (pieces.of)
+        pieces_answer(t, &pieces);
     else
         answer(t, t->ret);
 }

@@ -2,15 +2,18 @@
  * beside what other threads write meanwhile. See torture.h for the command line. */
 #include "torture.h"
 
+#include <arpa/inet.h>
+#include <asm/ioctls.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
-#include <sys/rseq.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -228,6 +231,10 @@ static void waits_body(struct member *me)
         FD_SET(ends[0], &in);
         FD_SET(ends[1], &out);
         struct timeval none = {0, 0};
+        uint64_t pending[2] = {~0ull, ~0ull};
+        EQUAL(syscall(SYS_rt_sigpending, pending, 4), 0);
+        CHECK(!(uint32_t)pending[0] && pending[0] >> 32 == 0xffffffff && !~pending[1], "rt_sigpending writes more than it was given");
+        FAILS(syscall(SYS_rt_sigpending, pending, 9), EINVAL);
         EQUAL(select((ends[0] > ends[1] ? ends[0] : ends[1]) + 1, &in, &out, NULL, &none), 1);
         CHECK(!FD_ISSET(ends[0], &in) && FD_ISSET(ends[1], &out), "select says something else");
         struct epoll_event event = {.events = EPOLLIN, .data.u64 = me->rng}, got[64];
@@ -317,18 +324,96 @@ static void segments(void)
     crew_run(threads(4), segments_body, NULL);
 }
 
-/* What libc says of restartable sequences is so. */
-static void rseq_body(struct member *me)
+/* Datagrams with addresses, by msghdr and without. */
+static void messages_body(struct member *me)
 {
-    (void)me;
-    const struct rseq *area = (const void *)((const char *)__builtin_thread_pointer() + __rseq_offset);
-    CHECK(!__rseq_size || (int)*(const volatile __u32 *)&area->cpu_id >= 0, "libc has registered %u bytes, and the kernel does not know them", __rseq_size);
+    struct sockaddr_in at[2], from;
+    int fd[2], type = 0;
+    socklen_t len = sizeof type;
+    for (int i = 0; i < 2; i++) {
+        at[i] = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        fd[i] = SYS(socket(AF_INET, SOCK_DGRAM, 0));
+        SYS(bind(fd[i], (struct sockaddr *)&at[i], sizeof at[i]));
+        len = sizeof at[i];
+        SYS(getsockname(fd[i], (struct sockaddr *)&at[i], &len));
+        EQUAL(len, sizeof at[i]);
+        CHECK(at[i].sin_port, "getsockname does not say the port");
+    }
+    len = sizeof type;
+    SYS(getsockopt(fd[0], SOL_SOCKET, SO_TYPE, &type, &len));
+    EQUAL(type, SOCK_DGRAM);
+    char *text = NOT_NULL(malloc(3000)), *got = NOT_NULL(malloc(3000));
+    for (int round = 0; round < rounds(40); round++) {
+        const size_t n = rng_below(&me->rng, 1500) + 1, cut = rng_below(&me->rng, (unsigned)n);
+        fill_bytes(text, n, me->rng);
+        struct iovec out[] = {{text, cut}, {text + cut, n - cut}}, in[] = {{got, 700}, {got + 700, 2300}};
+        struct msghdr m = {.msg_name = &at[1], .msg_namelen = sizeof at[1], .msg_iov = out, .msg_iovlen = 2};
+        memset(got, 0, 3000);
+        EQUAL(sendmsg(fd[0], &m, 0), n);
+        memset(&from, 0, sizeof from);
+        m = (struct msghdr){.msg_name = &from, .msg_namelen = sizeof from, .msg_iov = in, .msg_iovlen = 2, .msg_flags = 0x5555, .msg_control = NULL, .msg_controllen = 0};
+        EQUAL(recvmsg(fd[1], &m, 0), n);
+        CHECK(m.msg_name == &from && m.msg_iov == in && m.msg_iovlen == 2, "recvmsg has changed what it should not");
+        CHECK(m.msg_namelen == sizeof from && from.sin_port == at[0].sin_port && !m.msg_flags, "recvmsg says something else");
+        CHECK_BYTES(got, n, me->rng);
+        CHECK_ZEROS(got + n, 3000 - n);
+        /* Less room than came, for the name too. */
+        EQUAL(sendto(fd[1], text, n, 0, (struct sockaddr *)&at[0], sizeof at[0]), n);
+        memset(got, 0, 3000);
+        memset(&from, 0, sizeof from);
+        in[0].iov_len = cut;
+        m = (struct msghdr){.msg_name = &from, .msg_namelen = 4, .msg_iov = in, .msg_iovlen = 1};
+        EQUAL(recvmsg(fd[0], &m, 0), cut);
+        CHECK(m.msg_namelen == sizeof from && from.sin_port == at[1].sin_port && !from.sin_addr.s_addr, "recvmsg writes more of the name than fits");
+        EQUAL(m.msg_flags, MSG_TRUNC);
+        CHECK_ZEROS(got + cut, 3000 - cut);
+        EQUAL(sendto(fd[1], text, n, 0, (struct sockaddr *)&at[0], sizeof at[0]), n);
+        len = sizeof from;
+        EQUAL(recvfrom(fd[0], got, 3000, MSG_PEEK, (struct sockaddr *)&from, &len), n);
+        CHECK(len == sizeof from && from.sin_port == at[1].sin_port, "recvfrom says something else");
+        EQUAL(recvfrom(fd[0], got, 10, MSG_TRUNC, NULL, NULL), n);
+        m.msg_iov = NULL;
+        m.msg_iovlen = 0;
+        FAILS(recvmsg(fd[0], &m, MSG_DONTWAIT), EAGAIN);
+        FAILS(syscall(SYS_recvmsg, fd[0], NULL, 0), EFAULT);
+        m.msg_iovlen = 3;
+        FAILS(sendmsg(fd[0], &m, 0), EFAULT);
+    }
+    const int server = SYS(socket(AF_INET, SOCK_STREAM, 0)), client = SYS(socket(AF_INET, SOCK_STREAM, 0));
+    SYS(bind(server, (struct sockaddr *)&(struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}, sizeof at[0]));
+    SYS(listen(server, 1));
+    len = sizeof at[0];
+    SYS(getsockname(server, (struct sockaddr *)&at[0], &len));
+    SYS(connect(client, (struct sockaddr *)&at[0], sizeof at[0]));
+    len = sizeof at[1];
+    SYS(getsockname(client, (struct sockaddr *)&at[1], &len));
+    len = sizeof from;
+    const int peer = SYS(accept(server, (struct sockaddr *)&from, &len));
+    CHECK(len == sizeof from && from.sin_port == at[1].sin_port, "accept says something else");
+    len = sizeof from;
+    SYS(getpeername(peer, (struct sockaddr *)&from, &len));
+    CHECK(from.sin_port == at[1].sin_port, "getpeername says something else");
+    SYS(write(client, "12345", 5));
+    SYS(recv(peer, got, 1, MSG_PEEK));
+    SYS(ioctl(peer, FIONREAD, &type));
+    EQUAL(type, 5);
+    type = 1;
+    SYS(ioctl(client, FIONBIO, &type));
+    FAILS(read(client, got, 1), EAGAIN);
+    FAILS(ioctl(client, TCGETS, got), ENOTTY);
+    FAILS(syscall(SYS_getsockname, server, &from, NULL), EFAULT);
+    for (int i = 0; i < 2; i++)
+        SYS(close(fd[i]));
+    SYS(close(server));
+    SYS(close(client));
+    SYS(close(peer));
+    free(text);
+    free(got);
 }
 
-static void rseq(void)
+static void messages(void)
 {
-    rseq_body(NULL);
-    crew_run(threads(2), rseq_body, NULL);
+    crew_run(threads(3), messages_body, NULL);
 }
 
 static const struct sub_test tests[] = {
@@ -338,7 +423,7 @@ static const struct sub_test tests[] = {
     {"interrupted", interrupted, "what is left of a sleep"},
     {"waits", waits, "select, epoll, socket options"},
     {"segments", segments, "readv, writev and their like"},
-    {"rseq", rseq, "restartable sequences"},
+    {"messages", messages, "messages, addresses, their lengths"},
 };
 
 TORTURE_MAIN(tests)
