@@ -59,6 +59,8 @@ void eg_gate_aio_child(void);
  * of them can see it any more. Pre, Context: as eg_gate_pin. */
 void eg_gate_robust_end(void);
 void eg_gate_robust_stays(void);
+/* eg_gate_set_bits - what select is to be told instead of n: no more than what it would look at if the runtime had no descriptors. Context: gate, program's stack. */
+long eg_gate_set_bits(long n);
 /* eg_gate_pin_blocked - threads that are inside a call which began before the pager was active: their buffers come home and stay, too. To be called when
  * the pager has become active, before anything leaves. Context: gate stack or the pager's thread, all signals blocked, lock not held. */
 void eg_gate_pin_blocked(void);

@@ -27,8 +27,10 @@ static uint64_t stacks_used;
 #define STACK_RAW_BYTES (256ul << 10)
 #define CLONE3_BYTES_MAX 256u
 #define NR_set_robust_list 273
+#define NR_select 23
 #define NR_mlockall 151
 #define NR_exit_group 231
+#define NR_pselect6 270
 #define SECCOMP_SET_MODE_LAST 1u /* strict, filter */
 
 enum {
@@ -344,6 +346,8 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
         if (eg_rt.inlined)
             eg_gate_alone(all_is_locked, NULL);
         break;
+    case NR_select:
+    case NR_pselect6: f->arg[0] = eg_gate_set_bits(f->arg[0]); break;
     case NR_prctl:
         if ((uint32_t)f->arg[0] == PR_SET_SECCOMP && eg_rt.inlined)
             eg_gate_alone(sandbox_begins, NULL);

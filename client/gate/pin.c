@@ -422,6 +422,48 @@ static const char *number(const char *s, uint64_t *ret_value)
     return s;
 }
 
+/* One more than the highest of the program's descriptors. */
+static long descriptors(void *unused)
+{
+    uint64_t buf[256], end = 0;
+    long got, fd = eg_fd_open_own("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY);
+    (void)unused;
+    if (eg_sys_failed(fd))
+        return RW_MAX;
+    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
+        for (long at = 0; at < got;) {
+            const struct dirent64 *d = (const struct dirent64 *)((const char *)buf + at);
+            uint64_t n;
+            number(d->name, &n);
+            if (n >= end && (long)n != fd && !eg_cap_fd_reserved((long)n))
+                end = n + 1;
+            at += d->bytes;
+        }
+    eg_sys1(SYS_close, fd);
+    return (long)end;
+}
+
+/* The kernel looks at no more bits than its table has room for, whatever select is told, and the runtime's descriptors make that larger than the program's sets
+ * may be: select(getdtablesize(), ...) with sets of the usual size is right as long as few are open.
+ * Source: fs/file.c, alloc_fdtable(). */
+#define SET_BITS 1024 /* FD_SETSIZE: no set is smaller */
+#define TABLE_STEP 128u
+long eg_gate_set_bits(long n)
+{
+    static uint64_t most; /* the table does not become smaller */
+    if ((int)n <= SET_BITS)
+        return n;
+    uint64_t open = (uint64_t)eg_gate_alone(descriptors, NULL), table = TABLE_STEP;
+    if (open > __atomic_load_n(&most, __ATOMIC_RELAXED))
+        __atomic_store_n(&most, open, __ATOMIC_RELAXED);
+    else
+        open = __atomic_load_n(&most, __ATOMIC_RELAXED);
+    while (table < open)
+        table *= 2;
+    table = table > SET_BITS ? table : SET_BITS;
+    return (uint64_t)(int)n < table ? n : (long)table;
+}
+
 /* A file of a thread's in /proc, as text. Returns: its length; 0: the thread is gone. */
 static size_t thread_file(uint64_t tid, const char *name, char *ret_text, size_t cap)
 {
