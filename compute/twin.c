@@ -20,7 +20,6 @@
 #define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
-#define MSG_ZEROCOPY_FLAG 0x4000000
 #define PF_WRITE 2u
 #define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
 

@@ -197,6 +197,32 @@ size_t eg_str_put_u64(char *buf, size_t cap, size_t len, uint64_t v)
     return eg_str_put(buf, cap, len, tmp + n);
 }
 
+const char *eg_str_u64(const char *s, uint64_t *ret_value)
+{
+    for (*ret_value = 0; *s >= '0' && *s <= '9'; s++)
+        *ret_value = *ret_value * 10 + (uint64_t)(*s - '0');
+    return s;
+}
+
+void eg_sys_numbers(long fd, void (*each)(void *arg, uint64_t number), void *arg)
+{
+    const struct {
+        uint64_t ino, off;
+        uint16_t bytes;
+        uint8_t type;
+        char name[];
+    } *d; /* struct linux_dirent64 */
+    uint64_t buf[256], number;
+    long got;
+    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
+        for (long at = 0; at < got; at += d->bytes) {
+            d = (const void *)((const char *)buf + at);
+            if (eg_str_u64(d->name, &number) != d->name)
+                each(arg, number);
+        }
+    eg_sys1(SYS_close, fd);
+}
+
 const char *eg_str_hex(const char *s, uint64_t *ret_value)
 {
     uint64_t v = 0;

@@ -100,6 +100,10 @@ size_t eg_strlen(const char *s);
 /* eg_str_put - append s to buf (of cap bytes, len used so far) and return the new length; truncates. */
 size_t eg_str_put(char *buf, size_t cap, size_t len, const char *s);
 size_t eg_str_put_u64(char *buf, size_t cap, size_t len, uint64_t v);
+/* eg_str_u64 - the decimal number that s begins with; 0 when it is none. Returns: where it ends. */
+const char *eg_str_u64(const char *s, uint64_t *ret_value);
+/* eg_sys_numbers - the names in a folder of /proc that are numbers (threads, descriptors), in the kernel's order. fd: the folder, open; it is closed. */
+void eg_sys_numbers(long fd, void (*each)(void *arg, uint64_t number), void *arg);
 /* eg_str_hex - the hexadecimal number (0-9, a-f) that s begins with; 0 when it is none. Returns: where it ends. */
 const char *eg_str_hex(const char *s, uint64_t *ret_value);
 

@@ -110,7 +110,8 @@ static int recall(struct eg_work *w, const struct eg_text_site *known, uint32_t 
     for (w->n = 0; w->n < n && n <= EG_WORK_SITES; w->n++) {
         const struct eg_text_site *k = &known[w->n];
         uint8_t *at = w->text + k->at;
-        if (k->at + 16ull > (uint64_t)(w->end - w->text) || k->at < k->before || k->after > 16 || at[0] != 0x0f || at[1] != 0x05 || eg_text_site_sum(at, k->before, k->after) != k->sum)
+        if (k->at + 16ull > (uint64_t)(w->end - w->text) || k->at < k->before || k->after > 16 || at[0] != 0x0f || at[1] != 0x05 ||
+            eg_text_site_sum(at, k->before, k->after) != k->sum)
             break;
         w->site[w->n] = (struct eg_site){.at = at, .nr = k->nr, .before = k->before, .after = k->after, .state = k->state};
     }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -395,13 +396,6 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
 
 #define BELOW 256u /* the gate's frame would have been about that far below the call; a signal's frame is further */
 
-struct dirent64 {
-    uint64_t ino, off;
-    uint16_t bytes;
-    uint8_t type;
-    char name[];
-};
-
 static const char *number(const char *s, uint64_t *ret_value)
 {
     uint64_t v = 0;
@@ -422,45 +416,44 @@ static const char *number(const char *s, uint64_t *ret_value)
     return s;
 }
 
-/* One more than the highest of the program's descriptors. */
+/* The program's descriptors. */
+struct descriptors {
+    long look; /* through which they are looked for */
+    uint64_t end;
+};
+
+static void descriptor_seen(void *arg, uint64_t n)
+{
+    struct descriptors *d = arg;
+    if (n >= d->end && (long)n != d->look && !eg_cap_fd_reserved((long)n))
+        d->end = n + 1;
+}
+
+/* One more than the highest. */
 static long descriptors(void *unused)
 {
-    uint64_t buf[256], end = 0;
-    long got, fd = eg_fd_open_own("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY);
+    struct descriptors d = {eg_fd_open_own("/proc/thread-self/fd", O_RDONLY | O_DIRECTORY), 0};
     (void)unused;
-    if (eg_sys_failed(fd))
-        return RW_MAX;
-    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
-        for (long at = 0; at < got;) {
-            const struct dirent64 *d = (const struct dirent64 *)((const char *)buf + at);
-            uint64_t n;
-            number(d->name, &n);
-            if (n >= end && (long)n != fd && !eg_cap_fd_reserved((long)n))
-                end = n + 1;
-            at += d->bytes;
-        }
-    eg_sys1(SYS_close, fd);
-    return (long)end;
+    if (eg_sys_failed(d.look))
+        return INT_MAX;
+    eg_sys_numbers(d.look, descriptor_seen, &d);
+    return (long)d.end;
 }
 
 /* The kernel looks at no more bits than its table has room for, whatever select is told, and the runtime's descriptors make that larger than the program's sets
  * may be: select(getdtablesize(), ...) with sets of the usual size is right as long as few are open.
  * Source: fs/file.c, alloc_fdtable(). */
-#define SET_BITS 1024 /* FD_SETSIZE: no set is smaller */
-#define TABLE_STEP 128u
+#define SET_BITS 1024 /* FD_SETSIZE: no set is smaller; tables are powers of two from 128 on */
 long eg_gate_set_bits(long n)
 {
     static uint64_t most; /* the table does not become smaller */
     if ((int)n <= SET_BITS)
         return n;
-    uint64_t open = (uint64_t)eg_gate_alone(descriptors, NULL), table = TABLE_STEP;
-    if (open > __atomic_load_n(&most, __ATOMIC_RELAXED))
-        __atomic_store_n(&most, open, __ATOMIC_RELAXED);
-    else
-        open = __atomic_load_n(&most, __ATOMIC_RELAXED);
+    uint64_t open = (uint64_t)eg_gate_alone(descriptors, NULL), before = __atomic_load_n(&most, __ATOMIC_RELAXED), table = SET_BITS;
+    open = open > before ? open : before;
+    __atomic_store_n(&most, open, __ATOMIC_RELAXED);
     while (table < open)
         table *= 2;
-    table = table > SET_BITS ? table : SET_BITS;
     return (uint64_t)(int)n < table ? n : (long)table;
 }
 
@@ -533,25 +526,29 @@ static void await_running(struct running *v, uint32_t n)
     }
 }
 
+struct blocked {
+    uint64_t own;
+    struct running running[RUNNING_MAX];
+    uint32_t n;
+};
+
+static void thread_seen(void *arg, uint64_t tid)
+{
+    struct blocked *b = arg;
+    if (tid != b->own && !eg_pin_known(tid) && pin_blocked(tid) && b->n < RUNNING_MAX)
+        b->running[b->n++] = (struct running){tid, user_ticks(tid)};
+}
+
 void eg_gate_pin_blocked(void)
 {
     static uint32_t waited; /* eg_rt.pid: the first look of a process is the one that nothing leaves before */
-    uint64_t buf[512], own = (uint64_t)eg_sys0(SYS_gettid);
-    struct running running[RUNNING_MAX];
-    uint32_t n = 0;
-    long got, fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    struct blocked b;
+    long fd = eg_fd_new(SYS_openat, AT_FDCWD, (long)"/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (eg_sys_failed(fd))
         return;
-    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
-        for (long at = 0; at < got;) {
-            const struct dirent64 *d = (const struct dirent64 *)((const char *)buf + at);
-            uint64_t tid;
-            number(d->name, &tid);
-            if (tid && tid != own && !eg_pin_known(tid) && pin_blocked(tid) && n < RUNNING_MAX)
-                running[n++] = (struct running){tid, user_ticks(tid)};
-            at += d->bytes;
-        }
-    eg_sys1(SYS_close, fd);
+    b.own = (uint64_t)eg_sys0(SYS_gettid);
+    b.n = 0;
+    eg_sys_numbers(fd, thread_seen, &b);
     if (__atomic_exchange_n(&waited, eg_rt.pid, __ATOMIC_RELAXED) != eg_rt.pid)
-        await_running(running, n);
+        await_running(b.running, b.n);
 }

@@ -101,11 +101,10 @@ void eg_texts_save(const char *own)
     struct eg_texts_head head = pool->texts;
     struct rlimit most = {0, 0};
     uint32_t used = __atomic_load_n(&pool->texts_used, __ATOMIC_RELAXED);
-    uint64_t pid = 0;
+    uint64_t pid;
     char path[EG_TEXTS_PATH_BYTES];
     const void *entries = entry_at(0);
-    while (*own >= '0' && *own <= '9')
-        pid = pid * 10 + (uint64_t)(*own++ - '0');
+    own = eg_str_u64(own, &pid);
     if (*own++ != ':' || pid != eg_rt.pid || used == head.bytes || used > EG_TEXTS_MOST_BYTES)
         return;
     /* A write beyond that would be a signal. */

@@ -130,18 +130,19 @@ void eg_cap_child_start(int was_active, int drop)
     eg_account_sync();
 }
 
+static void count_one(void *n, uint64_t number)
+{
+    (void)number;
+    ++*(uint32_t *)n;
+}
+
 /* Threads of this process, the pager's included; 0: not known. */
 static uint32_t threads_count(void)
 {
-    char buf[1024];
     uint32_t n = 0;
-    long got, fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/../", 0200000 | 02000000 /* O_DIRECTORY | O_CLOEXEC */, 0);
-    if (eg_sys_failed(fd))
-        return 0;
-    while ((got = eg_sys3(SYS_getdents64, fd, buf, sizeof buf)) > 0)
-        for (long at = 0; at < got; at += (uint8_t)buf[at + 16] | (uint8_t)buf[at + 17] << 8) /* struct linux_dirent64 */
-            n += buf[at + 19] >= '0' && buf[at + 19] <= '9';
-    eg_sys1(SYS_close, fd);
+    long fd = eg_fd_new(SYS_openat, -100, (long)"/proc/thread-self/../", 0200000 | 02000000 /* O_DIRECTORY | O_CLOEXEC */, 0);
+    if (!eg_sys_failed(fd))
+        eg_sys_numbers(fd, count_one, &n);
     return n;
 }
 

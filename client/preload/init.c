@@ -436,25 +436,27 @@ PUBLIC __attribute__((weak)) const char *__asan_default_options(void)
     return "verify_asan_link_order=0";
 }
 
-/* libc has not been initialised yet (initfirst): its environ is not set, the loader's arguments are. */
-static const char *env_find(char **envp, const char *name)
+/* libc has not been initialised yet (initfirst): its environ is not set, the loader's arguments are. Returns: the entry; where they end when there is none. */
+static char **env_at(char **envp, const char *name)
 {
     size_t n = strlen(name);
-    for (; envp && *envp; envp++)
-        if (strncmp(*envp, name, n) == 0 && (*envp)[n] == '=')
-            return *envp + n + 1;
-    return NULL;
+    while (*envp && !(strncmp(*envp, name, n) == 0 && (*envp)[n] == '='))
+        envp++;
+    return envp;
+}
+
+static const char *env_find(char **envp, const char *name)
+{
+    const char *entry = envp ? *env_at(envp, name) : NULL;
+    return entry ? entry + strlen(name) + 1 : NULL;
 }
 
 /* The same, and it is there no more. */
 static const char *env_take(char **envp, const char *name)
 {
     const char *value = env_find(envp, name);
-    for (; value && *envp; envp++)
-        if (value > *envp && value - *envp == (ptrdiff_t)strlen(name) + 1)
-            break;
-    for (; value && *envp; envp++)
-        envp[0] = envp[1];
+    for (char **at = value ? env_at(envp, name) : NULL; at && *at; at++)
+        at[0] = at[1];
     return value;
 }
 

@@ -82,15 +82,20 @@ static int pieces_place(struct pieces *p, const struct eg_call *call, uint32_t *
     return call->len_bytes == eg_pieces_span(p->of, EG_PIECE_IN, p->d.bytes, p->d.at, ret_from);
 }
 
+static int text_fits(uint64_t addr, const uint8_t *text, uint32_t bytes)
+{
+    return addr ? bytes && !text[bytes - 1] : !bytes;
+}
+
 /* The lengths are those of the call: the kernel will not go beyond them. */
 static int pieces_fit(struct pieces *p, const int64_t a[6])
 {
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
         const struct eg_piece *piece = &p->of->piece[i];
-        const uint8_t *end = p->d.data + p->d.at[i] + p->d.bytes[i];
         uint64_t addr = (uint64_t)a[piece->arg], bytes = 0;
-        if (piece->way && piece->kind == EG_PIECE_TEXT ? !addr != !p->d.bytes[i] || (addr && end[-1]) :
-                                                         (piece->way && !eg_piece_find(p->of, i, a, &p->d, &addr, &bytes)) || bytes != p->d.bytes[i])
+        if (piece->kind == EG_PIECE_TEXT ? !text_fits(addr, p->d.data + p->d.at[i], p->d.bytes[i]) :
+            piece->way                   ? !eg_piece_find(p->of, i, a, &p->d, &addr, &bytes) || bytes != p->d.bytes[i] :
+                                           p->d.bytes[i] != 0)
             return 0;
         p->d.addr[i] = addr;
     }
