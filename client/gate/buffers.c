@@ -504,6 +504,19 @@ static int entry(struct eg_buffers *b, const struct entry *e, long nr, const lon
     return 0;
 }
 
+int eg_gate_one_buffer(long nr, const long arg[6], struct eg_span_rw *ret_span)
+{
+    if (!(eg_call_flags(nr) & EG_CALL_KNOWN))
+        return 0;
+    const struct entry *e = calls[nr].entry;
+    uint8_t shape = e[0].shape & (uint8_t)~D_WRITE;
+    if ((shape != S_FIXED && shape != S_COUNT) || e[1].shape != S_NONE)
+        return 0;
+    uint64_t at = (uint64_t)arg[e[0].arg], bytes = shape == S_FIXED ? e[0].bytes : count_of(&e[0], arg);
+    *ret_span = (struct eg_span_rw){at, at + bytes, (e[0].shape & D_WRITE) != 0};
+    return at && at < ADDR_END && bytes <= ADDR_END - at;
+}
+
 int eg_gate_buffers(struct eg_buffers *b, long nr, const long arg[6])
 {
     int rc = 0;

@@ -4,6 +4,7 @@
 
 #include "client/gate/calls.h"
 #include "client/gate/eg_gate.h"
+#include "client/pager/eg_inline.h"
 
 #define EG_CALL_KNOWN 0x40u
 #define EG_CALL_PLAIN 0x80u /* takes no pointers */
@@ -32,6 +33,9 @@ struct eg_buffers {
 /* eg_gate_buffers - tell b of everything that the kernel accesses in this call; too much rather than too little.
  * Context: any; touches the program's memory through b->look only. Returns: 0, or what b->span ended the walk with. */
 int eg_gate_buffers(struct eg_buffers *b, long nr, const long arg[6]);
+/* eg_gate_one_buffer - a call that accesses one span, which its arguments tell. Context: any. Returns: 1, *ret_span; 0: it is another, or eg_gate_buffers
+ * would cut the span or leave it out. */
+int eg_gate_one_buffer(long nr, const long arg[6], struct eg_span_rw *ret_span);
 
 /* eg_gate_pin - before a call of the program's: what the kernel will access comes home and stays. A large read or write is made here, in pieces.
  * Pre: eg_rt.active and eg_rt.inlined. Context: any program thread, on its own stack, signals as they are; lock not held.

@@ -382,6 +382,9 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
         *ret_result = -ENOSYS;
         return 1;
     }
+    struct eg_span_rw only;
+    if (eg_gate_one_buffer(f->nr, f->arg, &only) && eg_pin_ready(eg_thread_pointer(), sp, &only))
+        return 0;
     int may_be_large = flags & EG_CALL_LARGE;
     struct probe p = probe(f->nr, f->arg, sp, may_be_large ? LIMIT_MIN : 0);
     if (!p.needed)

@@ -55,6 +55,8 @@ void eg_pin_more(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32
 int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int write);
 /* eg_pin_idle - pins of the thread that end with a call from this sp are many: worth an eg_pin_call with nothing. Context: as eg_pin_held. */
 int eg_pin_idle(uint64_t owner, uint64_t sp);
+/* eg_pin_ready - nothing is to be done before a call from this sp, on whichever stack, that accesses only this. Context: as eg_pin_held. */
+int eg_pin_ready(uint64_t owner, uint64_t sp, const struct eg_span_rw *span);
 /* eg_pin_owners - how many threads have pins. Context: any; stale without the lock. */
 uint32_t eg_pin_owners(void);
 /* eg_pin_known - has the thread with this number made a call that pinned? Context: lock not held, all signals blocked. */

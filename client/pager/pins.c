@@ -506,9 +506,8 @@ void eg_pin_more(uint64_t owner, uint64_t sp, const struct eg_span_rw *v, uint32
     eg_lock_give(&eg_rt.lock);
 }
 
-int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int write)
+static int held(struct owner *o, uint64_t sp, uint64_t start, uint64_t end, int write)
 {
-    struct owner *o = owner_find(owner);
     uint64_t first = start >> EG_PAGE_SHIFT, stop = (end + EG_PAGE_BYTES - 1) >> EG_PAGE_SHIFT;
     uint32_t turn = o ? __atomic_load_n(&o->turn, __ATOMIC_ACQUIRE) : 1;
     if (turn & 1 || end <= start)
@@ -521,14 +520,30 @@ int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int w
     return found && present(start, end, write) && __atomic_load_n(&o->turn, __ATOMIC_SEQ_CST) == turn;
 }
 
-int eg_pin_idle(uint64_t owner, uint64_t sp)
+static int idle(const struct owner *o, uint64_t sp)
 {
-    const struct owner *o = owner_find(owner);
     uint64_t pages = 0;
     for (uint32_t i = 0; o && i < o->n && i < CALLS; i++)
         if (o->call[i].sp <= sp)
             pages += o->call[i].pages;
     return pages > IDLE_PAGES;
+}
+
+int eg_pin_held(uint64_t owner, uint64_t sp, uint64_t start, uint64_t end, int write)
+{
+    return held(owner_find(owner), sp, start, end, write);
+}
+
+int eg_pin_idle(uint64_t owner, uint64_t sp)
+{
+    return idle(owner_find(owner), sp);
+}
+
+int eg_pin_ready(uint64_t owner, uint64_t sp, const struct eg_span_rw *s)
+{
+    struct owner *o = owner_find(owner);
+    return !idle(o, sp | EG_PIN_MAIN) && (!eg_ranges_seen(&eg_rt.ranges, s->start, s->end) || held(o, sp | EG_PIN_MAIN, s->start, s->end, s->write) ||
+                                          held(o, sp, s->start, s->end, s->write));
 }
 
 uint32_t eg_pin_owners(void)

@@ -246,6 +246,10 @@ START_TEST(held_when_the_last_call_needed_the_same)
     ck_assert(eg_pin_held(OWNER, 1000, addr(8), addr(8) + 7, 0));
     ck_assert(!eg_pin_held(OWNER, 1000, addr(8), addr(8) + 7, 1)); /* was for reading */
     ck_assert(!eg_pin_held(OWNER, 1000, addr(4), addr(6), 0));
+    ck_assert(eg_pin_ready(OWNER, 1000, &v[0]) && eg_pin_ready(OWNER, 1000, &v[1]));
+    ck_assert(!eg_pin_ready(OWNER, 1001, &v[0]));
+    ck_assert(!eg_pin_ready(OWNER, 1000, &(struct eg_span_rw){addr(8), addr(9), 1}));
+    ck_assert(eg_pin_ready(OWNER, 1000, &(struct eg_span_rw){1, 5, 1})); /* not captured */
     ck_assert(!eg_pin_held(OWNER, 1001, addr(3), addr(4), 0)); /* another depth */
     ck_assert(!eg_pin_held(OWNER, 999, addr(3), addr(4), 0));
     ck_assert(!eg_pin_held(OWNER + 8, 1000, addr(3), addr(4), 0));
@@ -257,6 +261,7 @@ START_TEST(held_when_the_last_call_needed_the_same)
     pin(OWNER, 1000, 100, 1000); /* many are rather given up */
     ck_assert(!eg_pin_held(OWNER, 1000, addr(100), addr(101), 1));
     ck_assert(eg_pin_idle(OWNER, 1000));
+    ck_assert(!eg_pin_ready(OWNER, 1000, &(struct eg_span_rw){1, 5, 1})); /* they would stay */
     ck_assert(!eg_pin_idle(OWNER, 999));
 }
 END_TEST

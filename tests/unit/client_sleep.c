@@ -107,13 +107,18 @@ static int cover(uint32_t *w)
     return said.type == EG_CO_COVERED;
 }
 
+/* Whether anybody sleeps there: moved to where it is already, it is counted. */
+static int one_sleeps(uint32_t *w)
+{
+    return eg_sys6(SYS_futex, w, FUTEX_CMP_REQUEUE_PRIVATE, 0, 1, w, *w) == 1;
+}
+
 /* Those that nobody uses are asleep: one that was not yet would count as woken at once. */
 static void idle_sleep(void)
 {
     for (uint32_t k = 0, i = 0; k < n_stand_ins; i++) {
         struct stand_in *s = &stand_ins[k];
-        /* To where it is already: returns how many sleep there. */
-        if (s->addr || eg_sys6(SYS_futex, &s->word, FUTEX_CMP_REQUEUE_PRIVATE, 0, 1, &s->word, s->word) == 1)
+        if (s->addr || one_sleeps(&s->word))
             k++;
         else
             usleep(MOMENT_US);
@@ -162,7 +167,10 @@ static void sleeper_wakes(uint32_t *w)
     pthread_t thread;
     struct timespec end;
     ck_assert_int_eq(pthread_create(&thread, NULL, sleeper, w), 0);
-    usleep(100 * MOMENT_US);
+    for (int i = 0; !one_sleeps(w); i++) {
+        ck_assert_int_lt(i, PATIENCE);
+        usleep(MOMENT_US);
+    }
     __atomic_store_n(w, 1, __ATOMIC_SEQ_CST);
     ck_assert_int_eq(wake(w, 1), 1);
     clock_gettime(CLOCK_REALTIME, &end);

@@ -299,6 +299,33 @@ START_TEST(plain_buffers)
 }
 END_TEST
 
+/* What it says, without the walk, is what the walk says. */
+START_TEST(one_buffer)
+{
+    static const long at[] = {0x10000, 0x10fff, 0, -1, (1l << 47) - 8, 1l << 47}, bytes[] = {100, 1, 0, -1, 1l << 32, 0x7fffffffffff, 1l << 62};
+    uint32_t agreed = 0;
+    for (long nr = -1; nr < 600; nr++)
+        for (uint32_t i = 0; i < 6 * 7; i++) {
+            struct eg_span_rw one;
+            long x = at[i % 6], n = bytes[i / 6], a[][6] = {{0, x, n, 0, 0, 0}, {x, n, x, n, x, n}, {n, x, n, x, n, x}};
+            for (uint32_t k = 0; k < 3; k++) {
+                if (!eg_gate_one_buffer(nr, a[k], &one))
+                    continue;
+                walk(nr, a[k][0], a[k][1], a[k][2], a[k][3], a[k][4], a[k][5]);
+                ck_assert_uint_eq(told.n, one.start < one.end);
+                ck_assert(!told.n || (told.v[0].start == one.start && told.v[0].end == one.end && told.v[0].write == one.write));
+                agreed += told.n;
+            }
+        }
+    ck_assert_uint_gt(agreed, 100);
+    long a_buffer[] = {0, 0x10000, 100, 0, 0, 0};
+    struct eg_span_rw one;
+    ck_assert(eg_gate_one_buffer(SYS_read, a_buffer, &one) && one.start == 0x10000 && one.end == 0x10064 && one.write);
+    ck_assert(eg_gate_one_buffer(SYS_write, a_buffer, &one) && !one.write);
+    ck_assert(!eg_gate_one_buffer(SYS_readv, a_buffer, &one) && !eg_gate_one_buffer(SYS_open, a_buffer, &one) && !eg_gate_one_buffer(SYS_recvfrom, a_buffer, &one));
+}
+END_TEST
+
 START_TEST(bad_lengths)
 {
     WALK(SYS_read, 0, 0x10000, 0);
@@ -1023,6 +1050,7 @@ int main(void)
     tcase_add_test(tc, the_table_is_sorted_and_complete);
     tc = unit_case(suite, "walk", 30);
     tcase_add_test(tc, plain_buffers);
+    tcase_add_test(tc, one_buffer);
     tcase_add_test(tc, bad_lengths);
     tcase_add_test(tc, unknown_calls_take_a_page_of_everything);
     tcase_add_test(tc, masks);
