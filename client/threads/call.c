@@ -15,6 +15,9 @@
 #include <sys/uio.h>
 
 #define CALL_COST_NS 25000u
+#define PI_CALLS 16u /* so many of the program's within this time: who makes them goes home, and stays for a while */
+#define PI_WITHIN_NS 32000000u
+#define PI_STAY_NS 1000000000u
 
 static long content_write(uint64_t addr, void *content, uint64_t bytes)
 {
@@ -204,6 +207,26 @@ static int goes_home(long nr, const long a[6])
     }
 }
 
+/* A lock with priority inheritance is home's kernel's: for each call the lock's page comes home, and goes out again for who unlocks it (200 us a call; at
+ * home they cost nothing but themselves). A guess at how many there are is enough. */
+static int fights_at_home(struct eg_thread *t, long nr, const long a[6])
+{
+    static uint64_t since_ns;
+    static uint32_t n;
+    long op = a[1] & FUTEX_CMD_MASK;
+    if (nr != SYS_futex || (op != FUTEX_LOCK_PI && op != FUTEX_LOCK_PI2 && op != FUTEX_UNLOCK_PI && op != FUTEX_TRYLOCK_PI && op != FUTEX_WAIT_REQUEUE_PI))
+        return 0;
+    uint64_t now = eg_sys_now_ns();
+    if (now - __atomic_load_n(&since_ns, __ATOMIC_RELAXED) > PI_WITHIN_NS) {
+        __atomic_store_n(&since_ns, now, __ATOMIC_RELAXED);
+        __atomic_store_n(&n, 0, __ATOMIC_RELAXED);
+    }
+    if (__atomic_add_fetch(&n, 1, __ATOMIC_RELAXED) < PI_CALLS)
+        return 0;
+    __atomic_store_n(&t->stay_until_ns, now + PI_STAY_NS, __ATOMIC_RELAXED);
+    return 1;
+}
+
 /* What the kernel would say of itself, but the runtime has in its place: the word for the thread's end, its list of robust mutexes. Returns: 1, 0: not such a
  * call. */
 static int own_words(struct eg_thread *t, long nr, const long a[6], long *ret)
@@ -265,7 +288,7 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     int costly = !eg_home_pays(t);
     if (costly)
         eg_while_again(&eg_home.stay);
-    if (costly || goes_home(nr, a)) {
+    if (costly || goes_home(nr, a) || fights_at_home(t, nr, a)) {
         struct eg_call come = {.type = EG_CALL_HOME};
         eg_proxy_transfer(t, SYS_sendto, &come, sizeof come);
         return;
