@@ -66,19 +66,28 @@ static void note_capacity(uint64_t capacity)
             eg_size_format(capacity, size, sizeof size), eg_size_format(egm_meminfo_total(), total, sizeof total));
 }
 
-/* A program's memory here is a file of ours. */
-static void files_may_grow(uint64_t bytes)
+static void raise_limit(__rlimit_resource_t which, const char *what, uint64_t bytes)
 {
     struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
     char most[24], least[24];
 
-    if (!setrlimit(RLIMIT_FSIZE, &limit) || getrlimit(RLIMIT_FSIZE, &limit)) return;
+    if (!setrlimit(which, &limit) || getrlimit(which, &limit)) return;
     limit.rlim_cur = limit.rlim_max;
-    (void)setrlimit(RLIMIT_FSIZE, &limit);
+    (void)setrlimit(which, &limit);
     if (limit.rlim_cur < bytes)
-        eg_daemon_fatal("the limit on file sizes (ulimit -f) is %s, and a program may get %s here: "
+        eg_daemon_fatal("the limit on %s is %s, and a program may get %s here: "
                         "raise it (as root), or lower --capacity or --quota",
-                        eg_size_format(limit.rlim_cur, most, sizeof most), eg_size_format(bytes, least, sizeof least));
+                        what, eg_size_format(limit.rlim_cur, most, sizeof most), eg_size_format(bytes, least, sizeof least));
+}
+
+/* A program's memory here is a file of ours; for programs on other machines it is mapped as a whole. */
+static void memory_may_grow(uint64_t bytes, const struct eg_daemon_args *args)
+{
+    bool maps = false;
+
+    for (unsigned i = 0; i < args->n_listen; i++) maps |= args->listen[i].sa.ss_family != AF_UNIX;
+    raise_limit(RLIMIT_FSIZE, "file sizes (ulimit -f)", bytes);
+    raise_limit(RLIMIT_AS, "addresses (ulimit -v)", maps ? bytes : 0);
 }
 
 static int listen_on(void *arg, const struct eg_addr *addr, char *ret_text, size_t text_bytes, char *ret_why, size_t why_bytes)
@@ -106,7 +115,7 @@ int main(int argc, char **argv)
     if (!s.capacity) s.capacity = default_capacity();
     else note_capacity(s.capacity);
     eg_daemon_init();
-    files_may_grow(s.quota && s.quota < s.capacity ? s.quota : s.capacity);
+    memory_may_grow(s.quota && s.quota < s.capacity ? s.quota : s.capacity, &args);
     signal(SIGXFSZ, SIG_IGN); /* the arena is no file of the user's: RLIMIT_FSIZE shows as an error */
     int r = egm_server_init(&server, s.capacity, s.quota, s.data_threads);
     if (r) eg_daemon_fatal("cannot start: %s", strerror(-r));

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -68,6 +69,39 @@ static int count(const struct cli_embedded *embedded)
     return n;
 }
 
+/* What is in the user's environment for the loader is meant for the program: with LD_SHOW_AUXV a server would begin with that. A server must not page to a
+ * server, either: this run may itself be inside another run. */
+static void only_own_environment(void)
+{
+    for (char **at = environ; *at;) {
+        char name[64];
+        size_t n = strcspn(*at, "=");
+        if (strncmp(*at, "LD_", 3) == 0 && strncmp(*at, "LD_LIBRARY_PATH=", 16) != 0 && n < sizeof name) {
+            memcpy(name, *at, n);
+            name[n] = 0;
+            unsetenv(name);
+        } else {
+            at++;
+        }
+    }
+    unsetenv("ENDGAME_POOL");
+}
+
+/* They are the program's, and as far as may be not the server's. */
+static void no_limits(void)
+{
+    static const int which[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_NOFILE};
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
+        struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+        if (which[i] != RLIMIT_NOFILE && setrlimit((__rlimit_resource_t)which[i], &limit) == 0)
+            continue;
+        if (getrlimit((__rlimit_resource_t)which[i], &limit) == 0) {
+            limit.rlim_cur = limit.rlim_max;
+            setrlimit((__rlimit_resource_t)which[i], &limit);
+        }
+    }
+}
+
 static void run_server(const struct cli_embedded *embedded, enum cli_embedded_kind kind, int i, const struct cli_pool *pool, int ready,
                        int end_with)
 {
@@ -87,9 +121,8 @@ static void run_server(const struct cli_embedded *embedded, enum cli_embedded_ki
     if (dup2(end_with, SERVER_END_WITH) < 0)
         _exit(CLI_EXIT_FAILED);
     close_range(SERVER_END_WITH + 1, ~0U, 0);
-    /* A server must not page to a server: this run may itself be inside another run. */
-    unsetenv("LD_PRELOAD");
-    unsetenv("ENDGAME_POOL");
+    only_own_environment();
+    no_limits();
     /* What root starts may become another user, and then needs a server for its children; nobody else gets into the pool's folder. */
     const char *more = relay ? "--to" : kind == CLI_EMBEDDED_MEMORY && geteuid() == 0 ? "--any-user" : NULL;
     execl(daemon, daemon, "--listen", address, "--end-with", "3", more, relay ? embedded->relay[i].to : NULL, (char *)NULL);
@@ -120,15 +153,15 @@ static bool start_server(const struct cli_embedded *embedded, enum cli_embedded_
                          struct servers *servers)
 {
     int ready[2], end_with[2], n = servers->n;
-    if (pipe2(ready, O_CLOEXEC) != 0 || pipe2(end_with, O_CLOEXEC) != 0)
+    pid_t pid = -1;
+    if (pipe2(ready, O_CLOEXEC) != 0 || pipe2(end_with, O_CLOEXEC) != 0 || (pid = fork()) < 0) {
+        dprintf(KEEPER_LOG, "%s\n", errno == EAGAIN ? "no more processes (ulimit -u)" : strerror(errno));
         return false;
-    pid_t pid = fork();
+    }
     if (pid == 0)
         run_server(embedded, kind, i, pool, ready[1], end_with[0]);
     close(ready[1]);
     close(end_with[0]);
-    if (pid < 0)
-        return false;
     servers->pid[n] = pid;
     servers->end_with[n] = end_with[1];
     servers->ready[n] = ready[0];
@@ -178,13 +211,13 @@ static void end_servers(const struct servers *servers)
  * still holds. */
 static int settle(int link, int ready, int server_log, int pool_fd)
 {
-    enum { ABOVE = 64, N = KEEPER_FREE - KEEPER_LINK };
+    enum { N = KEEPER_FREE - KEEPER_LINK };
     int from[N] = {link, ready, server_log, pool_fd};
     for (int i = 0; i < N; i++)
-        if (from[i] >= 0 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, ABOVE)) < 0)
+        if (from[i] >= 0 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, KEEPER_FREE)) < 0)
             return -errno;
-    int null = open("/dev/null", O_RDWR);
-    if (null < 0)
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0 && (null = memfd_create("endgame-null", MFD_CLOEXEC)) < 0) /* a root folder without devices */
         return -errno;
     for (int fd = 0; fd < KEEPER_LINK; fd++)
         dup2(null, fd);
@@ -283,8 +316,11 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
         made = (keeper.pid = fork()) >= 0;
     if (made && keeper.pid == 0) {
         setsid();
-        if (chdir("/") != 0 || settle(link[0], ready[1], keeper.server_log, pool->fd) != 0)
+        int error = chdir("/") == 0 ? settle(link[0], ready[1], keeper.server_log, pool->fd) : -errno;
+        if (error) {
+            dprintf(keeper.server_log, "its keeper: %s%s\n", strerror(-error), error == -EMFILE || error == -EINVAL ? "; raise the limit on descriptors (ulimit -n)" : "");
             _exit(CLI_EXIT_FAILED);
+        }
         pool->fd = KEEPER_POOL;
         keep(pool, embedded);
     }

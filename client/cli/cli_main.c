@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -80,9 +81,14 @@ void cli_warn(const char *format, ...)
     va_end(args);
 }
 
+#define STACK_MIN_BYTES (64u << 10)
+
 int main(int argc, char **argv)
 {
     struct cli_args args = {.command = &main_command, .argc = argc, .argv = argv, .next = 1};
+    struct rlimit stack;
+    if (getrlimit(RLIMIT_STACK, &stack) == 0 && stack.rlim_cur < STACK_MIN_BYTES)
+        return cli_fail(CLI_EXIT_FAILED, "the limit on the stack is too small; raise it: ulimit -s %u", STACK_MIN_BYTES >> 10);
     cli_verbs_prepare();
     /* Options before the command are --help and --version, which do not come back. */
     if (cli_args_next(&args) == CLI_ARG_BAD)

@@ -143,10 +143,11 @@ static int check_executable(const char *name, const char *path, int depth)
     } else if (len >= 2 && head[0] == '#' && head[1] == '!') {
         head[len] = 0;
         char *interpreter = shebang_interpreter(head);
-        int error = interpreter ? can_execute(interpreter) : -ENOEXEC;
-        if (error)
-            status = cli_fail(CLI_EXIT_CANNOT_RUN, "cannot run %s: its interpreter %s: %s", name,
-                              interpreter ? interpreter : "after #! is missing", strerror(-error));
+        int error = interpreter ? can_execute(interpreter) : 0;
+        if (!interpreter) /* the kernel does not know that, either */
+            status = check_executable(name, "/bin/sh", depth + 1);
+        else if (error)
+            status = cli_fail(CLI_EXIT_CANNOT_RUN, "cannot run %s: its interpreter %s: %s", name, interpreter, strerror(-error));
         else
             status = check_executable(name, interpreter, depth + 1);
     } else {

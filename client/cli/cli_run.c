@@ -206,6 +206,8 @@ static int check_server(struct eg_addr *addr)
 static int check(struct run *run)
 {
     char text[256];
+    if (access("/proc/self/exe", F_OK) != 0)
+        return cli_fail(CLI_EXIT_FAILED, "no /proc here; mount it: mount -t proc proc /proc");
     int status = cli_program_check(run->program[0]);
     if (status)
         return status;

@@ -9,6 +9,7 @@
 
 #define OTHERS_WAIT_NS 3000000u    /* before a process below its share gives way after all */
 #define OTHERS_LIMIT_NS 200000000u /* before one that cannot goes beyond the budget */
+#define OTHERS_VAIN_NS 5000000000u /* they were waited for so long for nothing: not again within this time */
 #define SPARED_MAX 1024         /* pages passed over in one call */
 #define STUCK_PAGES 64
 #define RECENT_WHOLE 3
@@ -208,6 +209,7 @@ void eg_evict_now(uint64_t start, uint64_t end)
 
 void eg_evict_room(uint64_t n)
 {
+    static uint64_t vain_until_ns;
     uint64_t start = 0;
     while (eg_account_total() + n > eg_rt.budget && !eg_rt.settling) {
         EG_COUNT(evict_stalls, 1);
@@ -216,7 +218,8 @@ void eg_evict_room(uint64_t n)
         if (!start)
             start = now;
         uint64_t asked = eg_account_ask_others(n);
-        if (asked && now - start < OTHERS_WAIT_NS) {
+        int in_vain = now < vain_until_ns;
+        if (asked && !in_vain && now - start < OTHERS_WAIT_NS) {
             eg_sys0(SYS_sched_yield);
             continue;
         }
@@ -224,7 +227,9 @@ void eg_evict_room(uint64_t n)
             continue;
         /* Nothing of this process can leave. Others were asked, and may only be slow. */
         eg_account_bury();
-        if (!asked || now - start > OTHERS_LIMIT_NS) {
+        if (!asked || in_vain || now - start > OTHERS_LIMIT_NS) {
+            if (asked && !in_vain)
+                vain_until_ns = now + OTHERS_VAIN_NS;
             if (!eg_rt.pinned || pins_yield)
                 break; /* the program goes on beyond the budget */
             pins_yield = 1;

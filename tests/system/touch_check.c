@@ -4,6 +4,7 @@
  *   touch_check scattered GIB N      maps GIB, fills N scattered pages, checks them and their neighbours
  *   touch_check reserve              PROT_NONE and NORESERVE reservations of 1 TiB, of which a little is used
  *   touch_check forks N              N short-lived children, each checks a part and changes it
+ *   touch_check fork_copies MIB      fills MIB, forks, and both change all of it
  *   touch_check advised MIB          fills and checks MIB after each kind of madvise, fork once in between
  *   touch_check chain N              execs itself N times, each with memory of its own */
 #include <errno.h>
@@ -242,6 +243,23 @@ static int chain(char **argv, unsigned n)
     return 1;
 }
 
+static int fork_copies(size_t len)
+{
+    char *at = map(len);
+    fill(at, len, 5);
+    pid_t pid = fork();
+    int status = 0;
+    check(at, len, 5);
+    fill(at, len, pid ? 6 : 7);
+    check(at, len, pid ? 6 : 7);
+    if (pid == 0)
+        _exit(0);
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+        return 1;
+    printf("both right\n");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *mode = argc > 1 ? argv[1] : "";
@@ -256,6 +274,8 @@ int main(int argc, char **argv)
         return reserve();
     if (!strcmp(mode, "forks") && argc == 3)
         return forks((unsigned)first);
+    if (!strcmp(mode, "fork_copies") && argc == 3)
+        return fork_copies(first * MIB);
     if (!strcmp(mode, "advised") && argc == 3)
         return advised(first * MIB);
     if (!strcmp(mode, "chain") && argc == 3)
