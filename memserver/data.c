@@ -1,4 +1,5 @@
 #include "memserver/data.h"
+#include "proto/eg_load.h"
 #include "proto/eg_sys.h"
 #include <errno.h>
 #include <pthread.h>
@@ -20,8 +21,9 @@
 #define SPIN_PAUSES 16u      /* between two looks */
 #define LOOKS 4u             /* of these one asks epoll, who knows of all connections; the others look at the last one that had something, which is one call less */
 #define TAKEN_AWAY_NS 100000u /* somebody else had the processor meanwhile */
+#define TAKEN_SOON_NS 50000000u
 #define HOLD_MIN_NS 1000000u
-#define HOLD_MAX_NS 64000000u
+#define HOLD_MAX_NS 256000000u
 
 struct reply {
     struct eg_frame frame;
@@ -38,6 +40,7 @@ struct egm_data_conn {
     struct egm_agent *agent;
     int fd;
     uint32_t events; /* what epoll watches */
+    bool local;      /* the client is on this machine */
     bool broken;     /* a reply cannot be sent any more */
     bool drained;    /* the last read took all that the socket had */
     bool eof;
@@ -67,8 +70,9 @@ struct data_thread {
     unsigned looks;
     struct counters counters;
     uint64_t spin_ns;
-    uint64_t turn_ns;                /* of the last turn that it spun */
-    uint64_t hold_ns, hold_until_ns; /* no spinning on a busy machine */
+    uint64_t turn_ns; /* of the last turn that it spun */
+    bool beside;      /* the client of the last request shares the processor: it cannot run meanwhile */
+    uint64_t hold_ns, taken_ns; /* no spinning for so long after it was seen that others want the processor */
 };
 
 struct egm_data {
@@ -334,6 +338,7 @@ struct egm_data_conn *egm_data_conn_new(struct egm_data *data, struct egm_agent 
     conn->data = data;
     conn->agent = agent;
     conn->fd = fd;
+    conn->local = eg_load_is_local(fd);
     if (early_bytes) memcpy(conn->in, early, early_bytes);
     conn->in_end = (uint32_t)early_bytes;
     atomic_fetch_add_explicit(&agent->refs, 1, memory_order_relaxed);
@@ -413,7 +418,15 @@ static void spin_learn(struct data_thread *thread, uint64_t gap_ns)
     if (want < SPIN_START_NS) want = SPIN_START_NS;
     if (want > SPIN_MAX_NS) want = SPIN_MAX_NS;
     if (thread->spin_ns < want) thread->spin_ns = want;
-    if (thread->hold_ns > HOLD_MIN_NS) thread->hold_ns -= thread->hold_ns / 64;
+}
+
+/* Others want the processor: for a while this thread does not spin, twice as long if that is soon seen again. (Requests that come are no sign
+ * that nobody wants it: between two such times a slice's worth of them is served, a hundred.) */
+static void spin_not(struct data_thread *thread, uint64_t now_ns)
+{
+    bool soon = now_ns - thread->taken_ns < thread->hold_ns + TAKEN_SOON_NS;
+    thread->hold_ns = !soon ? HOLD_MIN_NS : thread->hold_ns < HOLD_MAX_NS ? 2 * thread->hold_ns : HOLD_MAX_NS;
+    thread->taken_ns = now_ns;
 }
 
 /* One turn of waiting without sleep. Returns: false when it is time to sleep.
@@ -422,12 +435,10 @@ static void spin_learn(struct data_thread *thread, uint64_t gap_ns)
 static bool spin_on(struct data_thread *thread, uint64_t last_ns)
 {
     uint64_t now_ns = egm_now_ns();
-    if (thread->turn_ns > last_ns && now_ns - thread->turn_ns > TAKEN_AWAY_NS) {
-        thread->hold_ns = thread->hold_ns < HOLD_MAX_NS ? 2 * thread->hold_ns : HOLD_MAX_NS;
-        thread->hold_until_ns = now_ns + thread->hold_ns;
-    }
+    if (thread->turn_ns > last_ns && now_ns - thread->turn_ns > TAKEN_AWAY_NS) spin_not(thread, now_ns);
+    if (thread->turn_ns <= last_ns) thread->beside = thread->last && thread->last->local && eg_load_beside(thread->last->fd);
     thread->turn_ns = now_ns;
-    if (!thread->spin_ns || now_ns - last_ns >= thread->spin_ns || now_ns < thread->hold_until_ns) return false;
+    if (thread->beside || !thread->spin_ns || now_ns - last_ns >= thread->spin_ns || now_ns - thread->taken_ns < thread->hold_ns) return false;
     for (unsigned i = 0; i < SPIN_PAUSES; i++) eg_cpu_relax();
     return true;
 }

@@ -56,6 +56,8 @@ struct eg_transport {
     void (*unview)(struct eg_link *link);
     /* ready - would a poll find something? By any thread, without the pager's lock: the answer may be out of date. NULL: poll to find out. */
     int (*ready)(const struct eg_link *link);
+    /* beside - does the server share the processor that the caller is on? Then to spin for it is in vain. Context: as ready. NULL: never. */
+    int (*beside)(struct eg_link *link);
     uint8_t registered; /* buffers must lie in the pager's staging or receive area, and stay the same physical pages */
 };
 
@@ -67,6 +69,7 @@ struct eg_link {
     struct eg_verbs_link *verbs; /* rdma: the verbs library's side */
     uint32_t *keys;      /* rdma: remote key of each slab */
     uint8_t want_write;  /* tcp: something waits for room in the socket */
+    uint8_t local;       /* tcp: 1 the server is on this machine, 2 it is not, 0 not looked yet */
     uint32_t outstanding;
     uint8_t viewed;      /* shm: a view was asked for */
     uint8_t *view;       /* the arena, if it could be mapped; else NULL */

@@ -1,5 +1,6 @@
 /* TCP: pipelined frames on one connection. The server answers in order, so the places of the next replies' payloads are known
  * before they arrive: headers and payloads are read with one system call, straight into the callers' buffers. */
+#include "proto/eg_load.h"
 #include "proto/eg_sys.h"
 #include "proto/eg_transport.h"
 
@@ -159,6 +160,7 @@ static void tcp_close(struct eg_link *link)
     if (link->fd >= 0)
         eg_sys1(SYS_close, link->fd);
     link->fd = -1;
+    link->local = 0;
 }
 
 static int tcp_ready(const struct eg_link *link)
@@ -167,4 +169,12 @@ static int tcp_ready(const struct eg_link *link)
     return link->send.head || eg_sys6(SYS_recvfrom, link->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) != -EAGAIN;
 }
 
-const struct eg_transport eg_transport_tcp = {.name = "tcp", .submit = tcp_submit, .poll = tcp_poll, .close = tcp_close, .ready = tcp_ready};
+static int tcp_beside(struct eg_link *link)
+{
+    if (!link->local)
+        link->local = eg_load_is_local(link->fd) ? 1 : 2;
+    return link->local == 1 && eg_load_beside(link->fd);
+}
+
+const struct eg_transport eg_transport_tcp = {
+    .name = "tcp", .submit = tcp_submit, .poll = tcp_poll, .close = tcp_close, .ready = tcp_ready, .beside = tcp_beside};

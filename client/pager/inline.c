@@ -110,10 +110,26 @@ struct wait {
     uint8_t spins, spent; /* it is one of those that look; it has done so for long enough */
 };
 
+/* Can the server not run as long as this thread does? */
+static int server_is_beside(void)
+{
+    for (uint32_t i = 0; i < eg_rt.n_servers; i++) {
+        struct eg_link *link = &eg_rt.server[i].link;
+        const struct eg_transport *ops = __atomic_load_n(&link->ops, __ATOMIC_ACQUIRE);
+        if (ops && ops->beside && link->outstanding && ops->beside(link))
+            return 1;
+    }
+    return 0;
+}
+
 static void wait_awake(struct wait *w)
 {
     if (!w->since_ns)
         w->since_ns = eg_sys_now_ns();
+    if (server_is_beside()) {
+        w->spent = 1;
+        return;
+    }
     while (!(w->spent = processors() == 1 || eg_sys_now_ns() - w->since_ns > SPIN_NS)) {
         for (int i = 0; i < PAUSES; i++)
             eg_cpu_relax();

@@ -5,6 +5,7 @@
 
 #include "client/pager/eg_capture.h"
 #include "client/pager/eg_pager.h"
+#include "proto/eg_load.h"
 #include "proto/eg_spin.h"
 #include "proto/eg_uffd.h"
 
@@ -416,16 +417,10 @@ static int pushes_turn(void)
 static void load_look(void)
 {
     static uint64_t next_ns;
-    char text[64];
     if (eg_agent.now_ns < next_ns)
         return;
     next_ns = eg_agent.now_ns + LOAD_EVERY_NS;
-    long n = eg_sys4(SYS_pread64, eg_home.load_fd, text, sizeof text, 0), i = 0, running = 0;
-    for (int blanks = 0; i < n && blanks < 3; i++) /* 0.00 0.01 0.05 running/all last */
-        blanks += text[i] == ' ';
-    for (; i < n && text[i] >= '0' && text[i] <= '9'; i++)
-        running = running * 10 + (text[i] - '0');
-    eg_home.loaded = running > eg_home.n_processors;
+    eg_home.loaded = eg_load_running(eg_home.load_fd) > eg_home.n_processors;
 }
 
 static void agent_lock(void)

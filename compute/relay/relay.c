@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "proto/eg_load.h"
 #include "proto/eg_rdma_listen.h"
 
 #define RESOLVE_TIMEOUT_MS 5000
@@ -52,12 +53,9 @@ static uint64_t spin_ns(struct egr_relay *relay)
 {
     uint64_t now_ns = eg_sys_now_ns();
     if (now_ns - relay->load_ns >= LOAD_NS) {
-        char text[64];
-        int running;
-        ssize_t n = pread(relay->load_fd, text, sizeof text - 1, 0);
-        text[n > 0 ? n : 0] = 0;
+        uint32_t running = eg_load_running(relay->load_fd);
         relay->load_ns = now_ns;
-        relay->spin_ns = sscanf(text, "%*s %*s %*s %d", &running) == 1 && running < relay->processors ? SPIN_NS : 0;
+        relay->spin_ns = running && running < (uint32_t)relay->processors ? SPIN_NS : 0;
     }
     return relay->spin_ns;
 }

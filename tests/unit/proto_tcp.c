@@ -1,11 +1,14 @@
 /* The transports on the client's side: tcp against a scripted peer on a socket pair, one thread plays both; shm on a memfd. */
 #include "tests/unit/client_random.h"
 
+#include "proto/eg_load.h"
 #include "proto/eg_transport.h"
 #include "tests/unit/unit_suite.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -462,6 +465,90 @@ START_TEST(shm_reports_what_the_arena_has_not)
 }
 END_TEST
 
+/* --- who is beside whom ---------------------------------------------------------------------------------------------------- */
+
+static void connected(int family, int ret_ends[2])
+{
+    struct sockaddr_in6 any = {.sin6_family = (sa_family_t)family};
+    socklen_t bytes = family == AF_INET ? sizeof(struct sockaddr_in) : sizeof any;
+    if (family == AF_INET)
+        ((struct sockaddr_in *)(void *)&any)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    else
+        any.sin6_addr = in6addr_loopback;
+    int listener = socket(family, SOCK_STREAM, 0);
+    ck_assert_int_eq(bind(listener, (struct sockaddr *)&any, bytes), 0);
+    ck_assert_int_eq(listen(listener, 1), 0);
+    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&any, &bytes), 0);
+    ret_ends[0] = socket(family, SOCK_STREAM, 0);
+    ck_assert_int_eq(connect(ret_ends[0], (struct sockaddr *)&any, bytes), 0);
+    ret_ends[1] = accept(listener, NULL, NULL);
+    ck_assert_int_ge(ret_ends[1], 0);
+    close(listener);
+}
+
+static void run_on(int processor)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    ck_assert_int_eq(sched_setaffinity(0, sizeof one, &one), 0);
+}
+
+/* It is where the other end sent from, not where this one was before. */
+START_TEST(beside_whoever_sends_from_here)
+{
+    cpu_set_t all;
+    int ends[2], first = -1, last = -1;
+    char byte;
+    ck_assert_int_eq(sched_getaffinity(0, sizeof all, &all), 0);
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, &all)) {
+            first = first < 0 ? i : first;
+            last = i;
+        }
+    connected(AF_INET, ends);
+    struct eg_link link = {.ops = &eg_transport_tcp, .fd = ends[0]};
+    for (int turn = 0; turn < 4; turn++) {
+        run_on(turn % 2 ? first : last);
+        ck_assert_int_eq(send(ends[1], "x", 1, 0), 1);
+        ck_assert_int_eq(recv(ends[0], &byte, 1, 0), 1);
+        ck_assert_int_eq(link.ops->beside(&link), 1);
+        run_on(turn % 2 ? last : first);
+        ck_assert_int_eq(link.ops->beside(&link), first == last);
+    }
+    ck_assert_int_eq(sched_setaffinity(0, sizeof all, &all), 0);
+    link.ops->close(&link);
+    close(ends[1]);
+}
+END_TEST
+
+START_TEST(local_is_what_has_the_same_address)
+{
+    int ends[2];
+    connected(AF_INET, ends);
+    ck_assert(eg_load_is_local(ends[0]) && eg_load_is_local(ends[1]));
+    close(ends[0]);
+    close(ends[1]);
+    connected(AF_INET6, ends);
+    ck_assert(eg_load_is_local(ends[0]) && eg_load_is_local(ends[1]));
+    close(ends[0]);
+    close(ends[1]);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0); /* the kernel does not say there */
+    ck_assert(!eg_load_is_local(ends[0]) && !eg_load_is_local(-1));
+    close(ends[0]);
+    close(ends[1]);
+}
+END_TEST
+
+START_TEST(some_thread_runs)
+{
+    int fd = open("/proc/loadavg", O_RDONLY);
+    ck_assert_uint_ge(eg_load_running(fd), 1); /* this one */
+    close(fd);
+    ck_assert_uint_eq(eg_load_running(-1), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("proto_tcp");
@@ -476,5 +563,8 @@ int main(void)
     tc = unit_case(suite, "shm", 120);
     tcase_add_test(tc, shm_matches_memory);
     tcase_add_test(tc, shm_reports_what_the_arena_has_not);
+    tcase_add_test(tc, beside_whoever_sends_from_here);
+    tcase_add_test(tc, local_is_what_has_the_same_address);
+    tcase_add_test(tc, some_thread_runs);
     return unit_run(suite);
 }
