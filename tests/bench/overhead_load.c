@@ -1,9 +1,11 @@
 /* overhead_load.c - what overhead asks of a program.
  *   overhead_load calls MIB        touches MIB, then prints nanoseconds per system call, each as NAME NS: a call without buffers, one that writes to
  *                                  the stack, and one that writes to the heap (the best of some rounds: what others do on the machine is not the gate's)
+ *   overhead_load calls2 MIB       the same, while a second thread sleeps
  *   overhead_load rest MIB ROUNDS  touches MIB of memory page by page, ROUNDS times, says START BYTES of it, and waits for its standard input to end */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,8 +57,15 @@ static double best_ns(void (*call)(void))
     return (double)best / CALLS;
 }
 
+static void *sleeper(void *unused)
+{
+    pause();
+    return unused;
+}
+
 int main(int argc, char **argv)
 {
+    pthread_t thread;
     if (argc < 3)
         return 2;
     size_t bytes = strtoul(argv[2], NULL, 10) << 20;
@@ -73,6 +82,8 @@ int main(int argc, char **argv)
         fflush(stdout);
         return read(0, &byte, 1) != 0;
     }
+    if (!strcmp(argv[1], "calls2") && pthread_create(&thread, NULL, sleeper, NULL))
+        return 1;
     zero_fd = open("/dev/zero", O_RDONLY);
     heap = malloc(4096);
     if (zero_fd < 0 || !heap)
