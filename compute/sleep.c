@@ -1,4 +1,5 @@
-/* sleep.c - the program's futexes, as far as threads here sleep on them and wake each other.
+/* sleep.c - the program's futexes, as far as threads here sleep on them and wake each other; and its sleeps for some time (nanosleep), for which nobody
+ * else is needed.
  *
  * Only libc's own calls without a time limit, on private futexes: libc looks at its words again whenever it wakes. All others home makes.
  *
@@ -20,6 +21,9 @@
 #define SITES 64u
 #define KEPT_MOST 16u /* wakes in a row that go to threads here, while others may wait elsewhere */
 #define TELL_NS 2000000u
+#define SECOND_NS 1000000000u
+#define SLEEP_MAX_S 1000000000
+#define EVER UINT64_MAX
 #define LIBC 1ull
 #define NOT_LIBC 2ull
 
@@ -123,26 +127,28 @@ static void tell(struct wk_slot *s, uint64_t now, int more)
     wk_send(&m, NULL, 0);
 }
 
-/* Until it is woken, or kicked (0: it is still in its bucket). */
-static int sleeps(struct wk_slot *s)
+/* Until it is woken, or kicked (0: it is still in its bucket), or that time has come. */
+static int sleeps(struct wk_slot *s, uint64_t until_ns)
 {
-    const struct timespec soon = {.tv_nsec = TELL_NS};
-    uint64_t since = eg_sys_now_ns();
+    uint64_t since = eg_sys_now_ns(), now = since;
     int told = 0;
     uint32_t state;
     s->turn++;
     __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
-    while ((state = __atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST)) == 1) {
-        if (eg_sys6(SYS_futex, &s->asleep, FUTEX_WAIT_PRIVATE, 1, told ? NULL : &soon, 0, 0) != -ETIMEDOUT)
+    while ((state = __atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST)) == 1 && now < until_ns) {
+        uint64_t rest = until_ns == EVER ? EVER : until_ns - now, ns = told || rest < TELL_NS ? rest : TELL_NS;
+        struct timespec time = {.tv_sec = (long)(ns / SECOND_NS), .tv_nsec = (long)(ns % SECOND_NS)};
+        eg_sys6(SYS_futex, &s->asleep, FUTEX_WAIT_PRIVATE, 1, ns == EVER ? NULL : &time, 0, 0);
+        now = eg_sys_now_ns();
+        if (told || now - since < TELL_NS)
             continue;
-        uint64_t now = eg_sys_now_ns();
         s->slept_ns += now - since;
         since = now;
         told = 1;
         tell(s, now, 1);
     }
     __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
-    uint64_t now = eg_sys_now_ns();
+    now = eg_sys_now_ns();
     s->slept_ns += now - since;
     if (told || now - s->told_ns > TELL_NS)
         tell(s, now, 0);
@@ -217,7 +223,7 @@ static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, u
     __atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
     wk_unlock(&b->lock);
     int kicked = __atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) == s->state.tid;
-    if (kicked || !sleeps(s)) {
+    if (kicked || !sleeps(s, EVER)) {
         if (leaves(s)) {
             s->asleep = 0;
             s->kick = 0; /* this one: another one may come while the call is made */
@@ -287,4 +293,42 @@ enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *r, long *ret)
         return WK_FUTEX_DONE;
     default: return WK_FUTEX_HOME;
     }
+}
+
+/* How long the call sleeps, when it is one that sleeps for some time. Returns: nanoseconds; 0: it is another, or home's to refuse. */
+static uint64_t sleep_ns(const uint64_t *r)
+{
+    struct timespec time;
+    uint64_t at = r[EG_REG_RDI];
+    if (r[EG_REG_RAX] == SYS_clock_nanosleep) {
+        int clock = (int)r[EG_REG_RDI];
+        if (r[EG_REG_RSI] || (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC && clock != CLOCK_BOOTTIME))
+            return 0;
+        at = r[EG_REG_RDX];
+    } else if (r[EG_REG_RAX] != SYS_nanosleep) {
+        return 0;
+    }
+    if (!wk_value_in(&time, at, sizeof time) || time.tv_sec < 0 || time.tv_sec > SLEEP_MAX_S || (unsigned long)time.tv_nsec >= SECOND_NS)
+        return 0;
+    uint64_t ns = (uint64_t)time.tv_sec * SECOND_NS + (uint64_t)time.tv_nsec;
+    return ns ? ns : 1;
+}
+
+enum wk_futex wk_nanosleep(struct wk_slot *s, const uint64_t *r, uint64_t *ret_left_ns)
+{
+    uint64_t ns = sleep_ns(r), until_ns = ns ? eg_sys_now_ns() + ns : 0;
+    uint32_t asleep = 1;
+    if (!ns)
+        return WK_FUTEX_HOME;
+    __atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
+    int kicked = __atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) == s->state.tid;
+    if (!kicked)
+        sleeps(s, until_ns);
+    if (__atomic_compare_exchange_n(&s->asleep, &asleep, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) && !kicked)
+        return WK_FUTEX_DONE;
+    uint64_t now = eg_sys_now_ns();
+    s->asleep = 0;
+    s->kick = 0;
+    *ret_left_ns = now < until_ns ? until_ns - now : 0;
+    return WK_FUTEX_KICKED;
 }

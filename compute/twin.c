@@ -256,21 +256,22 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
         become_idle(s);
     default: break;
     }
-    long ret;
-    enum wk_futex futex = nr == SYS_futex ? wk_futex(s, r, &ret) : WK_FUTEX_HOME;
-    if (futex == WK_FUTEX_DONE) {
+    long ret = 0;
+    uint64_t left_ns = r[EG_REG_R9];
+    enum wk_futex here = nr == SYS_futex ? wk_futex(s, r, &ret) : wk_nanosleep(s, r, &left_ns);
+    if (here == WK_FUTEX_DONE) {
         r[EG_REG_RAX] = (uint64_t)ret;
         return;
     }
     out.call = (struct eg_call){
-        .type = futex == WK_FUTEX_KICKED ? EG_CALL_KICKED : EG_CALL_SYSCALL,
+        .type = here == WK_FUTEX_KICKED ? EG_CALL_KICKED : EG_CALL_SYSCALL,
         .arg = {(int64_t)nr, (int64_t)r[EG_REG_RDI], (int64_t)r[EG_REG_RSI], (int64_t)r[EG_REG_RDX], (int64_t)r[EG_REG_R10],
-                (int64_t)r[EG_REG_R8], (int64_t)r[EG_REG_R9]},
+                (int64_t)r[EG_REG_R8], (int64_t)left_ns},
         .caller = {r[EG_REG_RSP], r[EG_REG_RIP], r[EG_REG_RBX], r[EG_REG_RBP], r[EG_REG_R12], r[EG_REG_R13], r[EG_REG_R14], r[EG_REG_R15]},
         .mask = s->mask,
     };
     struct wk_pieces pieces = {.of = NULL};
-    const uint8_t *payload = futex == WK_FUTEX_KICKED ? NULL : wk_pieces_begin(s, r[EG_REG_RIP], &out.call, &pieces);
+    const uint8_t *payload = here == WK_FUTEX_KICKED ? NULL : wk_pieces_begin(s, r[EG_REG_RIP], &out.call, &pieces);
     s->turn++; /* what it was given it does not use now */
     if (nr == SYS_clone || nr == SYS_clone3) { /* the new thread starts with these registers */
         memset(&out.state, 0, sizeof out.state);
@@ -290,7 +291,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &answer, &pieces) : answer.arg[0]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
-    if (futex == WK_FUTEX_KICKED && !answer.arg[2])
+    if (here == WK_FUTEX_KICKED && !answer.arg[2])
         go_home(s, uc, EG_HOME_KICK);
 }
 

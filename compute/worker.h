@@ -126,6 +126,9 @@ enum wk_futex { WK_FUTEX_DONE, WK_FUTEX_HOME, WK_FUTEX_KICKED };
 /* wk_futex - a futex call. Context: the thread, in a handler. Returns: DONE, *ret: its result; HOME: home is to make it; KICKED: the same, as EG_CALL_KICKED, and then
  * the thread goes home, if home does not say that it may stay. */
 enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *regs, long *ret);
+/* wk_nanosleep - nanosleep, or clock_nanosleep for some time. Context, Returns: as wk_futex (of other calls: HOME). DONE: the result is 0; KICKED: *ret_left_ns
+ * are left for home to sleep. */
+enum wk_futex wk_nanosleep(struct wk_slot *s, const uint64_t *regs, uint64_t *ret_left_ns);
 /* wk_futex_learn - what home said of who makes the futex calls that go on at rip. */
 void wk_futex_learn(uint64_t rip, int is_libc);
 /* wk_futex_fired - who sleeps on addr wakes: no stand-in does at home any more. Context: the main thread. */

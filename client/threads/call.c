@@ -34,7 +34,7 @@ static void answer(struct eg_thread *t, int64_t ret)
 }
 
 /* The thread may learn from it which of its futex calls are libc's own. If it was asked home for a signal, that has been seen to in this call. */
-static void answer_futex(struct eg_thread *t, const struct eg_call *to)
+static void answer_waiter(struct eg_thread *t, const struct eg_call *to)
 {
     int stays = to->type == EG_CALL_KICKED && t->kick_signal;
     struct eg_call call = {.type = EG_CALL_RETURN, .arg = {t->ret, eg_gate_is_libc(to->caller.rip), stays}, .mask = t->mask};
@@ -270,6 +270,20 @@ static int is_interrupted(const struct eg_thread *t)
     return 0;
 }
 
+/* The rest of a sleep. */
+static void sleep_on(struct eg_thread *t, uint64_t left_ns)
+{
+    int64_t rest_to = t->arg[t->nr == SYS_nanosleep ? 1 : 3];
+    if (t->nr != SYS_nanosleep && t->nr != SYS_clock_nanosleep)
+        eg_home_lost(t->node);
+    t->left = (struct timespec){.tv_sec = (long)(left_ns / 1000000000u), .tv_nsec = (long)(left_ns % 1000000000u)};
+    t->nr = SYS_clock_nanosleep;
+    t->arg[0] = CLOCK_MONOTONIC;
+    t->arg[1] = 0;
+    t->arg[2] = (int64_t)&t->left;
+    t->arg[3] = rest_to;
+}
+
 void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
 {
     long nr = (long)call->arg[0], a[6];
@@ -313,8 +327,10 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     memcpy(t->arg, a, sizeof a);
     if (pieces.of)
         pieces_point(&pieces, t->arg);
+    if (call->type == EG_CALL_KICKED && nr != SYS_futex)
+        sleep_on(t, (uint64_t)a[5]);
     t->caller = call->caller;
-    int tries = 0, interrupted = call->type == EG_CALL_KICKED && is_interrupted(t);
+    int tries = 0, interrupted = call->type == EG_CALL_KICKED && nr == SYS_futex && is_interrupted(t);
     if (interrupted) /* its handlers run before the call */
         t->nr = SYS_sched_yield;
     uint64_t begun_ns = eg_sys_now_ns();
@@ -333,8 +349,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
         t->state.rax = (uint64_t)(pieces.of ? pieces_store(&pieces, t->ret) : t->ret);
         eg_proxy_home(t);
     }
-    if (nr == SYS_futex)
-        answer_futex(t, call);
+    if (nr == SYS_futex || call->type == EG_CALL_KICKED)
+        answer_waiter(t, call);
     else if (pieces.of)
         pieces_answer(t, &pieces);
     else

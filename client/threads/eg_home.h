@@ -14,6 +14,8 @@
 #include "proto/eg_frame.h"
 #include "proto/eg_sys.h"
 
+#include <time.h>
+
 #define EG_HOME_NODES EG_POOL_NODES
 #define EG_NODE_OUT_BYTES (64ul << 20) /* of address space; pages come when needed */
 #define EG_NODE_IN_BYTES (1ul << 20)
@@ -119,6 +121,7 @@ struct eg_thread {
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
     uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
     struct eg_run pushed[EG_PUSHED];
+    struct timespec left; /* of a sleep that home goes on with */
     uint64_t cost_ns;  /* what being away has cost so far: waiting for pages and calls, about; the agent's and the proxy's */
     struct eg_view_mask view; /* of the slots; view.c's */
     struct eg_thread_state state;

@@ -259,6 +259,80 @@ static void kill_blocked(void)
     unhandle(SIGUSR1);
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    SYS(clock_gettime(CLOCK_MONOTONIC, &t));
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Threads that sleep for some time: never less than that, however often a signal interrupts it, and what is left is told. One is cancelled. */
+static void sleeps_body(struct member *me)
+{
+    const int turns = rounds(15);
+    int interrupted = 0;
+    struct timespec bad = {.tv_nsec = 1000000000};
+    own_tid = gettid();
+    own_number = me->number;
+    atomic_fetch_add(&begun, 1);
+    EQUAL(nanosleep(&bad, NULL), -1);
+    EQUAL(errno, EINVAL);
+    EQUAL(syscall(SYS_nanosleep, NULL, NULL), -1);
+    EQUAL(errno, EFAULT);
+    for (int turn = 0; turn < turns; turn++) {
+        const uint64_t wanted_ns = turn % 5 ? (1 + rng_below(&me->rng, 30000)) * 1000ull : 0, start_ns = now_ns();
+        struct timespec left = {.tv_nsec = (long)wanted_ns};
+        for (bool done = false; !done;) {
+            const struct timespec request = left;
+            const int before = own_signals;
+            int error = turn % 2 ? (nanosleep(&request, &left) ? errno : 0) : clock_nanosleep(CLOCK_MONOTONIC, 0, &request, &left);
+            done = error == 0;
+            if (done)
+                break;
+            EQUAL(error, EINTR);
+            CHECK(own_signals > before, "EINTR, but no signal");
+            CHECK(left.tv_sec == 0 && left.tv_nsec <= request.tv_nsec + 1000000 /* the timer's slack */, "%ld ns left of %ld", left.tv_nsec, request.tv_nsec);
+            interrupted++;
+        }
+        const uint64_t slept_ns = now_ns() - start_ns;
+        CHECK(slept_ns >= wanted_ns, "slept %" PRIu64 " ns of %" PRIu64, slept_ns, wanted_ns);
+    }
+    CHECK(interrupted > 0 || turns < 15, "no signal interrupted a sleep");
+    me->sum = 1;
+    atomic_fetch_add(&ended, 1);
+    while (!atomic_load(&stop)) /* its number stays its own until nobody sends it signals */
+        usleep(1000);
+}
+
+static void *sleeps_for_ever(void *unused)
+{
+    for (;;)
+        sleep(1000);
+    return unused;
+}
+
+static void sleeps(void)
+{
+    const int n = threads(4);
+    pthread_t cancelled;
+    void *value;
+    got = wrong_thread = wrong_code = begun = ended = 0;
+    stop = false;
+    handle(SIGUSR1, count_signal, SA_RESTART); /* a sleep is not begun again */
+    OK(pthread_create(&cancelled, NULL, sleeps_for_ever, NULL));
+    struct member *crew = crew_start(n, sleeps_body, NULL);
+    wait_until_at_least(&begun, n);
+    for (int i = 0; atomic_load(&ended) < n; i++, sleep_ms(2))
+        OK(pthread_kill(crew[i % n].id, SIGUSR1));
+    atomic_store(&stop, true);
+    EQUAL(crew_join(crew), n);
+    EQUAL(wrong_thread, 0);
+    OK(pthread_cancel(cancelled));
+    OK(pthread_join(cancelled, &value));
+    CHECK(value == PTHREAD_CANCELED, "not cancelled in its sleep");
+    unhandle(SIGUSR1);
+}
+
 /* With SA_RESTART a read goes on. */
 static void restarted_body(struct member *me)
 {
@@ -849,6 +923,7 @@ static const struct sub_test tests[] = {
     {"clocks", clocks, "the same to threads that read clocks"},
     {"kill_just_begun", kill_just_begun, "a signal to threads that have just begun, and compute"},
     {"kill_blocked", kill_blocked, "pthread_kill to threads in calls: EINTR"},
+    {"sleeps", sleeps, "the same to threads that sleep for some time"},
     {"restart", restart, "the same with SA_RESTART"},
     {"repair_by_mprotect", repair_by_mprotect, "a SIGSEGV handler that makes pages accessible"},
     {"changed_registers", changed_registers, "a SIGSEGV handler that changes registers"},
