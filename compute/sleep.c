@@ -1,7 +1,8 @@
 /* sleep.c - the program's futexes, as far as threads here sleep on them and wake each other; and its sleeps for some time (nanosleep), for which nobody
  * else is needed.
  *
- * Only libc's own calls without a time limit, on private futexes: libc looks at its words again whenever it wakes. All others home makes.
+ * Only libc's own calls, on private futexes: libc looks at its words again whenever it wakes. All others home makes; those with a time limit, too, where the node's
+ * clock is another.
  *
  * A thread may sleep here while a stand-in for this node sleeps on the word at home (*covered*): it finds every wake that is made there, and then
  * everybody who sleeps on that word here wakes. The sleeper looks at the word when it is in its bucket already, as the kernel does: who changes
@@ -22,7 +23,7 @@
 #define KEPT_MOST 16u /* wakes in a row that go to threads here, while others may wait elsewhere */
 #define TELL_NS 2000000u
 #define SECOND_NS 1000000000u
-#define SLEEP_MAX_S 1000000000
+#define TIME_MAX_S 8000000000
 #define EVER UINT64_MAX
 #define LIBC 1ull
 #define NOT_LIBC 2ull
@@ -196,7 +197,7 @@ static int cover(struct wk_slot *s, struct bucket *b, uint64_t addr)
     return covered;
 }
 
-static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, uint32_t expected, long *ret)
+static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, uint32_t expected, uint64_t until_ns, long *ret)
 {
     struct bucket *b = bucket_of(addr);
     uint32_t now;
@@ -223,8 +224,13 @@ static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, u
     __atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
     wk_unlock(&b->lock);
     int kicked = __atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) == s->state.tid;
-    if (kicked || !sleeps(s, EVER)) {
+    if (kicked || !sleeps(s, until_ns)) {
         if (leaves(s)) {
+            uint32_t asleep = 1; /* still: it was neither kicked nor woken, so the time is over */
+            if (!kicked && __atomic_compare_exchange_n(&s->asleep, &asleep, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+                *ret = -ETIMEDOUT;
+                return WK_FUTEX_DONE;
+            }
             s->asleep = 0;
             s->kick = 0; /* this one: another one may come while the call is made */
             return WK_FUTEX_KICKED;
@@ -274,9 +280,38 @@ static long wake_here(struct wk_slot *s, uint64_t addr, uint32_t n)
     return elsewhere + more;
 }
 
+/* Home's kernel refuses others; but for those that are far away. */
+static int is_time(const struct timespec *t)
+{
+    return t->tv_sec >= 0 && t->tv_sec <= TIME_MAX_S && (unsigned long)t->tv_nsec < SECOND_NS;
+}
+
+static uint64_t time_ns(clockid_t clock)
+{
+    struct timespec now = {0, 0};
+    eg_sys2(SYS_clock_gettime, clock, &now);
+    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+/* When a wait ends at the latest, on this machine's CLOCK_MONOTONIC. at: of the limit, a time of that clock or of CLOCK_REALTIME (which nobody sets meanwhile).
+ * Returns: 0: home is to see to it. */
+static uint64_t until(uint64_t at, uint64_t op)
+{
+    struct timespec time;
+    if (!at)
+        return EVER;
+    if (wk.other_clock || !wk_value_in(&time, at, sizeof time) || !is_time(&time))
+        return 0;
+    uint64_t ns = (uint64_t)time.tv_sec * SECOND_NS + (uint64_t)time.tv_nsec;
+    if (!(op & FUTEX_CLOCK_REALTIME))
+        return ns ? ns : 1;
+    uint64_t real = time_ns(CLOCK_REALTIME);
+    return eg_sys_now_ns() + (ns > real ? ns - real : 0);
+}
+
 enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *r, long *ret)
 {
-    uint64_t addr = r[EG_REG_RDI], op = r[EG_REG_RSI], time = r[EG_REG_R10];
+    uint64_t addr = r[EG_REG_RDI], op = r[EG_REG_RSI], time = r[EG_REG_R10], until_ns;
     uint32_t value = (uint32_t)r[EG_REG_RDX];
     if (!(op & FUTEX_PRIVATE_FLAG) || addr % 4 || addr >= EG_USER_END || (addr >= EG_WORKER_START && addr < EG_WORKER_END) || !by_libc(r[EG_REG_RIP]))
         return WK_FUTEX_HOME;
@@ -284,8 +319,9 @@ enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *r, long *ret)
     case FUTEX_WAIT_BITSET:
         if ((uint32_t)r[EG_REG_R9] != FUTEX_BITSET_MATCH_ANY)
             return WK_FUTEX_HOME;
-        return time ? WK_FUTEX_HOME : wait_here(s, r[EG_REG_RIP], addr, value, ret);
-    case FUTEX_WAIT: return time ? WK_FUTEX_HOME : wait_here(s, r[EG_REG_RIP], addr, value, ret);
+        until_ns = until(time, op);
+        return until_ns ? wait_here(s, r[EG_REG_RIP], addr, value, until_ns, ret) : WK_FUTEX_HOME;
+    case FUTEX_WAIT: return time ? WK_FUTEX_HOME : wait_here(s, r[EG_REG_RIP], addr, value, EVER, ret); /* that time is a length: home would begin it again */
     case FUTEX_WAKE:
         if ((int32_t)value < 1)
             return WK_FUTEX_HOME;
@@ -308,7 +344,7 @@ static uint64_t sleep_ns(const uint64_t *r)
     } else if (r[EG_REG_RAX] != SYS_nanosleep) {
         return 0;
     }
-    if (!wk_value_in(&time, at, sizeof time) || time.tv_sec < 0 || time.tv_sec > SLEEP_MAX_S || (unsigned long)time.tv_nsec >= SECOND_NS)
+    if (!wk_value_in(&time, at, sizeof time) || !is_time(&time))
         return 0;
     uint64_t ns = (uint64_t)time.tv_sec * SECOND_NS + (uint64_t)time.tv_nsec;
     return ns ? ns : 1;

@@ -520,6 +520,7 @@ static void cohere_begin(int fd, const struct eg_node_hello *hello)
 {
     wk.stream_fd = fd;
     wk.home_pid = hello->pid;
+    wk.other_clock = (hello->flags & EG_HELLO_OTHER_CLOCK) != 0;
     uint64_t bytes = vdso_bytes(wk.vdso);
     vdso.start = hello->vdso;
     vdso.end = hello->vdso ? hello->vdso + bytes : 0;

@@ -54,6 +54,7 @@ struct worker {
     uint32_t n_taken;  /* futex: all grants up to this number have been taken by their threads */
     uint32_t taken_asked; /* the main thread waits for that */
     uint64_t home_pid;
+    int other_clock; /* home's clocks are not this machine's */
     uint64_t vdso;     /* where it is now */
     uint32_t out_lock;
 };

@@ -256,8 +256,8 @@ static int own_words(struct eg_thread *t, long nr, const long a[6], long *ret)
     }
 }
 
-/* Would the signals that wait end a call in which the thread had slept, and not have it made again? */
-static int is_interrupted(const struct eg_thread *t)
+/* Would the signals that wait end a call in which the thread had slept, and not have it made again? (A sleep for some time never is.) */
+static int is_interrupted(const struct eg_thread *t, int sleeps)
 {
     struct {
         uint64_t handler, flags, restorer, mask;
@@ -266,14 +266,15 @@ static int is_interrupted(const struct eg_thread *t)
     eg_sys2(SYS_rt_sigpending, &pending, 8);
     for (pending &= ~t->mask; pending; pending &= pending - 1)
         if (!eg_sys4(SYS_rt_sigaction, __builtin_ctzll(pending) + 1, 0, &act, 8) && act.handler > 1) /* not SIG_DFL, SIG_IGN */
-            return !(act.flags & SA_RESTART);
+            return sleeps || !(act.flags & SA_RESTART);
     return 0;
 }
 
-/* The rest of a sleep. */
-static void sleep_on(struct eg_thread *t, uint64_t left_ns)
+/* The rest of a sleep. *ret_rest_to: where the program wants to be told of what is left. */
+static void sleep_on(struct eg_thread *t, uint64_t left_ns, uint64_t *ret_rest_to)
 {
     int64_t rest_to = t->arg[t->nr == SYS_nanosleep ? 1 : 3];
+    *ret_rest_to = (uint64_t)rest_to;
     if (t->nr != SYS_nanosleep && t->nr != SYS_clock_nanosleep)
         eg_home_lost(t->node);
     t->left = (struct timespec){.tv_sec = (long)(left_ns / 1000000000u), .tv_nsec = (long)(left_ns % 1000000000u)};
@@ -327,10 +328,12 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     memcpy(t->arg, a, sizeof a);
     if (pieces.of)
         pieces_point(&pieces, t->arg);
-    if (call->type == EG_CALL_KICKED && nr != SYS_futex)
-        sleep_on(t, (uint64_t)a[5]);
     t->caller = call->caller;
-    int tries = 0, interrupted = call->type == EG_CALL_KICKED && nr == SYS_futex && is_interrupted(t);
+    uint64_t rest_to = 0;
+    int tries = 0, sleeps = call->type == EG_CALL_KICKED && nr != SYS_futex;
+    if (sleeps)
+        sleep_on(t, (uint64_t)a[5], &rest_to);
+    int interrupted = call->type == EG_CALL_KICKED && is_interrupted(t, sleeps);
     if (interrupted) /* its handlers run before the call */
         t->nr = SYS_sched_yield;
     uint64_t begun_ns = eg_sys_now_ns();
@@ -339,7 +342,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     do
         eg_thread_call(t);
     while (nr == SYS_futex && eg_home_futex_again(&t->ret, a, &tries));
-    t->ret = interrupted ? -EINTR : t->ret;
+    if (interrupted)
+        t->ret = rest_to && content_write(rest_to, &t->left, sizeof t->left) ? -EFAULT : -EINTR;
     __atomic_store_n(&t->in_call, 0, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&eg_home.halt, __ATOMIC_SEQ_CST) == t->tid) /* it is being stopped */
         eg_home_come();
