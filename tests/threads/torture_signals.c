@@ -304,6 +304,30 @@ static void sleeps_body(struct member *me)
         usleep(1000);
 }
 
+/* Many, and waits in which nobody wakes anybody. */
+static void short_sleeps_body(struct member *me)
+{
+    sem_t never;
+    SYS(sem_init(&never, 0, 0));
+    for (int i = 0; i < rounds(50); i++) {
+        struct timespec until, little = {.tv_nsec = 20000};
+        SYS(nanosleep(&little, NULL));
+        SYS(clock_gettime(CLOCK_REALTIME, &until));
+        until.tv_nsec += 20000;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        EQUAL(sem_timedwait(&never, &until), -1);
+        EQUAL(errno, ETIMEDOUT);
+    }
+    SYS(sem_destroy(&never));
+    me->sum = 1;
+}
+
+static void short_sleeps(void)
+{
+    EQUAL(crew_run(threads(4), short_sleeps_body, NULL), threads(4));
+}
+
 static void *sleeps_for_ever(void *unused)
 {
     for (;;)
@@ -924,6 +948,7 @@ static const struct sub_test tests[] = {
     {"kill_just_begun", kill_just_begun, "a signal to threads that have just begun, and compute"},
     {"kill_blocked", kill_blocked, "pthread_kill to threads in calls: EINTR"},
     {"sleeps", sleeps, "the same to threads that sleep for some time"},
+    {"short_sleeps", short_sleeps, "short ones, and waits with a time limit"},
     {"restart", restart, "the same with SA_RESTART"},
     {"repair_by_mprotect", repair_by_mprotect, "a SIGSEGV handler that makes pages accessible"},
     {"changed_registers", changed_registers, "a SIGSEGV handler that changes registers"},
