@@ -1,8 +1,8 @@
 /* sleep.c - the program's futexes, as far as threads here sleep on them and wake each other; and its sleeps for some time (nanosleep), for which nobody
  * else is needed.
  *
- * Only libc's own calls, on private futexes: libc looks at its words again whenever it wakes. All others home makes; those with a time limit, too, where the node's
- * clock is another.
+ * Only libc's own calls, on private futexes: libc looks at its words again whenever it wakes. All others home makes; those with a time limit, too,
+ * where the node's clock is another.
  *
  * A thread may sleep here while a stand-in for this node sleeps on the word at home (*covered*): it finds every wake that is made there, and then
  * everybody who sleeps on that word here wakes. The sleeper looks at the word when it is in its bucket already, as the kernel does: who changes

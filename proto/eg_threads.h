@@ -120,7 +120,7 @@ enum eg_call_type {
     EG_CALL_EXIT = 5,   /* to home: the thread made exit(2); the stream is free for another thread */
     EG_CALL_PIECES = 6, /* as SYSCALL; payload: what the kernel is to read (eg_pieces.h); the payload of its RETURN: what it has written */
     EG_CALL_WAKE = 7,   /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
-    EG_CALL_KICKED = 8  /* as SYSCALL: a wait on a futex, or a sleep (arg[6]: nanoseconds that are left), which the thread began where it is; then it was asked home */
+    EG_CALL_KICKED = 8  /* as SYSCALL: a wait on a futex, or a sleep (arg[6]: nanoseconds that are left); the thread began it where it is, and was asked home */
 };
 #define EG_CALL_DATA_MAX (256u << 10)
 #define EG_CALL_PIECES_MAX 4

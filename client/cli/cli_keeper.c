@@ -90,7 +90,7 @@ static void only_own_environment(void)
 /* They are the program's, and as far as may be not the server's. */
 static void no_limits(void)
 {
-    static const int which[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_NOFILE};
+    static const int which[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE};
     for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
         struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
         if (which[i] != RLIMIT_NOFILE && setrlimit((__rlimit_resource_t)which[i], &limit) == 0)
@@ -318,7 +318,8 @@ int cli_keeper_start(struct cli_pool *pool, const struct cli_embedded *embedded,
         setsid();
         int error = chdir("/") == 0 ? settle(link[0], ready[1], keeper.server_log, pool->fd) : -errno;
         if (error) {
-            dprintf(keeper.server_log, "its keeper: %s%s\n", strerror(-error), error == -EMFILE || error == -EINVAL ? "; raise the limit on descriptors (ulimit -n)" : "");
+            bool limited = error == -EMFILE || error == -EINVAL;
+            dprintf(keeper.server_log, "its keeper: %s%s\n", strerror(-error), limited ? "; raise the limit on descriptors (ulimit -n)" : "");
             _exit(CLI_EXIT_FAILED);
         }
         pool->fd = KEEPER_POOL;

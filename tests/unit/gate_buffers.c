@@ -322,7 +322,8 @@ START_TEST(one_buffer)
     struct eg_span_rw one;
     ck_assert(eg_gate_one_buffer(SYS_read, a_buffer, &one) && one.start == 0x10000 && one.end == 0x10064 && one.write);
     ck_assert(eg_gate_one_buffer(SYS_write, a_buffer, &one) && !one.write);
-    ck_assert(!eg_gate_one_buffer(SYS_readv, a_buffer, &one) && !eg_gate_one_buffer(SYS_open, a_buffer, &one) && !eg_gate_one_buffer(SYS_recvfrom, a_buffer, &one));
+    ck_assert(!eg_gate_one_buffer(SYS_readv, a_buffer, &one) && !eg_gate_one_buffer(SYS_open, a_buffer, &one));
+    ck_assert(!eg_gate_one_buffer(SYS_recvfrom, a_buffer, &one));
 }
 END_TEST
 
