@@ -182,6 +182,18 @@ static int leaves(struct wk_slot *s)
     return there;
 }
 
+/* A thread that was not woken, and is in no bucket, sleeps no more. Returns: 1: its time is over; 0: it was kicked, and this kick has been seen: another one may
+ * come while home makes the call. */
+static int time_is_over(struct wk_slot *s, int kicked)
+{
+    uint32_t asleep = 1;
+    if (__atomic_compare_exchange_n(&s->asleep, &asleep, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) && !kicked)
+        return 1;
+    s->asleep = 0;
+    s->kick = 0;
+    return 0;
+}
+
 /* A stand-in is asked for. Returns: 1; 0: there is none to be had. */
 static int cover(struct wk_slot *s, struct bucket *b, uint64_t addr)
 {
@@ -226,14 +238,8 @@ static enum wk_futex wait_here(struct wk_slot *s, uint64_t rip, uint64_t addr, u
     int kicked = __atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) == s->state.tid;
     if (kicked || !sleeps(s, until_ns)) {
         if (leaves(s)) {
-            uint32_t asleep = 1; /* still: it was neither kicked nor woken, so the time is over */
-            if (!kicked && __atomic_compare_exchange_n(&s->asleep, &asleep, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-                *ret = -ETIMEDOUT;
-                return WK_FUTEX_DONE;
-            }
-            s->asleep = 0;
-            s->kick = 0; /* this one: another one may come while the call is made */
-            return WK_FUTEX_KICKED;
+            *ret = -ETIMEDOUT;
+            return time_is_over(s, kicked) ? WK_FUTEX_DONE : WK_FUTEX_KICKED;
         }
         while (__atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST)) /* who took it is about to say so */
             eg_sys0(SYS_sched_yield);
@@ -286,27 +292,22 @@ static int is_time(const struct timespec *t)
     return t->tv_sec >= 0 && t->tv_sec <= TIME_MAX_S && (unsigned long)t->tv_nsec < SECOND_NS;
 }
 
-static uint64_t time_ns(clockid_t clock)
-{
-    struct timespec now = {0, 0};
-    eg_sys2(SYS_clock_gettime, clock, &now);
-    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
-}
+static uint64_t ns_of(const struct timespec *t) { return (uint64_t)t->tv_sec * SECOND_NS + (uint64_t)t->tv_nsec; }
 
 /* When a wait ends at the latest, on this machine's CLOCK_MONOTONIC. at: of the limit, a time of that clock or of CLOCK_REALTIME (which nobody sets meanwhile).
  * Returns: 0: home is to see to it. */
 static uint64_t until(uint64_t at, uint64_t op)
 {
-    struct timespec time;
+    struct timespec time, real = {0, 0};
     if (!at)
         return EVER;
     if (wk.other_clock || !wk_value_in(&time, at, sizeof time) || !is_time(&time))
         return 0;
-    uint64_t ns = (uint64_t)time.tv_sec * SECOND_NS + (uint64_t)time.tv_nsec;
+    uint64_t ns = ns_of(&time);
     if (!(op & FUTEX_CLOCK_REALTIME))
         return ns ? ns : 1;
-    uint64_t real = time_ns(CLOCK_REALTIME);
-    return eg_sys_now_ns() + (ns > real ? ns - real : 0);
+    eg_sys2(SYS_clock_gettime, CLOCK_REALTIME, &real);
+    return eg_sys_now_ns() + (ns > ns_of(&real) ? ns - ns_of(&real) : 0);
 }
 
 enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *r, long *ret)
@@ -346,25 +347,21 @@ static uint64_t sleep_ns(const uint64_t *r)
     }
     if (!wk_value_in(&time, at, sizeof time) || !is_time(&time))
         return 0;
-    uint64_t ns = (uint64_t)time.tv_sec * SECOND_NS + (uint64_t)time.tv_nsec;
-    return ns ? ns : 1;
+    return ns_of(&time) ? ns_of(&time) : 1;
 }
 
 enum wk_futex wk_nanosleep(struct wk_slot *s, const uint64_t *r, uint64_t *ret_left_ns)
 {
     uint64_t ns = sleep_ns(r), until_ns = ns ? eg_sys_now_ns() + ns : 0;
-    uint32_t asleep = 1;
     if (!ns)
         return WK_FUTEX_HOME;
     __atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
     int kicked = __atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) == s->state.tid;
     if (!kicked)
         sleeps(s, until_ns);
-    if (__atomic_compare_exchange_n(&s->asleep, &asleep, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) && !kicked)
+    if (time_is_over(s, kicked))
         return WK_FUTEX_DONE;
     uint64_t now = eg_sys_now_ns();
-    s->asleep = 0;
-    s->kick = 0;
     *ret_left_ns = now < until_ns ? until_ns - now : 0;
     return WK_FUTEX_KICKED;
 }

@@ -90,15 +90,13 @@ static void only_own_environment(void)
 /* They are the program's, and as far as may be not the server's. */
 static void no_limits(void)
 {
-    static const int which[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_NOFILE};
+    static const __rlimit_resource_t which[] = {RLIMIT_AS, RLIMIT_DATA}; /* that on descriptors each of them raises itself */
     for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
         struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
-        if (which[i] != RLIMIT_NOFILE && setrlimit((__rlimit_resource_t)which[i], &limit) == 0)
+        if (setrlimit(which[i], &limit) == 0 || getrlimit(which[i], &limit) != 0)
             continue;
-        if (getrlimit((__rlimit_resource_t)which[i], &limit) == 0) {
-            limit.rlim_cur = limit.rlim_max;
-            setrlimit((__rlimit_resource_t)which[i], &limit);
-        }
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(which[i], &limit);
     }
 }
 

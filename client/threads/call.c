@@ -270,11 +270,10 @@ static int is_interrupted(const struct eg_thread *t, int sleeps)
     return 0;
 }
 
-/* The rest of a sleep. *ret_rest_to: where the program wants to be told of what is left. */
-static void sleep_on(struct eg_thread *t, uint64_t left_ns, uint64_t *ret_rest_to)
+/* The rest of a sleep. Returns: where the program wants to be told of what is left. */
+static uint64_t sleep_on(struct eg_thread *t, uint64_t left_ns)
 {
     int64_t rest_to = t->arg[t->nr == SYS_nanosleep ? 1 : 3];
-    *ret_rest_to = (uint64_t)rest_to;
     if (t->nr != SYS_nanosleep && t->nr != SYS_clock_nanosleep)
         eg_home_lost(t->node);
     t->left = (struct timespec){.tv_sec = (long)(left_ns / 1000000000u), .tv_nsec = (long)(left_ns % 1000000000u)};
@@ -283,6 +282,7 @@ static void sleep_on(struct eg_thread *t, uint64_t left_ns, uint64_t *ret_rest_t
     t->arg[1] = 0;
     t->arg[2] = (int64_t)&t->left;
     t->arg[3] = rest_to;
+    return (uint64_t)rest_to;
 }
 
 void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
@@ -300,10 +300,10 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
         return;
     }
     __atomic_fetch_add(&t->cost_ns, CALL_COST_NS, __ATOMIC_RELAXED);
-    int costly = !eg_home_pays(t);
+    int costly = !eg_home_pays(t), sleeps = call->type == EG_CALL_KICKED && nr != SYS_futex; /* who goes home before a sleep begins it again */
     if (costly)
         eg_while_again(&eg_home.stay);
-    if (costly || goes_home(nr, a) || fights_at_home(t, nr, a)) {
+    if ((costly && !sleeps) || goes_home(nr, a) || fights_at_home(t, nr, a)) {
         struct eg_call come = {.type = EG_CALL_HOME};
         eg_proxy_transfer(t, SYS_sendto, &come, sizeof come);
         return;
@@ -329,11 +329,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     if (pieces.of)
         pieces_point(&pieces, t->arg);
     t->caller = call->caller;
-    uint64_t rest_to = 0;
-    int tries = 0, sleeps = call->type == EG_CALL_KICKED && nr != SYS_futex;
-    if (sleeps)
-        sleep_on(t, (uint64_t)a[5], &rest_to);
-    int interrupted = call->type == EG_CALL_KICKED && is_interrupted(t, sleeps);
+    uint64_t rest_to = sleeps ? sleep_on(t, (uint64_t)a[5]) : 0;
+    int tries = 0, interrupted = call->type == EG_CALL_KICKED && is_interrupted(t, sleeps);
     if (interrupted) /* its handlers run before the call */
         t->nr = SYS_sched_yield;
     uint64_t begun_ns = eg_sys_now_ns();
