@@ -73,6 +73,8 @@ set(EG_CORE_SOURCES
   gate/pin.c
   gate/robust.c
   gate/signals.c
+  gate/signal_calls.c
+  gate/signal_state.c
   gate/tracer.c
   gate/signals.S)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})
