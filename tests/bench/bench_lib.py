@@ -226,14 +226,18 @@ def far_command(address, budget_bytes, command, stats=None, engine="auto"):
     return out + ["--"] + command
 
 
+last_window = [0, 0]  # of what was timed last: two times of time.monotonic()
+
+
 def timed(command, cgroup=None, timeout_s=180, cwd=None):
-    """Runs a program: (seconds, standard output). Killed if the kernel killed it; exits on any other failure."""
+    """Runs a program: (seconds, standard output). Killed if the kernel killed it, or it failed."""
     before = cgroup.oom_kills() if cgroup else 0
     start = time.monotonic()
     process = subprocess.Popen(cgroup.command(command) if cgroup else command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, cwd=cwd, start_new_session=True)
     try:
         out, err = process.communicate(timeout=timeout_s)
+        end = time.monotonic()
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -246,12 +250,12 @@ def timed(command, cgroup=None, timeout_s=180, cwd=None):
     finally:
         if cgroup:
             cgroup.kill_rest()
-    seconds = time.monotonic() - start
+    last_window[:] = start, end
     if cgroup and cgroup.oom_kills() > before:
         raise Killed("killed by the kernel for memory")
     if process.returncode:
         raise Killed("status %d: %s" % (process.returncode, err.decode(errors="replace").strip()[-300:]))
-    return seconds, out.decode(errors="replace")
+    return end - start, out.decode(errors="replace")
 
 
 def peak_rss_mib(command, cwd=None):
