@@ -35,6 +35,7 @@
     X(process_vm_readv, 310, 0)  \
     X(process_vm_writev, 311, 0) \
     X(futex, 202, EG_GATE_FOR_NODES) \
+    X(pkey_alloc, 330, EG_GATE_FOR_NODES) \
     X(rt_sigprocmask, 14, EG_GATE_FOR_START) \
     X(close, 3, 1)            \
     X(close_range, 436, 0)    \

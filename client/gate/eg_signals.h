@@ -43,6 +43,11 @@ long eg_signals_exec(struct eg_gate_frame *frame);
 /* eg_signals_on_alternate - does sp lie on the alternate stack that the calling thread's program has set? Context: program thread. */
 int eg_signals_on_alternate(uint64_t sp);
 
+/* eg_signals_handled - how many handlers of the program's the calling thread has entered. Context: program thread. */
+uint32_t eg_signals_handled(void);
+/* eg_signals_quiet_call - the call, without the signal that comes with EPIPE or EFBIG. Context: program thread, signals as the program has them. */
+long eg_signals_quiet_call(long nr, const long arg[6]);
+
 /* signals.S */
 void eg_signals_restorer(void);
 /* eg_signals_peek, eg_signals_poke - eight bytes of the program's memory, at any address. eg_signals_copy_in - a copy of some of it.

@@ -32,6 +32,7 @@ struct eg_sig_thread {
     struct eg_sig_thread *next; /* while it is free */
     stack_t alt;                /* the program's own alternate stack */
     uint64_t robust;            /* its list of robust mutexes */
+    uint32_t handled;           /* handlers of the program's that it has entered */
     uint32_t child;             /* a vfork child on this thread's memory, and what it set */
     struct eg_sig_action child_kept[EG_SIG_N_KEPT];
 };

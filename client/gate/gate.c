@@ -496,6 +496,11 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
             return first;
         f->pass = 1;
         return 0;
+    case NR_pkey_alloc: /* keys are each processor's own, and no node knows home's: as on a machine without them */
+        if (eg_home.on)
+            return -ENOSPC;
+        f->pass = 1;
+        return 0;
     case NR_rt_sigprocmask:
         if (eg_home.on)
             return thread_begins(f);

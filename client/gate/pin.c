@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -174,6 +175,7 @@ void eg_gate_unpin(void)
 #define LIMIT_MIN (64ul * EG_PAGE_BYTES)
 #define LIMIT_MAX (16ul << 20)
 #define DATAGRAM_MAX (4ul << 20)
+#define STREAM_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC) /* with others a read may be something else */
 #define WINDOW 16
 
 /* What one call pins at most: an eighth of the budget, less when there are many threads. */
@@ -183,7 +185,7 @@ uint64_t eg_gate_pin_limit(void)
     return bytes < LIMIT_MIN ? LIMIT_MIN : bytes > LIMIT_MAX ? LIMIT_MAX : bytes;
 }
 
-enum target { T_FILE, T_STREAM, T_MESSAGES };
+enum target { T_OTHER, T_REGULAR, T_PIPE, T_SOCKET, T_MESSAGES };
 
 /* fstat and getsockopt write where they are told to: here, on a stack that is not captured memory. */
 static long target_of(void *arg)
@@ -192,20 +194,19 @@ static long target_of(void *arg)
     struct stat st;
     long fd = f->arg[0];
     if (eg_sys2(SYS_fstat, fd, &st))
-        return T_FILE;
-    if (S_ISFIFO(st.st_mode))
-        return T_STREAM;
+        return T_OTHER;
     if (!S_ISSOCK(st.st_mode))
-        return T_FILE;
+        return S_ISREG(st.st_mode) ? T_REGULAR : S_ISFIFO(st.st_mode) ? T_PIPE : T_OTHER;
     int type = 0, bytes = sizeof type;
     eg_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
-    return type == SOCK_STREAM ? T_STREAM : T_MESSAGES;
+    return type == SOCK_STREAM ? T_SOCKET : T_MESSAGES;
 }
 
 struct large {
     struct eg_gate_frame f; /* first member. The call as the program made it; pass: its stack pointer */
     uint8_t buf, len;  /* arguments; iov: the array and its length */
-    uint8_t iov, write, offset; /* offset: argument 3 is one, and moves */
+    uint8_t iov, write, offset; /* write: the program's memory is written. offset: argument 3 is one, and moves */
+    uint8_t target;
     uint64_t total, done;
     struct iovec window[WINDOW]; /* what comes next */
     uint32_t n_window;
@@ -302,10 +303,45 @@ static uint64_t next_piece(struct large *l, long ret_arg[6])
     return n;
 }
 
-/* Whatever is short ends it, as it would have ended the whole. one: the first piece is all, for the next might have to wait. */
+static int is_lock(const struct large *l)
+{
+    return l->f.nr == NR_mlock || l->f.nr == NR_mlock2;
+}
+
+/* More of what a stream has already, without waiting: a read that is short, though more is there, would be taken for the end of what is there. With
+ * something there, no error that is still to come is taken. Returns: 0 that was all. */
+static long more_of_stream(void *large)
+{
+    struct large *l = large;
+    struct iovec own[WINDOW];
+    int there = 0;
+    long a[6], flags = MSG_DONTWAIT, fd = l->f.arg[0];
+    if (eg_sys3(SYS_ioctl, fd, FIONREAD, &there) || there <= 0)
+        return 0;
+    l->piece = (uint64_t)there < eg_gate_pin_limit() ? (uint64_t)there : eg_gate_pin_limit();
+    uint64_t n = next_piece(l, a);
+    if (!n)
+        return 0;
+    if (l->iov)
+        memcpy(own, l->window, l->n_window * sizeof *own);
+    else
+        own[0] = (struct iovec){(void *)a[1], n};
+    if (l->f.nr == NR_recvfrom)
+        flags |= l->f.arg[3];
+    struct msghdr m = {.msg_iov = own, .msg_iovlen = l->iov ? l->n_window : 1};
+    pin_buffers(eg_thread_pointer(), depth_of((uint64_t)l->f.pass), NR_readv, (const long[6]){fd, (long)own, (long)m.msg_iovlen}, 0);
+    long ret = l->target == T_SOCKET ? eg_sys3(SYS_recvmsg, fd, &m, flags) : eg_sys6(SYS_preadv2, fd, own, m.msg_iovlen, -1, -1, RWF_NOWAIT);
+    if (ret <= 0)
+        return 0;
+    l->done += (uint64_t)ret;
+    return (uint64_t)ret == n && l->done < l->total;
+}
+
+/* Whatever is short ends it, as it would have ended the whole. one: the first piece may wait, and is all but for what is there then. */
 static long in_pieces(struct large *l, int one)
 {
-    int lock = l->f.nr == NR_mlock || l->f.nr == NR_mlock2;
+    int lock = is_lock(l), stream = l->target == T_PIPE || l->target == T_SOCKET;
+    uint32_t handled = stream ? eg_signals_handled() : 0;
     while (l->done < l->total) {
         long a[6];
         uint64_t n = next_piece(l, a);
@@ -313,14 +349,71 @@ static long in_pieces(struct large *l, int one)
             return l->done ? (long)l->done : -EFAULT;
         if (probe(l->f.nr, a, (uint64_t)l->f.pass, 0).needed)
             pin_call(l->f.nr, a, (uint64_t)l->f.pass);
-        long ret = eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        /* Natively it would not be a call of its own, and no signal come with its error. (A pipe's does come.) */
+        int quiet = l->done && !l->write && !lock && l->target != T_PIPE;
+        long ret = quiet ? eg_signals_quiet_call(l->f.nr, a) : eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (eg_sys_failed(ret))
             return l->done && !lock ? (long)l->done : ret;
         l->done += lock ? n : (uint64_t)ret;
         if (one || (!lock && (uint64_t)ret < n))
             break;
+        if (stream && eg_signals_handled() != handled) /* it would have been interrupted */
+            break;
     }
     return lock ? 0 : (long)l->done;
+}
+
+/* --- reads and writes of a file at its position, while others may do the same: nothing of theirs comes between ------------------------------------ */
+
+#define WHOLE_NAP_NS 100000
+#define WHOLE_LIMIT_NS 10000000000u
+
+/* One at a time in the whole run, as each may pin half of the budget. Who had it before a fork, or a process's end, has it no more. */
+static uint32_t whole_by; /* eg_rt.pid of the process in which somebody does */
+
+static long whole_lock(short type)
+{
+    struct flock f = {.l_type = type, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+    return eg_sys3(SYS_fcntl, eg_rt.pool_fd, F_OFD_SETLK, &f);
+}
+
+static int whole_begins(void)
+{
+    uint32_t before = 0;
+    if (!__atomic_compare_exchange_n(&whole_by, &before, eg_rt.pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) &&
+        (before == eg_rt.pid || !__atomic_compare_exchange_n(&whole_by, &before, eg_rt.pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)))
+        return 0;
+    if (!whole_lock(F_WRLCK))
+        return 1;
+    __atomic_store_n(&whole_by, 0, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static long whole(void *arg)
+{
+    struct eg_gate_frame own = *(struct eg_gate_frame *)arg;
+    const long *a = own.arg;
+    const struct timespec nap = {.tv_nsec = WHOLE_NAP_NS};
+    uint64_t end_ns = eg_sys_now_ns() + WHOLE_LIMIT_NS;
+    int mine;
+    while (!(mine = whole_begins()) && eg_sys_now_ns() < end_ns) /* then beyond the budget */
+        eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
+    pin_buffers(eg_thread_pointer(), depth_of((uint64_t)own.pass), own.nr, a, 0);
+    long ret = eg_sys6(own.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (mine) {
+        whole_lock(F_UNLCK);
+        __atomic_store_n(&whole_by, 0, __ATOMIC_RELEASE);
+    }
+    return ret;
+}
+
+static int is_whole(const struct large *l)
+{
+    if (l->target != T_REGULAR || l->offset || l->total > eg_rt.pool->budget_bytes / 2)
+        return 0;
+    if (eg_rt.spawned || !__atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED))
+        return 1;
+    return !l->write && eg_sys2(SYS_fcntl, l->f.arg[0], F_GETFL) & O_APPEND;
 }
 
 static int captured(const struct large *l)
@@ -336,7 +429,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
     l.f.pass = (long)sp;
     if (!large_kind(&l))
         return 0;
-    int lock = f->nr == NR_mlock || f->nr == NR_mlock2;
+    int lock = is_lock(&l);
     if (l.iov) {
         if ((uint64_t)f->arg[2] > IOVS_MAX || eg_gate_alone(window_fill, &l.f))
             return 0;
@@ -354,13 +447,12 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
     }
     if (l.total <= LIMIT_MIN || !captured(&l))
         return 0;
-    enum target target = f->nr == NR_getrandom || lock ? T_FILE : (enum target)eg_gate_alone(target_of, &l.f);
-    int wait_all = f->nr == NR_recvfrom && f->arg[3] & MSG_WAITALL, one = target == T_STREAM && l.write && !wait_all;
-    if (f->nr == NR_recvfrom && f->arg[3] & MSG_PEEK)
-        one = 1;
+    l.target = f->nr == NR_getrandom || lock ? T_OTHER : (uint8_t)eg_gate_alone(target_of, &l.f);
+    int stream = l.target == T_PIPE || l.target == T_SOCKET, flags = f->nr == NR_recvfrom ? (int)f->arg[3] : 0;
+    int peek = flags & MSG_PEEK, one = peek || (stream && l.write && !(flags & MSG_WAITALL));
     l.piece = one ? LIMIT_MIN : eg_gate_pin_limit();
-    if (target == T_MESSAGES) {
-        /* A message is taken or sent as a whole. */
+    if (l.target == T_MESSAGES || peek) {
+        /* A message is taken or sent as a whole; what is only looked at stays, and would be the next piece, too. */
         l.piece = l.piece < DATAGRAM_MAX ? DATAGRAM_MAX : l.piece;
         if (!l.write || l.total <= l.piece)
             return 0;
@@ -368,7 +460,16 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
     }
     if (l.total <= l.piece)
         return 0;
+    if (is_whole(&l)) {
+        *ret_result = eg_gate_alone(whole, &l.f);
+        return 1;
+    }
     *ret_result = in_pieces(&l, one);
+    if (stream && one && !peek && !(flags & ~STREAM_FLAGS) && *ret_result == LIMIT_MIN) {
+        while (eg_gate_alone(more_of_stream, &l.f))
+            ;
+        *ret_result = (long)l.done;
+    }
     return 1;
 }
 

@@ -154,15 +154,20 @@ static long call_mask(struct eg_gate_frame *f)
     return !rc && old_to ? poke_words(old_to, &old, 1) : rc;
 }
 
-static long call_pending(struct eg_gate_frame *f)
+static uint64_t pending(void)
 {
     uint64_t m;
-    if (f->arg[1] != 8)
-        return pass(f);
     do
         *(volatile uint64_t *)&m = 0;
     while (eg_sys2(SYS_rt_sigpending, &m, 8) == -EFAULT);
-    m = eg_sig_mask_to_program(m);
+    return m;
+}
+
+static long call_pending(struct eg_gate_frame *f)
+{
+    if (f->arg[1] != 8)
+        return pass(f);
+    uint64_t m = eg_sig_mask_to_program(pending());
     return poke_words((uint64_t)f->arg[0], &m, 1);
 }
 
@@ -276,5 +281,37 @@ long eg_signals_exec(struct eg_gate_frame *f)
     for (uint32_t i = 0; i < EG_SIG_N_KEPT; i++)
         if (ignored & 1u << i)
             eg_sig_action_keep(eg_sig_kept[i]);
+    return ret;
+}
+
+uint32_t eg_signals_handled(void)
+{
+    const struct eg_sig_thread *t = eg_sig_thread_here();
+    return t ? __atomic_load_n(&t->handled, __ATOMIC_RELAXED) : 0;
+}
+
+/* The signal that is pending, and blocked, comes no more. */
+static void take(int s)
+{
+    uint64_t set;
+    struct timespec now;
+    long rc;
+    do {
+        *(volatile uint64_t *)&set = EG_SIG_BIT(s);
+        *(volatile long *)&now.tv_sec = *(volatile long *)&now.tv_nsec = 0;
+        rc = eg_sys4(SYS_rt_sigtimedwait, &set, 0, &now, 8);
+    } while (rc == -EFAULT || rc == -EINTR);
+}
+
+long eg_signals_quiet_call(long nr, const long arg[6])
+{
+    uint64_t old = eg_sig_mask_get();
+    eg_sig_mask_change(SIG_BLOCK, EG_SIG_BIT(SIGPIPE) | EG_SIG_BIT(SIGXFSZ));
+    uint64_t before = pending();
+    long ret = eg_syscall6(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+    int s = ret == -EPIPE ? SIGPIPE : ret == -EFBIG ? SIGXFSZ : 0;
+    if (s && pending() & ~before & EG_SIG_BIT(s))
+        take(s);
+    eg_sig_mask_change(SIG_SETMASK, old);
     return ret;
 }

@@ -158,6 +158,8 @@ static int handler_enter(int s, const struct eg_sig_action *a, const siginfo_t *
     struct pin pin = {eg_thread_pointer(), eg_sig_alt_holds(alt, to) ? to : to | EG_PIN_MAIN, {to, sp, 1}};
     if (eg_ranges_seen(&eg_rt.ranges, to, sp))
         on_safe_stack(t, pin_frame, &pin); /* rt_sigreturn reads it, and cannot wait */
+    if (t)
+        t->handled++;
     __atomic_fetch_add(&eg_rt.handlers, 1, __ATOMIC_RELAXED); /* after that: what is pinned by now is to last */
     struct iovec from[2] = {{&f, sizeof f}, {(void *)fpu, fpu_len}}, into[2] = {{(void *)to, sizeof f}, {(void *)fpu_to, fpu_len}};
     if (put(t, to, sp, from, into))

@@ -187,7 +187,7 @@ static int is_gated(long nr)
 {
     switch (nr) {
     case SYS_mmap: case SYS_munmap: case SYS_mremap: case SYS_mprotect: case SYS_madvise: case SYS_brk: case SYS_pkey_mprotect:
-    case SYS_process_madvise:
+    case SYS_process_madvise: case SYS_pkey_alloc:
     case SYS_close: case SYS_close_range: case SYS_dup2: case SYS_dup3:
     case SYS_open: case SYS_openat: case SYS_lseek: case SYS_sched_getaffinity: case SYS_sched_setaffinity: return 1;
     default: return 0;

@@ -705,6 +705,38 @@ static void moved_beside(void)
     }
 }
 
+/* ---- protection keys: they protect, or there are none -------------------------------------------------------------------- */
+
+static void key_body(struct member *me)
+{
+    unsigned char *page = map_private(PAGE);
+    int fd[2];
+    (void)me;
+    page[0] = 1;
+    SYS(pipe(fd));
+    const int key = pkey_alloc(0, 0);
+    if (key < 0) {
+        EQUAL(errno, ENOSPC);
+    } else {
+        SYS(pkey_mprotect(page, PAGE, PROT_READ | PROT_WRITE, key));
+        SYS(pkey_set(key, PKEY_DISABLE_ACCESS));
+        CHECK(write(fd[1], page, 1) < 0 && errno == EFAULT, "the kernel reads a page that a key denies");
+        SYS(pkey_set(key, 0));
+        SYS(pkey_mprotect(page, PAGE, PROT_READ | PROT_WRITE, 0));
+        SYS(pkey_free(key));
+    }
+    page[0]++;
+    EQUAL(page[0], 2);
+    SYS(close(fd[0]));
+    SYS(close(fd[1]));
+    SYS(munmap(page, PAGE));
+}
+
+static void protection_keys(void)
+{
+    crew_run(threads(3), key_body, NULL);
+}
+
 static const struct sub_test tests[] = {
     {"churn", churn, "every call on mappings of one's own, every byte checked"},
     {"moved_beside", moved_beside, "a mapping moves to beside another one, whose pages are away"},
@@ -723,6 +755,7 @@ static const struct sub_test tests[] = {
     {"discarded_by_process", discarded_by_process, "process_madvise on one's own memory"},
     {"around_a_guard", around_a_guard, "pages around one that MADV_GUARD_INSTALL guards"},
     {"moved_as_one", moved_as_one, "a mapping of which one side was away"},
+    {"protection_keys", protection_keys, "pkey_alloc and what it then promises"},
 };
 
 TORTURE_MAIN(tests)

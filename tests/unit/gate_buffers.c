@@ -99,6 +99,18 @@ int eg_signals_on_alternate(uint64_t sp)
     return 0;
 }
 
+static uint32_t handled;
+
+uint32_t eg_signals_handled(void)
+{
+    return handled;
+}
+
+long eg_signals_quiet_call(long nr, const long a[6])
+{
+    return eg_syscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
 long eg_signals_copy_in(void *to, uint64_t from, size_t bytes)
 {
     return eg_sys_copy_in(to, from, bytes) == (long)bytes ? 0 : -EFAULT;
@@ -137,6 +149,11 @@ static void start(void)
     memset(&eg_rt, 0, sizeof eg_rt);
     eg_rt.pid = (uint32_t)getpid();
     eg_rt.budget = 8 * 1024;
+    static struct eg_pool pool;
+    pool.budget_bytes = eg_rt.budget * PAGE;
+    pool.sole = 1;
+    eg_rt.pool = &pool;
+    eg_rt.pool_fd = memfd_create("pool", MFD_CLOEXEC);
     eg_rt.armed = eg_sys_map(EG_N_BLOCKS / 8);
     uint8_t *p = mmap(NULL, PAGES * PAGE + EG_BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     ck_assert_ptr_ne(p, MAP_FAILED);
@@ -930,6 +947,37 @@ START_TEST(large_files_in_pieces)
 }
 END_TEST
 
+/* At a file's position, while others may do the same: the whole is pinned, and no lock stays. */
+START_TEST(large_files_as_a_whole)
+{
+    start();
+    expect_fault = 0;
+    const long half = (long)eg_rt.pool->budget_bytes / 2, limit = (long)eg_gate_pin_limit();
+    uint8_t *buf = far + 123;
+    int fd = memfd_create("large", 0);
+    ck_assert_int_gt(half, limit + (long)PAGE);
+    ck_assert_int_eq(MAKE(SYS_write, fd, buf, half), half);
+    ck_assert_uint_le(pinned_pages(), (uint64_t)limit / PAGE + 2);
+    fcntl(fd, F_SETFL, O_APPEND);
+    ck_assert_int_eq(MAKE(SYS_write, fd, buf, half), half);
+    ck_assert_uint_ge(pinned_pages(), (uint64_t)half / PAGE);
+    fcntl(fd, F_SETFL, 0);
+    eg_rt.pool->sole = 0;
+    lseek(fd, 0, SEEK_SET);
+    ck_assert_int_eq(MAKE(SYS_read, fd, buf, half), half);
+    ck_assert_uint_ge(pinned_pages(), (uint64_t)half / PAGE);
+    ck_assert_int_eq(MAKE(SYS_pread64, fd, buf, half, 0), half);
+    ck_assert_uint_le(pinned_pages(), (uint64_t)limit / PAGE + 2);
+    ck_assert_int_eq(MAKE(SYS_write, fd, buf, half + (long)PAGE), half + (long)PAGE); /* too much for that */
+    ck_assert_uint_le(pinned_pages(), (uint64_t)limit / PAGE + 2);
+    struct flock f = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", eg_rt.pool_fd);
+    ck_assert_int_eq(fcntl(open(path, O_RDWR), F_OFD_GETLK, &f), 0);
+    ck_assert_int_eq(f.l_type, F_UNLCK);
+}
+END_TEST
+
 static void *feed(void *arg)
 {
     int fd = *(int *)arg;
@@ -980,6 +1028,34 @@ START_TEST(large_streams)
     ck_assert_int_eq(write(pair[0], "hello", 5), 5);
     ck_assert_int_eq(MAKE(SYS_read, pair[1], buf, LARGE), 5);
     ck_assert_uint_le(pinned_pages(), 66);
+    /* And all that is there does: a short read means that no more is. */
+    const int there = 1 << 20; /* as much as a pipe may have */
+    uint8_t *data = malloc((size_t)there);
+    for (int i = 0; i < there; i++)
+        data[i] = pattern((uint64_t)i);
+    struct iovec v[] = {{buf, 300000}, {buf + 300000, LARGE - 300000}};
+    for (int how = 0; how < 4; how++) {
+        int p[2];
+        if (how == 3) {
+            ck_assert_int_eq(pipe(p), 0);
+            ck_assert_int_ge(fcntl(p[1], F_SETPIPE_SZ, there), there);
+        } else {
+            ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, p), 0);
+            ck_assert_int_eq(setsockopt(p[1], SOL_SOCKET, SO_SNDBUFFORCE, &(int){4 * there}, sizeof(int)), 0);
+        }
+        ck_assert_int_eq(write(p[1], data, (size_t)there), there);
+        memset(buf, 0, LARGE);
+        ck_assert_int_eq(how == 0 ? MAKE(SYS_recvfrom, p[0], buf, LARGE, 0, 0, 0) : how == 1 ? MAKE(SYS_readv, p[0], v, 2) : MAKE(SYS_read, p[0], buf, LARGE), there);
+        ck_assert(matches(buf, (uint64_t)there, 0));
+        if (how == 2) { /* looked at, and still there */
+            ck_assert_int_eq(write(p[1], data, (size_t)there), there);
+            ck_assert_int_eq(MAKE(SYS_recvfrom, p[0], buf, LARGE, MSG_PEEK, 0, 0), there);
+            ck_assert_int_eq(MAKE(SYS_recvfrom, p[0], buf, 500000, 0, 0, 0), 500000);
+        }
+        close(p[0]);
+        close(p[1]);
+    }
+    free(data);
     for (uint64_t i = 0; i < LARGE; i++)
         buf[i] = pattern(i);
     pthread_create(&t, NULL, drain, &pair[1]);
@@ -1067,6 +1143,7 @@ int main(void)
     tcase_add_test(tc, declined);
     tcase_add_test(tc, nothing_captured_nothing_done);
     tcase_add_test(tc, large_files_in_pieces);
+    tcase_add_test(tc, large_files_as_a_whole);
     tcase_add_test(tc, large_streams);
     tcase_add_test(tc, calls_that_began_before);
     return unit_run(suite);
