@@ -51,6 +51,7 @@ set(EG_CORE_SOURCES
   threads/sleep.c
   threads/begin.c
   threads/call.c
+  threads/crash.c
   threads/end.c
   threads/start.c
   threads/threads.S

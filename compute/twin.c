@@ -20,7 +20,6 @@
 #define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
-#define PF_WRITE 2u
 #define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
 
 extern char __executable_start[], etext[];
@@ -165,8 +164,8 @@ static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
     wk_call_on((uint8_t *)s + WK_ALT_OFFSET, idle, s);
 }
 
-/* The thread leaves: its registers go home. */
-static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucontext *uc, enum eg_home_reason why)
+/* The thread leaves: its registers go home. info: of the fault or trap that it leaves for, else NULL. */
+static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucontext *uc, enum eg_home_reason why, const siginfo_t *info)
 {
     struct {
         struct eg_call call;
@@ -185,6 +184,11 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
     out.call.type = EG_CALL_HOME;
     out.call.mask = s->mask;
     out.call.arg[0] = why;
+    if (info) {
+        out.call.arg[1] = info->si_signo;
+        out.call.arg[2] = (int64_t)(uint64_t)info->si_addr;
+        out.call.arg[3] = (int64_t)(uc->mc.err & (EG_FAULT_WRITE | EG_FAULT_CODE));
+    }
     out.call.len_bytes = (uint32_t)sizeof out.state + out.state.xstate_bytes;
     /* One message: head, state and extended state. */
     if (!wk_write_full(s->fd, &out, sizeof out, uc->mc.fpstate, out.state.xstate_bytes))
@@ -286,13 +290,13 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     struct eg_call answer;
     wk_call_read(s, &answer, sizeof answer);
     if (answer.type == EG_CALL_HOME)
-        go_home(s, uc, EG_HOME_SYSCALL);
+        go_home(s, uc, EG_HOME_SYSCALL, NULL);
     s->mask = answer.mask;
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &answer, &pieces) : answer.arg[0]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
     if (here == WK_FUTEX_KICKED && !answer.arg[2])
-        go_home(s, uc, EG_HOME_KICK);
+        go_home(s, uc, EG_HOME_KICK, NULL);
 }
 
 /* --- faults ------------------------------------------------------------------------------------------------------------------ */
@@ -351,23 +355,23 @@ static void on_signal(int number, siginfo_t *info, void *context)
         wk_die("internal error: a signal in its own code, number", number);
     switch (number) {
     case SIGBUS:
-        if (!wk_page_get(s, (uint64_t)info->si_addr, rip, (uc->mc.err & PF_WRITE) != 0))
-            go_home(s, uc, EG_HOME_FAULT);
+        if (!wk_page_get(s, (uint64_t)info->si_addr, rip, (uc->mc.err & EG_FAULT_WRITE) != 0))
+            go_home(s, uc, EG_HOME_FAULT, info);
         break;
     case SIGSYS:
         if (info->si_arch != AUDIT_ARCH_X86_64)
-            go_home(s, uc, EG_HOME_SYSCALL); /* int 0x80: other numbers, other registers */
+            go_home(s, uc, EG_HOME_SYSCALL, NULL); /* int 0x80: other numbers, other registers */
         syscall_trap(s, uc);
         break;
-    case SIGSEGV: go_home(s, uc, EG_HOME_FAULT);
+    case SIGSEGV: go_home(s, uc, EG_HOME_FAULT, info);
     case WK_KICK:
         if (__atomic_load_n(&s->kick, __ATOMIC_SEQ_CST) != s->state.tid || (rip >= EG_WORKER_START && rip < EG_WORKER_END))
             break;
-        go_home(s, uc, EG_HOME_KICK);
+        go_home(s, uc, EG_HOME_KICK, NULL);
     default:
         if (number == SIGTRAP && uc->mc.trapno == TRAP_BREAKPOINT)
             before_breakpoint(uc->mc.regs);
-        go_home(s, uc, EG_HOME_TRAP);
+        go_home(s, uc, EG_HOME_TRAP, info);
     }
 }
 

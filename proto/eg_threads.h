@@ -19,7 +19,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 7u
+#define EG_THREADS_VERSION 8u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -116,7 +116,8 @@ enum eg_call_type {
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments; payload of a clone: eg_thread_state of the new thread */
     EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; to a futex
                          * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay */
-    EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason */
+    EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason; FAULT, TRAP: arg[1] the
+                         * signal, arg[2] its address, arg[3] EG_FAULT_* */
     EG_CALL_EXIT = 5,   /* to home: the thread made exit(2); the stream is free for another thread */
     EG_CALL_PIECES = 6, /* as SYSCALL; payload: what the kernel is to read (eg_pieces.h); the payload of its RETURN: what it has written */
     EG_CALL_WAKE = 7,   /* to home: wake arg[1] who sleep on the private futex at arg[0], but none on this node */
@@ -124,6 +125,10 @@ enum eg_call_type {
 };
 #define EG_CALL_DATA_MAX (256u << 10)
 #define EG_CALL_PIECES_MAX 4
+
+/* Bits of the processor's error code. */
+#define EG_FAULT_WRITE 2u
+#define EG_FAULT_CODE 16u
 
 enum eg_home_reason {
     EG_HOME_SYSCALL = 1, /* a call that only home can make: rip stands before it */

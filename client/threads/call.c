@@ -303,7 +303,8 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     int costly = !eg_home_pays(t), sleeps = call->type == EG_CALL_KICKED && nr != SYS_futex; /* who goes home before a sleep begins it again */
     if (costly)
         eg_while_again(&eg_home.stay);
-    if ((costly && !sleeps) || goes_home(nr, a) || fights_at_home(t, nr, a)) {
+    t->crashes = (uint32_t)eg_crash_by_call(t, nr, a);
+    if ((costly && !sleeps) || t->crashes || goes_home(nr, a) || fights_at_home(t, nr, a)) {
         struct eg_call come = {.type = EG_CALL_HOME};
         eg_proxy_transfer(t, SYS_sendto, &come, sizeof come);
         return;

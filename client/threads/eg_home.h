@@ -118,6 +118,7 @@ struct eg_thread {
     uint64_t slept_since_ns; /* it sleeps where it is; the agent's */
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
+    uint32_t crashes;  /* it comes home to end the process */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
     uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
     struct eg_run pushed[EG_PUSHED];
@@ -272,6 +273,8 @@ void eg_home_convert_all(void);
 /* eg_home_memory - a memory call of the program's, whoever makes it. Context: gate stack or proxy, signals blocked. */
 long eg_home_memory(long nr, const long arg[6]);
 long eg_home_fork(long nr, const long arg[6]);
+/* eg_home_gather - all that is away comes home; it may go out again. Context: proxy, no lock. */
+void eg_home_gather(void);
 /* eg_home_futex_writes - does the kernel write the word in this futex call, too? It then fails with EFAULT where it would have to wait for the
  * page (fault_in_user_writeable does not wait for userfaultfd). */
 int eg_home_futex_writes(long op);

@@ -55,6 +55,12 @@ static inline int eg_is_realtime(long policy)
     return policy == SCHED_FIFO || policy == SCHED_RR || policy == SCHED_DEADLINE;
 }
 
+/* --- crash.c --- */
+/* eg_crash_by_call - will this call of the thread's end the process with a core dump?
+ * eg_crash_by_fault - what it has come home for, will that? Context: proxy. */
+int eg_crash_by_call(const struct eg_thread *t, long nr, const long a[6]);
+int eg_crash_by_fault(const struct eg_thread *t, const struct eg_call *call);
+
 /* --- end.c --- */
 /* eg_proxy_take_back - what the end here needs of the thread's memory comes home. Context: proxy. */
 void eg_proxy_take_back(const struct eg_thread *t);

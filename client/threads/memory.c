@@ -398,6 +398,15 @@ long eg_home_futex(const long a[6])
     return ret;
 }
 
+void eg_home_gather(void)
+{
+    eg_lock_take(&eg_home.memory_lock);
+    hold(0, EG_USER_END, 0);
+    freeze();
+    thaw();
+    eg_lock_give(&eg_home.memory_lock);
+}
+
 long eg_home_fork(long nr, const long arg[6])
 {
     eg_home_come();

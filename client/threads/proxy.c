@@ -234,6 +234,8 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
                 before_call(&t->state);
             else
                 eg_gate_again(&t->state.rip, &t->state.rsp);
+            if (t->crashes || eg_crash_by_fault(t, &call))
+                eg_home_gather();
             eg_proxy_home(t);
         default: eg_home_lost(t->node);
         }
