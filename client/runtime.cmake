@@ -33,6 +33,7 @@ set(EG_CORE_SOURCES
   threads/agent.c
   threads/send.c
   threads/near.c
+  threads/quiet.c
   threads/summon.c
   threads/grant.c
   threads/halt.c

@@ -162,6 +162,7 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
     static struct eg_reader seen[1024];
     struct eg_area area;
     struct eg_thread *t = eg_slot_thread(eg_home.node[node], slot);
+    eg_agent.asked = 1;
     if (!eg_home.node[node]->alive)
         return; /* the thread starts again elsewhere */
     if (t && !t->asked_ns) {
@@ -468,6 +469,8 @@ void eg_agent_main(void)
         uint64_t due = eg_home.n_parked ? parked_turn() : 0;
         uint64_t pulse = pulse_turn();
         due = !due || (pulse && pulse < due) ? pulse : due;
+        uint64_t quiet = eg_quiet_turn(&work);
+        due = !due || (quiet && quiet < due) ? quiet : due;
         uint64_t look = eg_cap_look_alive();
         if (look && (!due || eg_agent.now_ns + look < due))
             due = eg_agent.now_ns + look;

@@ -14,6 +14,7 @@
 #define COST_MOST_PERCENT 10u
 #define COST_MOST_HERE_PERCENT 3u
 #define COST_SMALL_NS 3000000u
+#define START_COST_NS 300000u /* from its start to its end, beyond those of one at home */
 #define WHILE_NS 500000000u
 #define WHILE_MAX_NS 60000000000u
 #define CLONE3_BYTES 88 /* what is known of them */
@@ -94,13 +95,34 @@ static int goes_out(void)
     return here >= processors;
 }
 
+static uint64_t cost_most_percent(const struct eg_thread *t)
+{
+    return eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK ? COST_MOST_PERCENT : COST_MOST_HERE_PERCENT;
+}
+
 int eg_home_pays(const struct eg_thread *t)
 {
     uint64_t cost = __atomic_load_n(&t->cost_ns, __ATOMIC_RELAXED);
     if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || cost < COST_SMALL_NS)
         return 1;
-    uint64_t percent = eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK ? COST_MOST_PERCENT : COST_MOST_HERE_PERCENT;
-    return cost < (eg_sys_now_ns() - t->start_ns) / 100 * percent;
+    return cost < (eg_sys_now_ns() - t->start_ns) / 100 * cost_most_percent(t);
+}
+
+/* Each of them may be too short for eg_home_pays to say anything: what they cost together does. */
+void eg_home_ended(const struct eg_thread *t)
+{
+    static uint64_t cost_ns, life_ns;
+    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO)
+        return;
+    eg_lock_take(&eg_home.start_lock);
+    cost_ns += START_COST_NS + __atomic_load_n(&t->cost_ns, __ATOMIC_RELAXED);
+    life_ns += eg_sys_now_ns() - t->start_ns;
+    if (cost_ns >= COST_SMALL_NS) {
+        if (cost_ns > life_ns / 100 * cost_most_percent(t))
+            eg_while_again(&eg_home.stay);
+        cost_ns = life_ns = 0;
+    }
+    eg_lock_give(&eg_home.start_lock);
 }
 
 /* A thread that is to be on a node soon: nothing is known of what it costs there. */

@@ -312,6 +312,8 @@ void eg_home_come(void);
 struct eg_thread *eg_home_visitor(void);
 /* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
 int eg_home_pays(const struct eg_thread *thread);
+/* eg_home_ended - a thread has ended where it was. Context: proxy. */
+void eg_home_ended(const struct eg_thread *thread);
 /* eg_while_again - it is so from now on, if it is not already. eg_while_is - is it? Context: any. */
 void eg_while_again(struct eg_while *w);
 int eg_while_is(const struct eg_while *w);

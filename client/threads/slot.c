@@ -15,8 +15,10 @@ void eg_node_gets(struct eg_node *n)
 
 void eg_node_loses(struct eg_node *n)
 {
-    __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_RELAXED);
+    uint32_t before = __atomic_fetch_sub(&n->n_threads, 1, __ATOMIC_SEQ_CST);
     __atomic_fetch_sub(&n->config->threads, 1, __ATOMIC_RELAXED);
+    if (before == 1 && eg_rt.pool->threads_mode == EG_THREADS_AUTO)
+        eg_home_wake(); /* quiet.c */
 }
 
 /* A handler jumped away from a call: the node still waits for its end. */

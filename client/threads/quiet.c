@@ -1,0 +1,81 @@
+/* quiet.c - --threads auto: when all threads have been at home for a while, all memory comes home, too, and is watched over no more. A program whose threads
+ * did not pay on nodes is then as fast as one that never had any there; what is touched afresh would cost a fault by the agent each else. */
+#include "client/threads/eg_agent.h"
+
+#include "client/pager/eg_pager.h"
+#include "proto/eg_uffd.h"
+
+#define QUIET_NS 20000000u
+
+static uint64_t since_ns, at; /* all have been at home; as far as that all is done */
+static uint8_t done;
+
+static uint32_t threads_away(void)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+        n += __atomic_load_n(&eg_home.node[k]->n_threads, __ATOMIC_RELAXED);
+    return n;
+}
+
+/* What nodes have of the chunk is asked for. Returns: 1 they have nothing; 0 it is still to come. */
+static int chunk_is_home(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+{
+    int home = 1;
+    for (uint64_t addr = lo; addr < hi; addr += EG_PAGE_BYTES) {
+        struct eg_dir_page *p = eg_chunk_page(c, addr);
+        if (p->state == EG_DIR_HOME && !p->line)
+            continue;
+        home = 0;
+        if (eg_agent_is_wanted(p, EG_DIR_AT_HOME, 1))
+            eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_NOBODY, 1);
+    }
+    eg_grant_do();
+    eg_grant_stores();
+    return home;
+}
+
+/* There may be gaps, and mappings that cannot have been registered. */
+static void chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+{
+    struct eg_area area;
+    int parts = eg_uffd_unregister(lo, hi) != 0;
+    for (uint64_t addr = lo; parts && addr < hi;) {
+        int there = eg_area_find(addr, &area) == 0;
+        uint64_t end = !there ? addr + EG_PAGE_BYTES : area.end < hi ? area.end : hi;
+        if (there)
+            (void)!eg_uffd_unregister(addr, end);
+        addr = end;
+    }
+    c->n_watched = 0;
+}
+
+uint64_t eg_quiet_turn(int *work)
+{
+    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far)
+        return 0;
+    if (eg_agent.asked || threads_away()) {
+        eg_agent.asked = done = 0;
+        since_ns = at = 0;
+        return 0; /* eg_node_loses wakes the agent */
+    }
+    if (done)
+        return 0;
+    since_ns = since_ns ? since_ns : eg_agent.now_ns;
+    if (eg_agent.now_ns - since_ns < QUIET_NS)
+        return since_ns + QUIET_NS;
+    if (__atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_NONE)
+        return eg_agent.now_ns + QUIET_NS; /* a memory call goes first */
+    uint64_t end;
+    struct eg_dir_chunk *c = eg_chunk_next(&at, EG_USER_END, &end);
+    if (!c) {
+        done = 1;
+        return 0;
+    }
+    if (!chunk_is_home(c, at, end))
+        return eg_agent.now_ns + QUIET_NS; /* what comes wakes the agent */
+    chunk_unwatch(c, at, end);
+    at = end;
+    *work = 1;
+    return 0;
+}
