@@ -4,6 +4,7 @@
  * were inherited, and no handler can interrupt anything. */
 #include "cli_child.h"
 #include "cli.h"
+#include "cli_stop.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -232,29 +233,6 @@ static void hand_on(const siginfo_t *info, pid_t child)
         kill(child, info->si_signo);
 }
 
-/* Stops this process with the signal that stopped the child, and lets the child go on afterwards. In an orphaned process
- * group the kernel ignores a stop by the terminal's signals: no SIGCONT is waiting then, and whoever stopped the child
- * lets it go on. */
-static void follow_stop(pid_t child, int number)
-{
-    static const struct timespec now = {0, 0};
-    struct sigaction old, action = {.sa_handler = SIG_DFL};
-    sigset_t one, cont;
-    sigemptyset(&cont);
-    sigaddset(&cont, SIGCONT);
-    sigemptyset(&one);
-    sigaddset(&one, number);
-    if (number != SIGSTOP)
-        sigaction(number, &action, &old);
-    raise(number);
-    sigprocmask(SIG_UNBLOCK, &one, NULL); /* here it stops */
-    sigprocmask(SIG_BLOCK, &one, NULL);
-    if (number != SIGSTOP)
-        sigaction(number, &old, NULL);
-    if (sigtimedwait(&cont, NULL, &now) == SIGCONT)
-        kill(child, SIGCONT);
-}
-
 int cli_child_wait(pid_t child)
 {
     sigset_t all;
@@ -265,7 +243,7 @@ int cli_child_wait(pid_t child)
         while ((pid = waitpid(child, &status, WUNTRACED | WNOHANG)) == child) {
             if (!WIFSTOPPED(status))
                 return status;
-            follow_stop(child, WSTOPSIG(status));
+            cli_stop_follow(child, WSTOPSIG(status));
         }
         siginfo_t info;
         int number = sigwaitinfo(&all, &info);
