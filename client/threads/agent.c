@@ -96,8 +96,11 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
         return;
     }
     n = (uint64_t)got / EG_PAGE_BYTES;
-    for (uint64_t at = addr; at < addr + n * EG_PAGE_BYTES; at = (at | (EG_BLOCK_BYTES - 1)) + 1)
-        eg_chunk_get(at)->fixed = 1;
+    for (uint64_t at = addr, stop = addr + n * EG_PAGE_BYTES, end; at < stop; at = end) {
+        end = (at | (EG_BLOCK_BYTES - 1)) + 1;
+        end = end < stop ? end : stop;
+        eg_chunk_fix(eg_chunk_get(at), at, end, 1);
+    }
     struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .n = (uint32_t)n, .addr = addr};
     eg_spare_holds(node, addr, (uint32_t)n, 1);
     eg_send_slot(node, slot, m, buf, n * EG_PAGE_BYTES);

@@ -8,7 +8,7 @@
 #define QUIET_NS 20000000u
 
 static uint64_t since_ns, at; /* all have been at home; as far as that all is done */
-static uint8_t done;
+static uint8_t done, drops;
 
 static uint32_t threads_away(void)
 {
@@ -35,6 +35,25 @@ static int chunk_is_home(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
     return home;
 }
 
+/* Read-only copies of the chunk, uncounted, go: every memory call beside them would have to have them dropped. Returns: 1 there are none; 0 not yet. */
+static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+{
+    if (!eg_chunk_fixed(c, lo, hi))
+        return 1;
+    for (uint32_t k = 0; k < eg_home.n_nodes && !drops; k++)
+        if (eg_home.node[k]->alive) {
+            eg_home.pending++;
+            eg_home.node[k]->n_drops++;
+            eg_send_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)((hi - lo) / EG_PAGE_BYTES), lo);
+        }
+    drops = 1;
+    if (eg_home.pending)
+        return 0;
+    drops = 0;
+    eg_chunk_fix(c, lo, hi, 0);
+    return 1;
+}
+
 /* There may be gaps, and mappings that cannot have been registered. */
 static void chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
 {
@@ -55,7 +74,7 @@ uint64_t eg_quiet_turn(int *work)
     if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far)
         return 0;
     if (eg_agent.asked || threads_away()) {
-        eg_agent.asked = done = 0;
+        eg_agent.asked = done = drops = 0;
         since_ns = at = 0;
         return 0; /* eg_node_loses wakes the agent */
     }
@@ -72,7 +91,7 @@ uint64_t eg_quiet_turn(int *work)
         done = 1;
         return 0;
     }
-    if (!chunk_is_home(c, at, end))
+    if (!chunk_is_home(c, at, end) || !chunk_is_dropped(c, at, end))
         return eg_agent.now_ns + QUIET_NS; /* what comes wakes the agent */
     chunk_unwatch(c, at, end);
     at = end;

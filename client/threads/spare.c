@@ -35,7 +35,7 @@ static int is_fixed(uint64_t addr, uint32_t n_pages)
     const struct eg_dir_chunk *c;
     for (uint32_t i = 0; i < n_pages; i++) {
         uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
-        if (!(c = eg_chunk_find(at)) || !c->fixed || c->page[at / EG_PAGE_BYTES % EG_BLOCK_PAGES].state != EG_DIR_HOME || eg_freeze_keeps(at))
+        if (!(c = eg_chunk_find(at)) || !eg_chunk_fixed(c, at, at + EG_PAGE_BYTES) || c->page[at / EG_PAGE_BYTES % EG_BLOCK_PAGES].state != EG_DIR_HOME || eg_freeze_keeps(at))
             return 0;
     }
     return !eg_area_find(addr, &area) && !area.writable && addr + n_pages * EG_PAGE_BYTES <= area.end;
