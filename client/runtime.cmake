@@ -77,6 +77,7 @@ set(EG_CORE_SOURCES
   gate/signals.c
   gate/signal_calls.c
   gate/signal_state.c
+  gate/traceme.c
   gate/tracer.c
   gate/signals.S)
 add_library(eg_core STATIC ${EG_CORE_SOURCES})

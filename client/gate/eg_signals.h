@@ -40,6 +40,10 @@ long eg_signals_call(struct eg_gate_frame *frame);
  * it is to be made in place. Context: as eg_signals_call; what the kernel reads is pinned. Returns: as eg_gate_dispatch. */
 long eg_signals_exec(struct eg_gate_frame *frame);
 
+/* eg_signals_traceme - PTRACE_TRACEME. Of a vfork child it is put off until its execve. Context: as eg_signals_call.
+ * Returns: 1: done, *ret_result; 0: it is the kernel's. */
+int eg_signals_traceme(long *ret_result);
+
 /* eg_signals_on_alternate - does sp lie on the alternate stack that the calling thread's program has set? Context: program thread. */
 int eg_signals_on_alternate(uint64_t sp);
 
@@ -50,6 +54,12 @@ long eg_signals_quiet_call(long nr, const long arg[6]);
 
 /* signals.S */
 void eg_signals_restorer(void);
+/* eg_signals_traced_exec - PTRACE_TRACEME, and then the execve or execveat of f; between the two no memory is touched. Context: as eg_signals_exec.
+ * Returns: -errno of either.
+ * eg_signals_exec_by_child - has a vfork child do that. It stops before the new program's first instruction, or exits with the errno.
+ * Context: f and the stack are the runtime's memory. Returns: its number, -errno. */
+long eg_signals_traced_exec(const struct eg_gate_frame *f);
+long eg_signals_exec_by_child(const struct eg_gate_frame *f);
 /* eg_signals_peek, eg_signals_poke - eight bytes of the program's memory, at any address. eg_signals_copy_in - a copy of some of it.
  * Context: as eg_signals_call. Where the thread blocks SIGSEGV, memory that is not there ends it. Returns: 0, -EFAULT. */
 long eg_signals_peek(uint64_t from, uint64_t *ret_word);

@@ -33,6 +33,8 @@ struct eg_sig_thread {
     stack_t alt;                /* the program's own alternate stack */
     uint64_t robust;            /* its list of robust mutexes */
     uint32_t handled;           /* handlers of the program's that it has entered */
+    uint32_t owner;             /* the thread that took it: a vfork child runs on its parent's */
+    uint32_t traceme;           /* a vfork child that is to be traced when it makes its execve (traceme.c) */
     uint32_t child;             /* a vfork child on this thread's memory, and what it set */
     struct eg_sig_action child_kept[EG_SIG_N_KEPT];
 };
@@ -100,5 +102,13 @@ struct eg_sig_fault {
     int write;
 };
 long eg_sig_fault_serve(void *arg);
+
+/* --- traceme.c --- */
+/* eg_sig_traceme_due - has the calling vfork child asked to be traced, so that its execve is to be made by eg_signals_traced_exec? t: eg_sig_thread_here. */
+int eg_sig_traceme_due(const struct eg_sig_thread *t);
+/* eg_sig_exec_try - would that execve succeed? A traced child for which it fails comes back to the program, and its next fault would be the stop that
+ * nobody ends. So another one tries it, and is killed before the new program's first instruction. arg: struct eg_gate_frame.
+ * Context: by eg_gate_alone; what the kernel reads is pinned. Returns: 0 (also when there is no way to try), -errno. */
+long eg_sig_exec_try(void *arg);
 
 #endif

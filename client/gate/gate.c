@@ -27,6 +27,7 @@ static uint64_t stacks_used;
 #define STACK_RAW_BYTES (256ul << 10)
 #define CLONE3_BYTES_MAX 256u
 #define NR_set_robust_list 273
+#define PTRACE_TRACEME 0
 #define NR_select 23
 #define NR_mlockall 151
 #define NR_exit_group 231
@@ -355,6 +356,10 @@ static int inline_first(struct eg_gate_frame *f, long *ret_result)
     case NR_seccomp:
         if ((uint32_t)f->arg[0] <= SECCOMP_SET_MODE_LAST && eg_rt.inlined)
             eg_gate_alone(sandbox_begins, NULL);
+        break;
+    case NR_ptrace: /* also before pages can be away: that may begin before the child's execve */
+        if ((uint64_t)f->arg[0] == PTRACE_TRACEME && eg_rt.inlined && eg_signals_traceme(ret_result))
+            return 1;
         break;
     case NR_exit:
         if (eg_rt.inlined && eg_rt.active) {

@@ -270,13 +270,19 @@ long eg_signals_exec(struct eg_gate_frame *f)
     uint32_t ignored = 0;
     for (uint32_t i = 0; i < EG_SIG_N_KEPT; i++)
         ignored |= (eg_sig_action_of(eg_sig_kept[i], t)->handler == EG_SIG_IGNORE) << i;
-    if (!ignored && !(mask & EG_SIG_BIT(EG_SIG_PROXY)))
+    int traceme = eg_sig_traceme_due(t);
+    long ret = traceme ? eg_gate_alone(eg_sig_exec_try, f) : 0;
+    if (ret)
+        return ret; /* still to be traced, by the next one: execvp tries several */
+    if (!traceme && !ignored && !(mask & EG_SIG_BIT(EG_SIG_PROXY)))
         return pass(f);
+    if (traceme)
+        t->traceme = 0;
     for (uint32_t i = 0; i < EG_SIG_N_KEPT; i++)
         if (ignored & 1u << i)
             eg_sig_action_set(eg_sig_kept[i], &ignore);
     eg_sig_mask_change(SIG_SETMASK, eg_sig_mask_to_program(mask));
-    long ret = eg_syscall6(f->nr, f->arg[0], f->arg[1], f->arg[2], f->arg[3], f->arg[4], f->arg[5]);
+    ret = traceme ? eg_signals_traced_exec(f) : eg_syscall6(f->nr, f->arg[0], f->arg[1], f->arg[2], f->arg[3], f->arg[4], f->arg[5]);
     eg_sig_mask_change(SIG_SETMASK, mask);
     for (uint32_t i = 0; i < EG_SIG_N_KEPT; i++)
         if (ignored & 1u << i)

@@ -223,6 +223,7 @@ static void thread_use(struct eg_sig_thread *t, const stack_t *alt)
 {
     memset(t, 0, sizeof *t);
     t->alt = *alt;
+    t->owner = (uint32_t)eg_sys0(SYS_gettid);
     alt_set((uint8_t *)(t + 1) - own.stride, 0, own.stride - sizeof *t);
 }
 

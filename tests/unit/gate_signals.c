@@ -100,6 +100,11 @@ long eg_gate_alone(long (*fn)(void *), void *arg)
     return fn(arg);
 }
 
+long eg_fd_open_own(const char *path, int flags)
+{
+    return open(path, flags);
+}
+
 /* --- the program ------------------------------------------------------------------------------------------------------------ */
 
 static long call6(long nr, long a, long b, long c, long d, long e, long g)
