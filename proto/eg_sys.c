@@ -114,6 +114,7 @@ int eg_sys_reserve(size_t bytes)
         return -1;
     /* A huge page under sparse tables would be resident for a few bytes. */
     eg_sys3(SYS_madvise, p, bytes, MADV_NOHUGEPAGE);
+    eg_sys3(SYS_madvise, p, bytes, MADV_DONTDUMP); /* gdb's gcore writes what is not accessible, too */
     arena.start = arena.at = arena.open = (uint64_t)p;
     arena.end = arena.at + bytes;
     return 0;
@@ -138,6 +139,7 @@ static void *arena_take(size_t bytes)
     if (open > arena.open) {
         if (eg_sys_failed(eg_sys3(SYS_mprotect, arena.open, open - arena.open, PROT_READ | PROT_WRITE)))
             return NULL;
+        eg_sys3(SYS_madvise, arena.open, open - arena.open, MADV_DODUMP); /* stacks among it: a backtrace goes through them */
         arena.open = open;
     }
     arena.at = at + size;

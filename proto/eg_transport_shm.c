@@ -43,8 +43,10 @@ static long window_map(int fd, uint64_t offset, uint64_t bytes)
     long p = -EEXIST;
     for (uint64_t at = WINDOW_NEAR; !window && p == -EEXIST && at < WINDOW_NEAR + 1024ul * WINDOW_BYTES; at += WINDOW_BYTES) {
         p = eg_sys6(SYS_mmap, at, WINDOW_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-        if (!eg_sys_failed(p))
-            window = (uint64_t)p;
+        if (eg_sys_failed(p))
+            continue;
+        eg_sys3(SYS_madvise, p, WINDOW_BYTES, MADV_DONTDUMP);
+        window = (uint64_t)p;
     }
     return window ? eg_sys6(SYS_mmap, window, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset) : p;
 }
@@ -95,6 +97,7 @@ static int shm_view(struct eg_link *link, uint64_t bytes, uint64_t near)
             continue;
         if (eg_sys_failed(p))
             return (int)p;
+        eg_sys3(SYS_madvise, p, bytes, MADV_DONTDUMP); /* a dump of it would fill the holes of the file with pages, too */
         link->view = (uint8_t *)p;
         link->view_bytes = bytes;
         return 0;

@@ -370,6 +370,7 @@ static void nodes_init(const char *pulse)
         refuse("there are not enough addresses for remote threads; raise the limit on address space (ulimit -v), or run without --compute");
     if (hole != (void *)EG_WORKER_START)
         refuse("the addresses that remote threads need are taken in this program; run it without --compute");
+    (void)!madvise(hole, EG_WORKER_END - EG_WORKER_START, MADV_DONTDUMP);
     dl_iterate_phdr(nodes_private, &seen);
     eg_home_vdso_find();
     rseq_off();
