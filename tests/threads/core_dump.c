@@ -1,4 +1,4 @@
-/* torture_crash.c - what is on a thread's stack and in memory that it has written, when it ends the process: for a look into the core dump. The argument says how:
+/* core_dump.c - what is on a thread's stack and in memory that it has written, when it ends the process: for a look into the core dump. The argument says how:
  * segv, fpe, abort. Prints what to look for; it is nowhere else in the program's memory in this form. */
 #include <pthread.h>
 #include <signal.h>

@@ -1,0 +1,60 @@
+/* quiet.c - threads that share a page all the time come home (--threads auto); a while later nothing of the program's memory is watched over any more, and all of
+ * it is right. Twice, with as many threads as the argument says. Prints `right`. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { ROUNDS = 20000, PAGES = 512, PAGE = 4096 };
+static long counter[2];
+static unsigned char area[PAGES * PAGE];
+
+static void *share(void *number)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        __atomic_fetch_add(&counter[i % 2], 1, __ATOMIC_SEQ_CST);
+        area[(size_t)(i % PAGES) * PAGE + (size_t)(long)number]++;
+    }
+    return NULL;
+}
+
+/* Mappings that are registered with userfaultfd. */
+static int watched(void)
+{
+    char line[1024];
+    int n = 0;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    while (f && fgets(line, sizeof line, f))
+        n += !strncmp(line, "VmFlags:", 8) && (strstr(line, " um ") || strstr(line, " uw "));
+    if (f)
+        fclose(f);
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    pthread_t t[64];
+    int n = argc > 1 ? atoi(argv[1]) : 4;
+    for (int again = 1; again <= 2; again++) {
+        for (long i = 0; i < n; i++)
+            if (pthread_create(&t[i], NULL, share, (void *)i))
+                return 2;
+        for (int i = 0; i < n; i++)
+            pthread_join(t[i], NULL);
+        int left = 1;
+        for (int try = 0; try < 100 && (left = watched()); try++)
+            usleep(20000);
+        if (left)
+            printf("%d mappings are still watched over\n", left);
+        for (int i = 0; i < 2; i++)
+            if (counter[i] != (long)again * n * ROUNDS / 2)
+                printf("counter %d: %ld\n", i, counter[i]);
+        for (size_t p = 0; p < PAGES; p++)
+            for (int i = 0; i < n; i++)
+                if (area[p * PAGE + (size_t)i] != (unsigned char)(again * (ROUNDS / PAGES + (p < ROUNDS % PAGES))))
+                    printf("page %zu, byte %d: %d\n", p, i, area[p * PAGE + (size_t)i]);
+    }
+    puts("right");
+    return 0;
+}
