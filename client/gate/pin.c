@@ -207,7 +207,7 @@ struct large {
     uint8_t buf, len;  /* arguments; iov: the array and its length */
     uint8_t iov, write, offset; /* write: the program's memory is written. offset: argument 3 is one, and moves */
     uint8_t target;
-    uint64_t total, done;
+    uint64_t total, done, last; /* last: of the last piece */
     struct iovec window[WINDOW]; /* what comes next */
     uint32_t n_window;
     uint64_t window_bytes, piece;
@@ -344,7 +344,7 @@ static long in_pieces(struct large *l, int one)
     uint32_t handled = stream ? eg_signals_handled() : 0;
     while (l->done < l->total) {
         long a[6];
-        uint64_t n = next_piece(l, a);
+        uint64_t n = l->last = next_piece(l, a);
         if (!n)
             return l->done ? (long)l->done : -EFAULT;
         if (probe(l->f.nr, a, (uint64_t)l->f.pass, 0).needed)
@@ -465,7 +465,7 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
         return 1;
     }
     *ret_result = in_pieces(&l, one);
-    if (stream && one && !peek && !(flags & ~STREAM_FLAGS) && *ret_result == LIMIT_MIN) {
+    if (stream && one && !peek && !(flags & ~STREAM_FLAGS) && *ret_result == (long)l.last) {
         while (eg_gate_alone(more_of_stream, &l.f))
             ;
         *ret_result = (long)l.done;
