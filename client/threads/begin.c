@@ -14,7 +14,7 @@
 #define COST_MOST_PERCENT 10u
 #define COST_MOST_HERE_PERCENT 3u
 #define COST_SMALL_NS 3000000u
-#define START_COST_NS 300000u /* from its start to its end, beyond those of one at home */
+#define START_COST_NS 200000u /* of its end, and its way back */
 #define WHILE_NS 500000000u
 #define WHILE_MAX_NS 60000000000u
 #define CLONE3_BYTES 88 /* what is known of them */
@@ -115,7 +115,7 @@ void eg_home_ended(const struct eg_thread *t)
     if (eg_rt.pool->threads_mode != EG_THREADS_AUTO)
         return;
     eg_lock_take(&eg_home.start_lock);
-    cost_ns += START_COST_NS + __atomic_load_n(&t->cost_ns, __ATOMIC_RELAXED);
+    cost_ns += t->out_ns - t->start_ns + START_COST_NS + __atomic_load_n(&t->cost_ns, __ATOMIC_RELAXED);
     life_ns += eg_sys_now_ns() - t->start_ns;
     if (cost_ns >= COST_SMALL_NS) {
         if (cost_ns > life_ns / 100 * cost_most_percent(t))
@@ -131,7 +131,7 @@ static void begun(struct eg_thread *t)
     t->kick = t->kick_signal = t->move_to = t->in_call = 0;
     t->call_since_ns = t->slept_since_ns = 0;
     t->busy_percent = 100;
-    t->start_ns = eg_sys_now_ns();
+    t->start_ns = t->out_ns = eg_sys_now_ns();
     t->moved_ns = t->cost_ns = 0;
     memset(&t->shares, 0, sizeof t->shares);
     t->shares.since_ns = t->start_ns;

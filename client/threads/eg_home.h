@@ -106,7 +106,7 @@ struct eg_thread {
     uint64_t signal_mask; /* that signal_fd has */
     uint64_t clear_tid; /* the program's word for the end of the thread; 0: none */
     uint64_t robust;    /* the program's list of robust mutexes; 0: none */
-    uint64_t start_ns;
+    uint64_t start_ns, out_ns; /* it was made; it went out */
     uint64_t asked_ns; /* since then it waits for a page; the agent's */
     struct eg_shares shares; /* the agent's, as the next */
     uint64_t moved_ns;

@@ -286,7 +286,8 @@ static __attribute__((noreturn)) void go_out(struct eg_thread *t)
         eg_proxy_home(t);
     __atomic_fetch_add(&eg_rt.row->threads_remote, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&eg_home.node[t->node]->config->threads_total, 1, __ATOMIC_RELAXED);
-    eg_account_time(eg_rt.row->thread_start_hist, eg_sys_now_ns() - t->start_ns);
+    t->out_ns = eg_sys_now_ns();
+    eg_account_time(eg_rt.row->thread_start_hist, t->out_ns - t->start_ns);
     away(t);
 }
 

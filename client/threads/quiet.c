@@ -1,5 +1,5 @@
-/* quiet.c - --threads auto: when all threads have been at home for a while, all memory comes home, too, and is watched over no more. A program whose threads
- * did not pay on nodes is then as fast as one that never had any there; what is touched afresh would cost a fault by the agent each else. */
+/* quiet.c - --threads auto: when threads are to stay at home, as it did not pay elsewhere, and all have been there for a while, all memory comes home, too, and
+ * is watched over no more. The program is then as fast as one that never had threads on nodes; what is touched afresh would cost a fault by the agent each else. */
 #include "client/threads/eg_agent.h"
 
 #include "client/pager/eg_pager.h"
@@ -71,15 +71,13 @@ static void chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
 
 uint64_t eg_quiet_turn(int *work)
 {
-    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far)
+    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far || (done && !eg_agent.asked))
         return 0;
-    if (eg_agent.asked || threads_away()) {
+    if (eg_agent.asked || threads_away() || !eg_while_is(&eg_home.stay)) {
         eg_agent.asked = done = drops = 0;
         since_ns = at = 0;
         return 0; /* eg_node_loses wakes the agent */
     }
-    if (done)
-        return 0;
     since_ns = since_ns ? since_ns : eg_agent.now_ns;
     if (eg_agent.now_ns - since_ns < QUIET_NS)
         return since_ns + QUIET_NS;
