@@ -42,6 +42,7 @@ void egm_server_settle(struct egm_server *server)
 {
     const struct egm_session *session;
     bool idle = false;
+    if (server->ending) egm_store_end_idle(&server->store);
     if ((server->draining || server->ending) && !server->store.n_sessions) {
         event_base_loopexit(server->base, NULL);
         return;

@@ -440,6 +440,15 @@ struct egm_agent *egm_store_find_agent(struct egm_store *store, uint64_t id, uin
     return NULL;
 }
 
+void egm_store_end_idle(struct egm_store *store)
+{
+    struct egm_session *session, *next;
+    for (session = TAILQ_FIRST(&store->sessions); session; session = next) {
+        next = TAILQ_NEXT(session, link);
+        if (session->idle_since_ns) session_end(session);
+    }
+}
+
 /* ---- agents ---- */
 
 static struct egm_snapshot *find_snapshot(struct egm_session *session, uint64_t id)

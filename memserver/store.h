@@ -131,6 +131,8 @@ void egm_store_done(struct egm_store *store);
 /* egm_store_trim - give memory that nobody reused back to the kernel, a bounded amount, and end sessions whose grace is over.
  * Returns: milliseconds until it wants to be called again; 0: not before the next request. */
 unsigned egm_store_trim(struct egm_store *store, uint64_t now_ns);
+/* egm_store_end_idle - end sessions without agents at once: nobody is left to open their snapshots. */
+void egm_store_end_idle(struct egm_store *store);
 
 /* egm_store_free_slabs - what a newcomer could still reserve. Returns: slabs. */
 uint64_t egm_store_free_slabs(const struct egm_store *store);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -177,6 +178,7 @@ void eg_gate_unpin(void)
 #define DATAGRAM_MAX (4ul << 20)
 #define STREAM_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC) /* with others a read may be something else */
 #define WINDOW 16
+#define SECTOR 512u /* nothing that O_DIRECT takes is aligned to less */
 
 /* What one call pins at most: an eighth of the budget, less when there are many threads. */
 uint64_t eg_gate_pin_limit(void)
@@ -196,7 +198,7 @@ static long target_of(void *arg)
     if (eg_sys2(SYS_fstat, fd, &st))
         return T_OTHER;
     if (!S_ISSOCK(st.st_mode))
-        return S_ISREG(st.st_mode) ? T_REGULAR : S_ISFIFO(st.st_mode) ? T_PIPE : T_OTHER;
+        return S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? T_REGULAR : S_ISFIFO(st.st_mode) ? T_PIPE : T_OTHER;
     int type = 0, bytes = sizeof type;
     eg_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
     return type == SOCK_STREAM ? T_SOCKET : T_MESSAGES;
@@ -211,6 +213,7 @@ struct large {
     struct iovec window[WINDOW]; /* what comes next */
     uint32_t n_window;
     uint64_t window_bytes, piece;
+    uint64_t bits; /* of all lengths and addresses */
 };
 
 static int large_kind(struct large *l)
@@ -260,6 +263,7 @@ static long window_fill(void *large)
         struct iovec part = v[i % CHUNK];
         if ((long)part.iov_len < 0)
             return -1;
+        l->bits |= (uint64_t)part.iov_base | part.iov_len;
         if (part.iov_len > left)
             part.iov_len = left;
         left -= part.iov_len;
@@ -337,6 +341,14 @@ static long more_of_stream(void *large)
     return (uint64_t)ret == n && l->done < l->total;
 }
 
+/* An error that has come since the last piece is the next call's to tell. */
+static long has_error(void *large)
+{
+    struct pollfd p = {.fd = (int)((struct large *)large)->f.arg[0]};
+    const struct timespec now = {0, 0};
+    return eg_sys5(SYS_ppoll, &p, 1, &now, 0, 8) == 1 && p.revents & (POLLERR | POLLHUP);
+}
+
 /* Whatever is short ends it, as it would have ended the whole. one: the first piece may wait, and is all but for what is there then. */
 static long in_pieces(struct large *l, int one)
 {
@@ -351,6 +363,8 @@ static long in_pieces(struct large *l, int one)
             pin_call(l->f.nr, a, (uint64_t)l->f.pass);
         /* Natively it would not be a call of its own, and no signal come with its error. (A pipe's does come.) */
         int quiet = l->done && !l->write && !lock && l->target != T_PIPE;
+        if (quiet && l->target == T_SOCKET && eg_gate_alone(has_error, &l->f))
+            break;
         long ret = quiet ? eg_signals_quiet_call(l->f.nr, a) : eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (eg_sys_failed(ret))
             return l->done && !lock ? (long)l->done : ret;
@@ -407,13 +421,15 @@ static long whole(void *arg)
     return ret;
 }
 
+/* O_DIRECT: how the whole is aligned decides, before anything is done. */
 static int is_whole(const struct large *l)
 {
-    if (l->target != T_REGULAR || l->offset || l->total > eg_rt.pool->budget_bytes / 2)
+    if (l->target != T_REGULAR)
         return 0;
-    if (eg_rt.spawned || !__atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED))
+    long flags = eg_sys2(SYS_fcntl, l->f.arg[0], F_GETFL);
+    if (flags & O_DIRECT && l->bits % SECTOR)
         return 1;
-    return !l->write && eg_sys2(SYS_fcntl, l->f.arg[0], F_GETFL) & O_APPEND;
+    return !l->offset && l->total <= eg_rt.pool->budget_bytes / 2 && (eg_rt.spawned || !__atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED) || (!l->write && flags & O_APPEND));
 }
 
 static int captured(const struct large *l)
@@ -444,8 +460,9 @@ static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
             return 0;
         if (!lock && l.total > RW_MAX)
             l.total = RW_MAX;
+        l.bits = at | l.total;
     }
-    if (l.total <= LIMIT_MIN || !captured(&l))
+    if (l.total <= LIMIT_MIN || !captured(&l) || (f->nr == NR_sendto && f->arg[3] & MSG_ZEROCOPY)) /* each call is one completion */
         return 0;
     l.target = f->nr == NR_getrandom || lock ? T_OTHER : (uint8_t)eg_gate_alone(target_of, &l.f);
     int stream = l.target == T_PIPE || l.target == T_SOCKET, flags = f->nr == NR_recvfrom ? (int)f->arg[3] : 0;

@@ -35,8 +35,6 @@ static void visit_end(struct eg_thread *t)
     t->visits = 0;
     t->stay_ns = stay < VISIT_STAY_MAX_NS ? stay : VISIT_STAY_MAX_NS;
     __atomic_store_n(&t->stay_until_ns, now + t->stay_ns, __ATOMIC_RELAXED);
-    eg_home_robust_on(t->robust);
-    t->robust = 0;
 }
 
 void eg_proxy_home(struct eg_thread *t)
@@ -47,6 +45,8 @@ void eg_proxy_home(struct eg_thread *t)
     eg_sys2(SYS_sigaltstack, 0, &alt); /* the program's: its calls were made here */
     alt.flags &= 2 /* SS_DISABLE */;
     t->where = EG_AT_HOME;
+    eg_home_robust_on(t->robust); /* the kernel's again: it sees to what processes share when this one ends */
+    t->robust = 0;
     eg_sys2(SYS_arch_prctl, ARCH_SET_FS, t->state.fs_base);
     if (t->state.gs_base)
         eg_sys2(SYS_arch_prctl, ARCH_SET_GS, t->state.gs_base);
@@ -327,7 +327,7 @@ static long begin_on_own_stack(void *thread)
 static __attribute__((noreturn)) void begin(struct eg_thread *t)
 {
     uint64_t robust = eg_home_robust_off();
-    t->robust = robust ? robust : t->robust; /* one that has come home before: the kernel may have none any more */
+    t->robust = robust ? robust : t->robust; /* it may hold some over what it does now: then they stay the kernel's */
     t->state.tid = t->tid;
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &t->state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &t->state.gs_base);
