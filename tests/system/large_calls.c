@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -182,6 +183,25 @@ static void interrupted(void)
     close(p[1]);
 }
 
+/* O_DIRECT: the alignment of the whole decides, before anything is written. (Where a file system has no O_DIRECT, nothing to look at.) */
+static void direct(void)
+{
+    struct stat st;
+    char name[] = "large_calls.XXXXXX"; /* not in /tmp, which may be a tmpfs */
+    int made = mkstemp(name), fd = open(name, O_RDWR | O_DIRECT);
+    unlink(name);
+    if (made < 0 || fd < 0)
+        return;
+    char *aligned = (char *)(((uintptr_t)area + PAGE - 1) & ~(PAGE - 1));
+    long n = pwrite(fd, aligned, 8 * MIB - 1, 0);
+    if (!fstat(fd, &st) && n < 0 ? errno != EINVAL || st.st_size : n != 8 * MIB - 1)
+        wrong("O_DIRECT, misaligned", n);
+    if ((n = pwrite(fd, aligned, 8 * MIB, 0)) != 8 * MIB || (n = pread(fd, aligned, 8 * MIB, 0)) != 8 * MIB)
+        wrong("O_DIRECT", n);
+    close(fd);
+    close(made);
+}
+
 int main(void)
 {
     area = (char *)area_new(area_bytes, 1);
@@ -191,6 +211,7 @@ int main(void)
     limits();
     ends();
     interrupted();
+    direct();
     puts("right");
     return 0;
 }

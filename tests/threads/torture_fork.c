@@ -432,6 +432,74 @@ static void shared_memory(void)
     SYS(munmap(common, PAGE));
 }
 
+/* ---- a robust mutex of two processes, one of which ends while a thread of it holds it -------------------------------------- */
+
+struct held {
+    pthread_mutex_t mutex;
+    atomic_int by; /* how many times it was taken by a child */
+};
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+static void *holder_main(void *shared)
+{
+    struct held *h = shared;
+    volatile int work = 0;
+    for (int i = 0; i < 100000; i++)
+        work++;
+    OK(pthread_mutex_lock(&h->mutex));
+    atomic_fetch_add(&h->by, 1);
+    for (;;)
+        pause();
+}
+
+static void child_holds(struct held *h, int how)
+{
+    pthread_t t;
+    OK(pthread_create(&t, NULL, holder_main, h));
+    if (how % 2) /* it comes home before */
+        OK(pthread_kill(t, SIGUSR1));
+    while (!atomic_load(&h->by))
+        sleep_ms(1);
+    if (how / 2 == 1)
+        _exit(0);
+    if (how / 2 == 2)
+        execl("/bin/true", "true", (char *)NULL);
+    for (;;)
+        pause();
+}
+
+static void robust_shared(void)
+{
+    signal(SIGUSR1, nothing);
+    for (int how = 0; how < 6; how++) {
+        struct held *h = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        pthread_mutexattr_t attr;
+        CHECK(h != MAP_FAILED, "mmap: %s", strerror(errno));
+        OK(pthread_mutexattr_init(&attr));
+        OK(pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST));
+        OK(pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED));
+        OK(pthread_mutex_init(&h->mutex, &attr));
+        const pid_t child = SYS(fork());
+        if (!child)
+            child_holds(h, how);
+        while (!atomic_load(&h->by))
+            sleep_ms(1);
+        if (how / 2 == 0)
+            SYS(kill(child, SIGKILL));
+        SYS(waitpid(child, NULL, 0));
+        struct timespec until;
+        SYS(clock_gettime(CLOCK_REALTIME, &until));
+        until.tv_sec += 10;
+        EQUAL(pthread_mutex_timedlock(&h->mutex, &until), EOWNERDEAD);
+        SYS(munmap(h, PAGE));
+    }
+    signal(SIGUSR1, SIG_DFL);
+}
+
 static const struct sub_test tests[] = {
     {"fork", fork_test, "a thread forks while others run; the child checks memory"},
     {"fork_main", fork_main, "the main thread forks while others run"},
@@ -444,6 +512,7 @@ static const struct sub_test tests[] = {
     {"system", system_test, "system"},
     {"shared_memory", shared_memory, "a shared mapping with a child"},
     {"atfork", atfork, "handlers of pthread_atfork"},
+    {"robust_shared", robust_shared, "a child ends while a thread of it holds a robust mutex that processes share"},
 };
 
 TORTURE_MAIN(tests)

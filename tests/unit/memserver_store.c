@@ -81,6 +81,29 @@ START_TEST(owner_moves_with_the_last_holder)
 }
 END_TEST
 
+/* A forked child that was killed had not opened its snapshot: the end of a run waited five seconds for it. */
+START_TEST(idle_sessions_end_with_the_server)
+{
+    uint32_t slabs[2], n;
+    uint64_t snapshot;
+    start(8, 0);
+    struct egm_agent *idle = agent_open(1, 0), *stays = agent_open(2, 0);
+    ck_assert_int_eq(egm_agent_reserve(idle, 2), 0);
+    ck_assert_int_eq(egm_agent_lease(idle, 2, slabs, &n), 0);
+    ck_assert_int_eq(egm_agent_snapshot(idle, &snapshot), 0);
+    ck_assert_int_eq(egm_agent_snapshot(stays, &snapshot), 0);
+    egm_agent_close(idle);
+    ck_assert_uint_eq(store.n_sessions, 2);
+    egm_store_end_idle(&store);
+    ck_assert_uint_eq(store.n_sessions, 1);
+    check();
+    egm_agent_close(stays);
+    egm_store_end_idle(&store);
+    ck_assert_uint_eq(store.n_sessions, 0);
+    stop();
+}
+END_TEST
+
 START_TEST(promise_shrinks_when_its_slab_lives_on_elsewhere)
 {
     uint32_t slabs[4], n;
@@ -369,6 +392,7 @@ int main(void)
     TCase *tc = unit_case(suite, "store", 120);
     tcase_add_test(tc, capacity_below_a_slab_is_refused);
     tcase_add_test(tc, owner_moves_with_the_last_holder);
+    tcase_add_test(tc, idle_sessions_end_with_the_server);
     tcase_add_test(tc, promise_shrinks_when_its_slab_lives_on_elsewhere);
     tcase_add_test(tc, returned_memory_goes_back_to_the_kernel);
     tcase_add_test(tc, lease_stops_before_the_machine_runs_out);
