@@ -35,17 +35,29 @@ static int chunk_is_home(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
     return home;
 }
 
-/* Read-only copies of the chunk, uncounted, go: every memory call beside them would have to have them dropped. Returns: 1 there are none; 0 not yet. */
-static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+static void drop(uint64_t lo, uint64_t hi)
 {
-    if (!eg_chunk_fixed(c, lo, hi))
-        return 1;
-    for (uint32_t k = 0; k < eg_home.n_nodes && !drops; k++)
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
         if (eg_home.node[k]->alive) {
             eg_home.pending++;
             eg_home.node[k]->n_drops++;
             eg_send_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)((hi - lo) / EG_PAGE_BYTES), lo);
         }
+}
+
+/* Read-only copies of the chunk, uncounted, go: every memory call on them would have to have them dropped. Only they: a worker has pages of its own, too
+ * (eg_where). Returns: 1 there are none; 0 not yet. */
+static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+{
+    if (!eg_chunk_fixed(c, lo, hi))
+        return 1;
+    for (uint64_t addr = lo, end; addr < hi && !drops; addr = end) {
+        int fixed = eg_chunk_fixed(c, addr, addr + EG_PAGE_BYTES);
+        for (end = addr + EG_PAGE_BYTES; end < hi && eg_chunk_fixed(c, end, end + EG_PAGE_BYTES) == fixed; end += EG_PAGE_BYTES)
+            ;
+        if (fixed)
+            drop(addr, end);
+    }
     drops = 1;
     if (eg_home.pending)
         return 0;

@@ -1,5 +1,5 @@
 /* quiet.c - threads that share a page all the time come home (--threads auto); a while later nothing of the program's memory is watched over any more, and all of
- * it is right. Twice, with as many threads as the argument says. Prints `right`. */
+ * it is right. Twice, with as many threads as the first argument says; then so many pairs of threads that do nothing as the second says. Prints `right`. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +17,11 @@ static void *share(void *number)
         area[(size_t)(i % PAGES) * PAGE + (size_t)(long)number]++;
     }
     return NULL;
+}
+
+static void *nothing(void *arg)
+{
+    return arg;
 }
 
 /* Mappings that are registered with userfaultfd. */
@@ -55,6 +60,10 @@ int main(int argc, char **argv)
                 if (area[p * PAGE + (size_t)i] != (unsigned char)(again * (ROUNDS / PAGES + (p < ROUNDS % PAGES))))
                     printf("page %zu, byte %d: %d\n", p, i, area[p * PAGE + (size_t)i]);
     }
+    for (int i = 0; i < (argc > 2 ? atoi(argv[2]) : 0); i++)
+        for (int k = 0; k < 4; k++)
+            if (k < 2 ? pthread_create(&t[k], NULL, nothing, NULL) : pthread_join(t[k - 2], NULL))
+                return 2;
     puts("right");
     return 0;
 }
