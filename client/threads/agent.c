@@ -496,7 +496,7 @@ void eg_agent_main(void)
             continue;
         __atomic_store_n(&eg_home.agent_asleep, 1, __ATOMIC_SEQ_CST);
         if (!eg_freeze_due() && !__atomic_load_n(&eg_home.kicks, __ATOMIC_SEQ_CST) && !__atomic_load_n(&eg_home.pushes, __ATOMIC_SEQ_CST) &&
-            !__atomic_load_n(&eg_home.fired, __ATOMIC_SEQ_CST)) {
+            !__atomic_load_n(&eg_home.fired, __ATOMIC_SEQ_CST) && !eg_quiet_due()) {
             uint8_t drain[16];
             uint32_t n = 0;
             polls[n++] = (struct pollfd){.fd = eg_rt.uffd, .events = POLLIN};

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#define STACK_STEP (1u << 20)
 #define BIT(s) (1ull << ((s) - 1))
 /* Source: signal(7), the default actions. */
 #define CORE \
@@ -56,11 +57,15 @@ int eg_crash_by_call(const struct eg_thread *t, long nr, const long a[6])
 int eg_crash_by_fault(const struct eg_thread *t, const struct eg_call *call)
 {
     struct eg_area area;
+    uint64_t addr = (uint64_t)call->arg[2];
     if (call->arg[0] == EG_HOME_TRAP)
         return ends_all(t, (int)call->arg[1], 1);
-    if (call->arg[0] != EG_HOME_FAULT)
+    if (call->arg[0] != EG_HOME_FAULT || !call->arg[1])
         return 0;
-    if (!(call->arg[3] & EG_FAULT_CODE) && !eg_area_find((uint64_t)call->arg[2], &area) && (call->arg[3] & EG_FAULT_WRITE ? area.writable : area.readable))
+    int there = !eg_area_find(addr, &area);
+    if (there && !(call->arg[3] & EG_FAULT_CODE) && (call->arg[3] & EG_FAULT_WRITE ? area.writable : area.readable))
         return 0; /* home may do what a node may not */
+    if (!there && t->tid == eg_rt.pid && addr + STACK_STEP > t->state.rsp && addr < t->state.rsp + STACK_STEP)
+        return 0; /* the first thread's stack grows */
     return ends_all(t, SIGSEGV, 1);
 }

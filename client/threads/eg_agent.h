@@ -10,7 +10,7 @@ extern struct eg_agent {
     uint64_t now_ns;         /* of this turn */
     struct eg_thread *asking; /* whose request the directory looks at just now; NULL */
     const uint8_t *incoming; /* the page that has just come; NULL: none */
-    uint8_t asked;           /* a worker's thread has, since quiet.c looked */
+    uint8_t asked;           /* a worker's thread has, since quiet.c looked: what that had begun does not count */
     uint8_t absent;          /* what is being asked for is nowhere yet: zeros */
 } eg_agent;
 /* eg_agent_main - the agent's turns, for ever. Context: a thread of the runtime's own. */
@@ -60,6 +60,9 @@ void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot);
 /* eg_quiet_turn - a step towards a program of which nothing is away. Context: agent, each turn. *work is set when there is more to do at once.
  * Returns: when to look again (ns); 0: nothing is waited for. */
 uint64_t eg_quiet_turn(int *work);
+/* eg_quiet_due - threads have come home since the last turn. eg_quiet_drops - read-only copies are asked to go. Context: agent, before it sleeps; agent. */
+int eg_quiet_due(void);
+int eg_quiet_drops(void);
 
 /* --- summon.c --- */
 /* eg_summon - the thread, which waits at home for a page, is to make its visit (eg_home.visit) from there. Context: agent, before it is given the page.

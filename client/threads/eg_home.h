@@ -118,7 +118,7 @@ struct eg_thread {
     uint64_t slept_since_ns; /* it sleeps where it is; the agent's */
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
-    uint32_t crashes;  /* it comes home to end the process */
+    uint32_t crashes;  /* its last call will end the process, and brings it home */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
     uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
     struct eg_run pushed[EG_PUSHED];
@@ -263,6 +263,8 @@ struct eg_area {
 };
 /* eg_area_find - the mapping that addr lies in. Returns: 0, -ENOENT. */
 int eg_area_find(uint64_t addr, struct eg_area *ret_area);
+/* eg_area_next - the same, or the first one above. */
+int eg_area_next(uint64_t addr, struct eg_area *ret_area);
 int eg_home_is_private(uint64_t addr);
 /* eg_home_private_add - memory of the runtime's that no node gets. Context: start-up. */
 void eg_home_private_add(uint64_t start, uint64_t end);

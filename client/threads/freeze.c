@@ -35,7 +35,7 @@ static void freeze_begin(void)
             eg_agent_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_FREEZE, 1);
         }
     }
-    if (eg_home.freeze_lo == 0 && hi == EG_USER_END) /* a fork changes nothing for the workers' read-only copies */
+    if (eg_home.freeze_lo == 0 && hi == EG_USER_END) /* a fork, or a look at all, changes nothing for the workers' read-only copies */
         eg_home.drop = 0;
 }
 

@@ -25,6 +25,7 @@ struct map_query {
     uint32_t dev_major, dev_minor, name_bytes, build_id_bytes;
     uint64_t name, build_id;
 };
+#define MAP_QUERY_OR_NEXT 0x10u
 #define MAP_QUERY 0xc0686611ul /* _IOWR('f', 17, struct procmap_query) */
 _Static_assert(sizeof(struct map_query) == 104, "the kernel's layout");
 
@@ -77,6 +78,7 @@ static int maps_each(int (*fn)(const struct eg_area *area, const char *name, voi
 
 struct find {
     uint64_t addr;
+    int or_next;
     struct eg_area area;
 };
 
@@ -84,17 +86,17 @@ static int find_line(const struct eg_area *area, const char *name, void *arg)
 {
     struct find *f = arg;
     (void)name;
-    if (f->addr < area->start || f->addr >= area->end)
+    if (f->addr >= area->end || (f->addr < area->start && !f->or_next))
         return 0;
     f->area = *area;
     return 1;
 }
 
-int eg_area_find(uint64_t addr, struct eg_area *ret_area)
+static int area(uint64_t addr, int or_next, struct eg_area *ret_area)
 {
     static uint8_t no_query;
     if (!no_query) {
-        struct map_query q = {.size = sizeof q, .addr = addr};
+        struct map_query q = {.size = sizeof q, .flags = or_next ? MAP_QUERY_OR_NEXT : 0, .addr = addr};
         long rc = eg_sys3(SYS_ioctl, eg_home.maps_fd, MAP_QUERY, &q);
         if (rc == -ENOENT)
             return -ENOENT;
@@ -105,11 +107,21 @@ int eg_area_find(uint64_t addr, struct eg_area *ret_area)
         }
         no_query = 1;
     }
-    struct find f = {.addr = addr};
+    struct find f = {.addr = addr, .or_next = or_next};
     if (!maps_each(find_line, &f))
         return -ENOENT;
     *ret_area = f.area;
     return 0;
+}
+
+int eg_area_find(uint64_t addr, struct eg_area *ret_area)
+{
+    return area(addr, 0, ret_area);
+}
+
+int eg_area_next(uint64_t addr, struct eg_area *ret_area)
+{
+    return area(addr, 1, ret_area);
 }
 
 static int is_name(const char *name, const char *want)

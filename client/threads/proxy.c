@@ -237,6 +237,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
                 eg_gate_again(&t->state.rip, &t->state.rsp);
             if (t->crashes || eg_crash_by_fault(t, &call))
                 eg_home_gather();
+            t->crashes = 0;
             eg_proxy_home(t);
         default: eg_home_lost(t->node);
         }
@@ -327,7 +328,7 @@ static long begin_on_own_stack(void *thread)
 static __attribute__((noreturn)) void begin(struct eg_thread *t)
 {
     uint64_t robust = eg_home_robust_off();
-    t->robust = robust ? robust : t->robust; /* it may hold some over what it does now: then they stay the kernel's */
+    t->robust = robust; /* 0: it holds some, which stay the kernel's */
     t->state.tid = t->tid;
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &t->state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &t->state.gs_base);

@@ -8,13 +8,22 @@
 #define QUIET_NS 20000000u
 
 static uint64_t since_ns, at; /* all have been at home; as far as that all is done */
-static uint8_t done, drops;
+static const struct eg_dir_chunk *dropping; /* its read-only copies were asked to go, and nothing else has happened since */
+static uint8_t done;
 
 static uint32_t threads_away(void)
 {
     uint32_t n = 0;
     for (uint32_t k = 0; k < eg_home.n_nodes; k++)
-        n += __atomic_load_n(&eg_home.node[k]->n_threads, __ATOMIC_RELAXED);
+        n += __atomic_load_n(&eg_home.node[k]->n_threads, __ATOMIC_SEQ_CST);
+    return n;
+}
+
+static uint64_t leaving(void)
+{
+    uint64_t n = 0;
+    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
+        n += eg_home.node[k]->alive ? eg_home.node[k]->n_leaving : 0;
     return n;
 }
 
@@ -49,19 +58,23 @@ static void drop(uint64_t lo, uint64_t hi)
  * (eg_where). Returns: 1 there are none; 0 not yet. */
 static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
 {
-    if (!eg_chunk_fixed(c, lo, hi))
+    if (!eg_chunk_fixed(c, lo, hi)) { /* perhaps no more: a memory call had them dropped */
+        dropping = NULL;
         return 1;
-    for (uint64_t addr = lo, end; addr < hi && !drops; addr = end) {
+    }
+    if (dropping != c && leaving()) /* that spare.c asked for: such a word must not come after a new grant */
+        return 0;
+    for (uint64_t addr = lo, end; addr < hi && dropping != c; addr = end) {
         int fixed = eg_chunk_fixed(c, addr, addr + EG_PAGE_BYTES);
         for (end = addr + EG_PAGE_BYTES; end < hi && eg_chunk_fixed(c, end, end + EG_PAGE_BYTES) == fixed; end += EG_PAGE_BYTES)
             ;
         if (fixed)
             drop(addr, end);
     }
-    drops = 1;
+    dropping = c;
     if (eg_home.pending)
         return 0;
-    drops = 0;
+    dropping = NULL;
     eg_chunk_fix(c, lo, hi, 0);
     return 1;
 }
@@ -71,22 +84,33 @@ static void chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
 {
     struct eg_area area;
     int parts = eg_uffd_unregister(lo, hi) != 0;
-    for (uint64_t addr = lo; parts && addr < hi;) {
-        int there = eg_area_find(addr, &area) == 0;
-        uint64_t end = !there ? addr + EG_PAGE_BYTES : area.end < hi ? area.end : hi;
-        if (there)
-            (void)!eg_uffd_unregister(addr, end);
-        addr = end;
-    }
+    for (uint64_t addr = lo; parts && !eg_area_next(addr, &area) && area.start < hi; addr = area.end)
+        (void)!eg_uffd_unregister(area.start > lo ? area.start : lo, area.end < hi ? area.end : hi);
     c->n_watched = 0;
+}
+
+static int off(void)
+{
+    return eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far || (done && !eg_agent.asked);
+}
+
+int eg_quiet_due(void)
+{
+    return !off() && !since_ns && !threads_away() && eg_while_is(&eg_home.stay);
+}
+
+int eg_quiet_drops(void)
+{
+    return dropping != NULL;
 }
 
 uint64_t eg_quiet_turn(int *work)
 {
-    if (eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far || (done && !eg_agent.asked))
+    if (off())
         return 0;
     if (eg_agent.asked || threads_away() || !eg_while_is(&eg_home.stay)) {
-        eg_agent.asked = done = drops = 0;
+        eg_agent.asked = done = 0;
+        dropping = NULL;
         since_ns = at = 0;
         return 0; /* eg_node_loses wakes the agent */
     }
