@@ -72,6 +72,7 @@ set(EG_CORE_SOURCES
   gate/late.c
   gate/texts.c
   gate/peer.c
+  gate/large.c
   gate/pin.c
   gate/robust.c
   gate/signals.c

@@ -46,6 +46,14 @@ void eg_gate_unpin(void);
 /* eg_gate_pin_for - what a call will access is pinned for `owner` until eg_pin_end. Context: gate stack, all signals blocked, lock not held.
  * Returns: bytes. */
 uint64_t eg_gate_pin_for(uint64_t owner, long nr, const long arg[6]);
+/* eg_gate_pin_before - what a call from sp will access is pinned, if it need be. Context: as eg_gate_pin.
+ * eg_gate_pin_here - it is. Context: gate stack, all signals blocked, lock not held. */
+void eg_gate_pin_before(uint64_t sp, long nr, const long arg[6]);
+void eg_gate_pin_here(uint64_t sp, long nr, const long arg[6]);
+/* eg_gate_large - a call with EG_CALL_LARGE, whose buffers have more than EG_GATE_LARGE_MIN bytes, from sp (large.c). Context: as eg_gate_pin. Returns: 1 it is
+ * done, *ret_result; 0 it is not large, or has to be made as any other. */
+#define EG_GATE_LARGE_MIN (64ul * EG_PAGE_BYTES)
+int eg_gate_large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result);
 /* eg_gate_pin_limit - bytes: about as much as is to be pinned at a time. Context: any. */
 uint64_t eg_gate_pin_limit(void);
 /* eg_gate_peer - a process_vm_readv or process_vm_writev (peer.c). Pre: what it accesses of this process is pinned, if faults are served inline.

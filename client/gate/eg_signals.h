@@ -49,7 +49,8 @@ int eg_signals_on_alternate(uint64_t sp);
 
 /* eg_signals_handled - how many handlers of the program's the calling thread has entered. Context: program thread. */
 uint32_t eg_signals_handled(void);
-/* eg_signals_quiet_call - the call, without the signal that comes with EPIPE or EFBIG. Context: program thread, signals as the program has them. */
+/* eg_signals_quiet_call - the call, without the signal that comes with EPIPE or EFBIG. Context: program thread, signals as the program has them; the call does
+ * not wait for others, as these two are blocked meanwhile. */
 long eg_signals_quiet_call(long nr, const long arg[6]);
 
 /* signals.S */

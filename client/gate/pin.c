@@ -1,5 +1,4 @@
-/* pin.c - before a system call: what the kernel will access comes home and stays (pins.c), after a look whether there is anything to pin. And large reads
- * and writes, made in pieces so that what is pinned at a time stays small. */
+/* pin.c - before a system call: what the kernel will access comes home and stays (pins.c), after a look whether there is anything to pin. */
 #include "client/gate/eg_buffers.h"
 #include "client/gate/eg_signals.h"
 #include "client/pager/eg_inline.h"
@@ -7,22 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-
-#define ADDR_END (1ul << EG_ADDR_BITS)
-#define RW_MAX 0x7ffff000ul /* what the kernel transfers at most in one call */
-#define IOVS_MAX 1024u
-#define CHUNK 32 /* elements of an array looked at in one go */
-
-enum {
-#define X(nr, name, ...) NR_##name = nr,
-    EG_CALLS(X)
-#undef X
-};
 
 /* --- pinning ------------------------------------------------------------------------------------------------------------- */
 
@@ -124,6 +107,11 @@ uint64_t eg_gate_pin_for(uint64_t owner, long nr, const long arg[6])
     return pin_buffers(owner, DEPTH_LASTING, nr, arg, 1);
 }
 
+void eg_gate_pin_here(uint64_t sp, long nr, const long arg[6])
+{
+    pin_buffers(eg_thread_pointer(), depth_of(sp), nr, arg, 0);
+}
+
 /* f->pass: the stack pointer of the call. */
 static long pin_frame(void *arg)
 {
@@ -146,6 +134,12 @@ static void pin_call(long nr, const long arg[6], uint64_t sp)
 {
     struct eg_gate_frame f = {(long)sp, nr, {arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]}};
     eg_gate_alone(pin_frame, &f);
+}
+
+void eg_gate_pin_before(uint64_t sp, long nr, const long arg[6])
+{
+    if (probe(nr, arg, sp, 0).needed)
+        pin_call(nr, arg, sp);
 }
 
 /* The kernel clears the thread's number (clear_child_tid) when it is gone, and writes to the rseq area until then. libc has both behind the thread
@@ -171,325 +165,6 @@ void eg_gate_unpin(void)
     eg_gate_alone(pins_end, &sp);
 }
 
-/* --- large reads and writes ---------------------------------------------------------------------------------------------- */
-
-#define LIMIT_MIN (64ul * EG_PAGE_BYTES)
-#define LIMIT_MAX (16ul << 20)
-#define DATAGRAM_MAX (4ul << 20)
-#define STREAM_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC) /* with others a read may be something else */
-#define WINDOW 16
-#define SECTOR 512u /* nothing that O_DIRECT takes is aligned to less */
-
-/* What one call pins at most: an eighth of the budget, less when there are many threads. */
-uint64_t eg_gate_pin_limit(void)
-{
-    uint64_t threads = eg_pin_owners(), bytes = eg_rt.budget / (4 * (threads > 2 ? threads : 2)) * EG_PAGE_BYTES;
-    return bytes < LIMIT_MIN ? LIMIT_MIN : bytes > LIMIT_MAX ? LIMIT_MAX : bytes;
-}
-
-enum target { T_OTHER, T_REGULAR, T_PIPE, T_SOCKET, T_MESSAGES };
-
-/* fstat and getsockopt write where they are told to: here, on a stack that is not captured memory. */
-static long target_of(void *arg)
-{
-    const struct eg_gate_frame *f = arg;
-    struct stat st;
-    long fd = f->arg[0];
-    if (eg_sys2(SYS_fstat, fd, &st))
-        return T_OTHER;
-    if (!S_ISSOCK(st.st_mode))
-        return S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? T_REGULAR : S_ISFIFO(st.st_mode) ? T_PIPE : T_OTHER;
-    int type = 0, bytes = sizeof type;
-    eg_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &bytes);
-    return type == SOCK_STREAM ? T_SOCKET : T_MESSAGES;
-}
-
-struct large {
-    struct eg_gate_frame f; /* first member. The call as the program made it; pass: its stack pointer */
-    uint8_t buf, len;  /* arguments; iov: the array and its length */
-    uint8_t iov, write, offset; /* write: the program's memory is written. offset: argument 3 is one, and moves */
-    uint8_t target;
-    uint64_t total, done, last; /* last: of the last piece */
-    struct iovec window[WINDOW]; /* what comes next */
-    uint32_t n_window;
-    uint64_t window_bytes, piece;
-    uint64_t bits; /* of all lengths and addresses */
-};
-
-static int large_kind(struct large *l)
-{
-    l->buf = 1;
-    l->len = 2;
-    switch (l->f.nr) {
-    case NR_getrandom: l->buf = 0; l->len = 1; l->write = 1; return 1;
-    case NR_mlock:
-    case NR_mlock2: l->buf = 0; l->len = 1; return 1;
-    case NR_read:
-    case NR_recvfrom: l->write = 1; return 1;
-    case NR_write:
-    case NR_sendto: return 1;
-    case NR_pread64: l->write = l->offset = 1; return 1;
-    case NR_pwrite64: l->offset = 1; return 1;
-    case NR_readv: l->iov = l->write = 1; return 1;
-    case NR_writev: l->iov = 1; return 1;
-    case NR_preadv:
-    case NR_preadv2: l->iov = l->write = 1; l->offset = l->f.arg[3] != -1; return 1;
-    case NR_pwritev:
-    case NR_pwritev2: l->iov = 1; l->offset = l->f.arg[3] != -1; return 1;
-    default: return 0;
-    }
-}
-
-/* From done on, as much as a piece may be: into the window. The array comes home as what process_madvise reads, the same arguments.
- * piece 0: only the total. Returns: 0; -1 when the array cannot be read, or is not one. */
-static long window_fill(void *large)
-{
-    struct large *l = large;
-    const struct eg_gate_frame *f = &l->f;
-    uint64_t at = (uint64_t)f->arg[1], n = (uint64_t)f->arg[2], skip = l->done, total = 0, take = l->piece, left = RW_MAX;
-    struct iovec v[CHUNK], window[WINDOW];
-    uint32_t k = 0;
-    long arg[6] = {f->arg[0], f->arg[1], f->arg[2], 0, 0, 0};
-    uint64_t window_bytes = 0, sp = (uint64_t)f->pass;
-    if (!at || !n || n > IOVS_MAX)
-        return -1;
-    pin_buffers(eg_thread_pointer(), depth_of(sp), NR_process_madvise, arg, 0);
-    for (uint64_t i = 0; i < n && left; i++) {
-        if (i % CHUNK == 0) {
-            uint64_t bytes = (n - i < CHUNK ? n - i : CHUNK) * sizeof *v;
-            if (eg_sys_copy_in(v, at + i * sizeof *v, bytes) != (long)bytes)
-                return -1;
-        }
-        struct iovec part = v[i % CHUNK];
-        if ((long)part.iov_len < 0)
-            return -1;
-        l->bits |= (uint64_t)part.iov_base | part.iov_len;
-        if (part.iov_len > left)
-            part.iov_len = left;
-        left -= part.iov_len;
-        total += part.iov_len;
-        uint64_t cut = skip < part.iov_len ? skip : part.iov_len;
-        skip -= cut;
-        part.iov_base = (char *)part.iov_base + cut;
-        part.iov_len -= cut;
-        if (part.iov_len > take)
-            part.iov_len = take;
-        if (!part.iov_len || k == WINDOW)
-            continue;
-        take -= part.iov_len;
-        window_bytes += part.iov_len;
-        window[k++] = part;
-    }
-    memcpy(l->window, window, k * sizeof *window);
-    l->n_window = k;
-    l->window_bytes = window_bytes;
-    l->total = total;
-    return 0;
-}
-
-/* Returns: the piece's bytes; 0 when the call is to be left to the kernel. */
-static uint64_t next_piece(struct large *l, long ret_arg[6])
-{
-    for (int i = 0; i < 6; i++)
-        ret_arg[i] = l->f.arg[i];
-    if (l->offset)
-        ret_arg[3] += (long)l->done;
-    if (l->iov) {
-        if (eg_gate_alone(window_fill, &l->f))
-            return 0;
-        ret_arg[1] = (long)l->window;
-        ret_arg[2] = l->n_window;
-        return l->window_bytes;
-    }
-    uint64_t n = l->total - l->done < l->piece ? l->total - l->done : l->piece;
-    ret_arg[l->buf] += (long)l->done;
-    ret_arg[l->len] = (long)n;
-    return n;
-}
-
-static int is_lock(const struct large *l)
-{
-    return l->f.nr == NR_mlock || l->f.nr == NR_mlock2;
-}
-
-/* More of what a stream has already, without waiting: a read that is short, though more is there, would be taken for the end of what is there. With
- * something there, no error that is still to come is taken. Returns: 0 that was all. */
-static long more_of_stream(void *large)
-{
-    struct large *l = large;
-    struct iovec own[WINDOW];
-    int there = 0;
-    long a[6], flags = MSG_DONTWAIT, fd = l->f.arg[0];
-    if (eg_sys3(SYS_ioctl, fd, FIONREAD, &there) || there <= 0)
-        return 0;
-    l->piece = (uint64_t)there < eg_gate_pin_limit() ? (uint64_t)there : eg_gate_pin_limit();
-    uint64_t n = next_piece(l, a);
-    if (!n)
-        return 0;
-    if (l->iov)
-        memcpy(own, l->window, l->n_window * sizeof *own);
-    else
-        own[0] = (struct iovec){(void *)a[1], n};
-    if (l->f.nr == NR_recvfrom)
-        flags |= l->f.arg[3];
-    struct msghdr m = {.msg_iov = own, .msg_iovlen = l->iov ? l->n_window : 1};
-    pin_buffers(eg_thread_pointer(), depth_of((uint64_t)l->f.pass), NR_readv, (const long[6]){fd, (long)own, (long)m.msg_iovlen}, 0);
-    long ret = l->target == T_SOCKET ? eg_sys3(SYS_recvmsg, fd, &m, flags) : eg_sys6(SYS_preadv2, fd, own, m.msg_iovlen, -1, -1, RWF_NOWAIT);
-    if (ret <= 0)
-        return 0;
-    l->done += (uint64_t)ret;
-    return (uint64_t)ret == n && l->done < l->total;
-}
-
-/* An error that has come since the last piece is the next call's to tell. */
-static long has_error(void *large)
-{
-    struct pollfd p = {.fd = (int)((struct large *)large)->f.arg[0]};
-    const struct timespec now = {0, 0};
-    return eg_sys5(SYS_ppoll, &p, 1, &now, 0, 8) == 1 && p.revents & (POLLERR | POLLHUP);
-}
-
-/* Whatever is short ends it, as it would have ended the whole. one: the first piece may wait, and is all but for what is there then. */
-static long in_pieces(struct large *l, int one)
-{
-    int lock = is_lock(l), stream = l->target == T_PIPE || l->target == T_SOCKET;
-    uint32_t handled = stream ? eg_signals_handled() : 0;
-    while (l->done < l->total) {
-        long a[6];
-        uint64_t n = l->last = next_piece(l, a);
-        if (!n)
-            return l->done ? (long)l->done : -EFAULT;
-        if (probe(l->f.nr, a, (uint64_t)l->f.pass, 0).needed)
-            pin_call(l->f.nr, a, (uint64_t)l->f.pass);
-        /* Natively it would not be a call of its own, and no signal come with its error. (A pipe's does come.) */
-        int quiet = l->done && !l->write && !lock && l->target != T_PIPE;
-        if (quiet && l->target == T_SOCKET && eg_gate_alone(has_error, &l->f))
-            break;
-        long ret = quiet ? eg_signals_quiet_call(l->f.nr, a) : eg_syscall6(l->f.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-        if (eg_sys_failed(ret))
-            return l->done && !lock ? (long)l->done : ret;
-        l->done += lock ? n : (uint64_t)ret;
-        if (one || (!lock && (uint64_t)ret < n))
-            break;
-        if (stream && eg_signals_handled() != handled) /* it would have been interrupted */
-            break;
-    }
-    return lock ? 0 : (long)l->done;
-}
-
-/* --- reads and writes of a file at its position, while others may do the same: nothing of theirs comes between ------------------------------------ */
-
-#define WHOLE_NAP_NS 100000
-#define WHOLE_LIMIT_NS 10000000000u
-
-/* One at a time in the whole run, as each may pin half of the budget. Who had it before a fork, or a process's end, has it no more. */
-static uint32_t whole_by; /* eg_rt.pid of the process in which somebody does */
-
-static long whole_lock(short type)
-{
-    struct flock f = {.l_type = type, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
-    return eg_sys3(SYS_fcntl, eg_rt.pool_fd, F_OFD_SETLK, &f);
-}
-
-static int whole_begins(void)
-{
-    uint32_t before = 0;
-    if (!__atomic_compare_exchange_n(&whole_by, &before, eg_rt.pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) &&
-        (before == eg_rt.pid || !__atomic_compare_exchange_n(&whole_by, &before, eg_rt.pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)))
-        return 0;
-    if (!whole_lock(F_WRLCK))
-        return 1;
-    __atomic_store_n(&whole_by, 0, __ATOMIC_RELEASE);
-    return 0;
-}
-
-static long whole(void *arg)
-{
-    struct eg_gate_frame own = *(struct eg_gate_frame *)arg;
-    const long *a = own.arg;
-    const struct timespec nap = {.tv_nsec = WHOLE_NAP_NS};
-    uint64_t end_ns = eg_sys_now_ns() + WHOLE_LIMIT_NS;
-    int mine;
-    while (!(mine = whole_begins()) && eg_sys_now_ns() < end_ns) /* then beyond the budget */
-        eg_sys5(SYS_ppoll, 0, 0, &nap, 0, 8);
-    pin_buffers(eg_thread_pointer(), depth_of((uint64_t)own.pass), own.nr, a, 0);
-    long ret = eg_sys6(own.nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (mine) {
-        whole_lock(F_UNLCK);
-        __atomic_store_n(&whole_by, 0, __ATOMIC_RELEASE);
-    }
-    return ret;
-}
-
-/* O_DIRECT: how the whole is aligned decides, before anything is done. */
-static int is_whole(const struct large *l)
-{
-    if (l->target != T_REGULAR)
-        return 0;
-    long flags = eg_sys2(SYS_fcntl, l->f.arg[0], F_GETFL);
-    if (flags & O_DIRECT && l->bits % SECTOR)
-        return 1;
-    return !l->offset && l->total <= eg_rt.pool->budget_bytes / 2 && (eg_rt.spawned || !__atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED) || (!l->write && flags & O_APPEND));
-}
-
-static int captured(const struct large *l)
-{
-    uint64_t at = (uint64_t)l->f.arg[l->buf];
-    return l->iov || eg_ranges_seen(&eg_rt.ranges, at, at + l->total);
-}
-
-/* Returns: 1 the call was made, *ret_result; 0 it is not large, or has to be made as a whole. */
-static int large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
-{
-    struct large l = {.f = *f};
-    l.f.pass = (long)sp;
-    if (!large_kind(&l))
-        return 0;
-    int lock = is_lock(&l);
-    if (l.iov) {
-        if ((uint64_t)f->arg[2] > IOVS_MAX || eg_gate_alone(window_fill, &l.f))
-            return 0;
-    } else {
-        uint64_t at = (uint64_t)f->arg[l.buf];
-        l.total = (uint64_t)f->arg[l.len];
-        if (lock && l.total < ADDR_END) {
-            l.total += at & (EG_PAGE_BYTES - 1);
-            l.f.arg[0] &= ~(long)(EG_PAGE_BYTES - 1);
-        }
-        if ((long)l.total <= 0 || at >= ADDR_END || l.total > ADDR_END - at)
-            return 0;
-        if (!lock && l.total > RW_MAX)
-            l.total = RW_MAX;
-        l.bits = at | l.total;
-    }
-    if (l.total <= LIMIT_MIN || !captured(&l) || (f->nr == NR_sendto && f->arg[3] & MSG_ZEROCOPY)) /* each call is one completion */
-        return 0;
-    l.target = f->nr == NR_getrandom || lock ? T_OTHER : (uint8_t)eg_gate_alone(target_of, &l.f);
-    int stream = l.target == T_PIPE || l.target == T_SOCKET, flags = f->nr == NR_recvfrom ? (int)f->arg[3] : 0;
-    int peek = flags & MSG_PEEK, one = peek || (stream && l.write && !(flags & MSG_WAITALL));
-    l.piece = one ? LIMIT_MIN : eg_gate_pin_limit();
-    if (l.target == T_MESSAGES || peek) {
-        /* A message is taken or sent as a whole; what is only looked at stays, and would be the next piece, too. */
-        l.piece = l.piece < DATAGRAM_MAX ? DATAGRAM_MAX : l.piece;
-        if (!l.write || l.total <= l.piece)
-            return 0;
-        one = 1;
-    }
-    if (l.total <= l.piece)
-        return 0;
-    if (is_whole(&l)) {
-        *ret_result = eg_gate_alone(whole, &l.f);
-        return 1;
-    }
-    *ret_result = in_pieces(&l, one);
-    if (stream && one && !peek && !(flags & ~STREAM_FLAGS) && *ret_result == (long)l.last) {
-        while (eg_gate_alone(more_of_stream, &l.f))
-            ;
-        *ret_result = (long)l.done;
-    }
-    return 1;
-}
-
 int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
 {
     uint64_t sp = (uint64_t)f;
@@ -504,10 +179,10 @@ int eg_gate_pin(struct eg_gate_frame *f, long *ret_result)
     if (eg_gate_one_buffer(f->nr, f->arg, &only) && eg_pin_ready(eg_thread_pointer(), sp, &only))
         return 0;
     int may_be_large = flags & EG_CALL_LARGE;
-    struct probe p = probe(f->nr, f->arg, sp, may_be_large ? LIMIT_MIN : 0);
+    struct probe p = probe(f->nr, f->arg, sp, may_be_large ? EG_GATE_LARGE_MIN : 0);
     if (!p.needed)
         return 0;
-    if (may_be_large && p.bytes > LIMIT_MIN && large(f, sp, ret_result))
+    if (may_be_large && p.bytes > EG_GATE_LARGE_MIN && eg_gate_large(f, sp, ret_result))
         return 1;
     pin_call(f->nr, f->arg, sp);
     return 0;

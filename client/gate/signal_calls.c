@@ -311,13 +311,13 @@ static void take(int s)
 
 long eg_signals_quiet_call(long nr, const long arg[6])
 {
-    uint64_t old = eg_sig_mask_get();
-    eg_sig_mask_change(SIG_BLOCK, EG_SIG_BIT(SIGPIPE) | EG_SIG_BIT(SIGXFSZ));
+    uint64_t quiet = (EG_SIG_BIT(SIGPIPE) | EG_SIG_BIT(SIGXFSZ)) & ~eg_sig_mask_get();
+    eg_sig_mask_change(SIG_BLOCK, quiet);
     uint64_t before = pending();
     long ret = eg_syscall6(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
     int s = ret == -EPIPE ? SIGPIPE : ret == -EFBIG ? SIGXFSZ : 0;
     if (s && pending() & ~before & EG_SIG_BIT(s))
         take(s);
-    eg_sig_mask_change(SIG_SETMASK, old);
+    eg_sig_mask_change(SIG_UNBLOCK, quiet);
     return ret;
 }

@@ -32,7 +32,7 @@ eg_runtime_test(gate_patch SOURCES gate_patch.c gate_patch_run.S ${EG_GATE}/patc
   ${EG_GATE}/jumps.c ${EG_GATE}/trampoline.c ${EG_GATE}/late.c ${EG_GATE}/texts.c ${EG_GATE}/insn.c ${EG_GATE}/gate.S)
 eg_runtime_test(gate_insn SOURCES gate_insn.c ${EG_GATE}/insn.c)
 eg_runtime_test(gate_signals SOURCES gate_signals.c ${EG_GATE}/signals.c ${EG_GATE}/signal_calls.c ${EG_GATE}/signal_state.c ${EG_GATE}/traceme.c ${EG_GATE}/signals.S)
-eg_runtime_test(gate_buffers SOURCES gate_buffers.c ${EG_GATE}/buffers.c ${EG_GATE}/pin.c ${EG_PAGER}/pins.c ${EG_PAGER}/eg_range.c ${EG_PAGER}/block.c)
+eg_runtime_test(gate_buffers SOURCES gate_buffers.c ${EG_GATE}/buffers.c ${EG_GATE}/large.c ${EG_GATE}/pin.c ${EG_PAGER}/pins.c ${EG_PAGER}/eg_range.c ${EG_PAGER}/block.c)
 
 add_test(NAME unit.runtime_exports
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/runtime_exports.test $<TARGET_FILE:libendgame> ${CMAKE_SOURCE_DIR}/client/preload/endgame.map ${CMAKE_NM})
