@@ -99,7 +99,9 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
     for (uint64_t at = addr, stop = addr + n * EG_PAGE_BYTES, end; at < stop; at = end) {
         end = (at | (EG_BLOCK_BYTES - 1)) + 1;
         end = end < stop ? end : stop;
-        eg_chunk_fix(eg_chunk_get(at), at, end, 1);
+        struct eg_dir_chunk *c = eg_chunk_get(at);
+        eg_chunk_fix(c, at, end, 1);
+        __atomic_store_n(&c->any_fixed, 1, __ATOMIC_RELAXED);
     }
     struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .n = (uint32_t)n, .addr = addr};
     eg_spare_holds(node, addr, (uint32_t)n, 1);
@@ -261,6 +263,7 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
         eg_home.node[node]->n_drops -= awaited;
         return;
     }
+    __atomic_store_n(&eg_home.storing, 1, __ATOMIC_SEQ_CST);
     if (m->type == EG_CO_DATA)
         eg_lost_came(node, m->addr, m->n, data);
     if (!(m->flags & EG_CO_F_KEPT))
@@ -278,6 +281,7 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     }
     eg_grant_do();
     eg_grant_stores();
+    __atomic_store_n(&eg_home.storing, 0, __ATOMIC_SEQ_CST);
     eg_agent.incoming = NULL;
     if (m->type == EG_CO_DATA)
         __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, m->n, __ATOMIC_RELAXED);
@@ -289,10 +293,12 @@ void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const 
 {
     eg_agent.absent = 0;
     eg_agent.incoming = data;
+    __atomic_store_n(&eg_home.storing, 1, __ATOMIC_SEQ_CST);
     if (data ? eg_dir_data(&eg_home.dir, p, page, node + 1, data) : eg_dir_ack(&eg_home.dir, p, page, node + 1))
         eg_home_lost(node);
     eg_grant_do();
     eg_grant_stores();
+    __atomic_store_n(&eg_home.storing, 0, __ATOMIC_SEQ_CST);
     eg_agent.incoming = NULL;
 }
 

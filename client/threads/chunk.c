@@ -77,7 +77,7 @@ int eg_home_untouched(uint64_t lo, uint64_t hi)
 {
     struct eg_dir_chunk *c;
     for (uint64_t at = lo, end; (c = eg_chunk_next(&at, hi, &end));) {
-        if (eg_chunk_fixed(c, at, end))
+        if (__atomic_load_n(&c->any_fixed, __ATOMIC_RELAXED))
             return 0;
         for (; at < end; at += EG_PAGE_BYTES)
             if (eg_chunk_page(c, at)->state != EG_DIR_HOME || eg_chunk_page(c, at)->line)

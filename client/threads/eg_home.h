@@ -154,6 +154,7 @@ struct eg_dir_chunk {
     uint64_t fixed[8]; /* a bit per page: it was given away read-only, uncounted. The agent's; who makes a memory call looks, too */
     uint64_t joined[8], first[8]; /* a bit per page: it went together with the one before it; somebody began there: agent.c's runs */
     uint8_t n_watched;
+    uint8_t any_fixed; /* a page of it is in `fixed`, or was: memory calls ask the nodes */
     uint8_t changed; /* mappings may have changed: nothing is known to be watched. Set by whoever makes a memory call, cleared by the agent */
 };
 
@@ -196,6 +197,7 @@ struct eg_home {
     struct eg_parked *parked;
     uint32_t n_parked, n_frozen; /* all; those that wait for the thaw */
     uint32_t agent_asleep;
+    uint32_t storing; /* what has come home may be home's for the directory, and not be there yet */
     uint64_t reclaim[EG_RECLAIMS]; /* pages that are shared and should leave; under the pager's lock */
     uint32_t n_reclaim;
 

@@ -26,7 +26,7 @@ static void freeze_begin(void)
     struct eg_dir_chunk *c;
     eg_home.drop = 0;
     for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));) {
-        eg_home.drop |= (uint8_t)eg_chunk_fixed(c, at, end);
+        eg_home.drop |= c->any_fixed;
         for (; at < end; at += EG_PAGE_BYTES) {
             struct eg_dir_page *p = eg_chunk_page(c, at);
             if (p->state == EG_DIR_HOME)
@@ -52,15 +52,6 @@ static void freeze_drop(void)
             eg_home.node[k]->n_drops++;
             eg_send_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
         }
-}
-
-/* No node has any of it. */
-static void dropped(void)
-{
-    uint64_t hi = freeze_end();
-    struct eg_dir_chunk *c;
-    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end)); at = end)
-        eg_chunk_fix(c, at, end, 0);
 }
 
 /* Is nothing of the range on its way? What keeps it from that is an answer that comes. */
@@ -127,20 +118,11 @@ static int answered(uint32_t how)
 /* All of the range comes home, then what was not counted goes. */
 static int freeze_turn(int first)
 {
-    static uint8_t drops;
-    if (first) {
-        drops = 0;
+    if (first)
         freeze_begin();
-    }
-    if (!eg_home.pending && eg_home.drop) {
-        drops = 1;
+    if (!eg_home.pending && eg_home.drop)
         freeze_drop();
-    }
-    if (eg_home.pending)
-        return 0;
-    if (drops)
-        dropped();
-    return answered(EG_REQ_FROZEN);
+    return !eg_home.pending && answered(EG_REQ_FROZEN);
 }
 
 /* All of it goes. */
@@ -151,7 +133,6 @@ static int drop_turn(int first)
     if (eg_home.pending)
         return 0;
     forget();
-    dropped();
     return answered(EG_REQ_FROZEN);
 }
 

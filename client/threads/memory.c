@@ -337,6 +337,9 @@ long eg_home_memory(long nr, const long arg[6])
     if (frozen) {
         hold(lo, hi, discards(nr, a));
         int away = !eg_home_untouched(eg_home.freeze_lo, eg_home.freeze_hi);
+        /* The agent may have slept when the range was held, and be at work now: what it has just been sent is home's by then, but not there yet. */
+        while (__atomic_load_n(&eg_home.storing, __ATOMIC_SEQ_CST))
+            eg_sys0(SYS_sched_yield);
         dropped = away && eg_home.discards;
         if (away && !dropped)
             freeze();

@@ -76,6 +76,7 @@ static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
         return 0;
     dropping = NULL;
     eg_chunk_fix(c, lo, hi, 0);
+    __atomic_store_n(&c->any_fixed, 0, __ATOMIC_RELAXED);
     return 1;
 }
 

@@ -24,9 +24,10 @@
 /* Three pages: two that can be used, the third has nothing. */
 static char *pages_make(void)
 {
-    char *at = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t beyond = 61; /* pages: what others map goes to the upper end of such a hole */
+    char *at = mmap(NULL, (2 + beyond) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
-    SYS(munmap(at + 2 * PAGE, PAGE));
+    SYS(munmap(at + 2 * PAGE, beyond * PAGE));
     memset(at, 0x5a, 2 * PAGE);
     return at;
 }
