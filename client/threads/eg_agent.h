@@ -146,7 +146,7 @@ int eg_freeze_due(void);
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr);
-/* eg_chunk_fixed - was any page of [lo, hi), of one chunk, given away read-only? Context: any. eg_chunk_fix - they were, or no node has them
+/* eg_chunk_fixed - was any page of [lo, hi), of one chunk, given away read-only? eg_chunk_fix - they were, or no node has them
  * any more. Context: agent. */
 int eg_chunk_fixed(const struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);
 void eg_chunk_fix(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi, int on);
