@@ -22,6 +22,11 @@ static inline void eg_delay(void)
 static inline void eg_delay(void) {}
 #endif
 
+/* The kernel's struct sigaction. */
+struct eg_sigaction {
+    uint64_t handler, flags, restorer, mask;
+};
+
 static inline long eg_syscall6(long nr, long a, long b, long c, long d, long e, long f)
 {
     eg_delay();

@@ -4,6 +4,7 @@
  * were inherited, and no handler can interrupt anything. */
 #include "cli_child.h"
 #include "cli.h"
+#include "cli_stat.h"
 #include "cli_stop.h"
 
 #include <dirent.h>
@@ -184,18 +185,10 @@ pid_t cli_child_start(struct cli_inherit *inherit, char **argv, const char *pool
 static pid_t parent_of(pid_t pid)
 {
     char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t len = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (len <= 0)
-        return 0;
-    text[len] = 0;
-    const char *tail = strrchr(text, ')');
+    snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    const char *fields = cli_stat_fields(AT_FDCWD, path, text, sizeof text);
     int parent = 0;
-    return tail && sscanf(tail + 1, " %*c %d", &parent) == 1 ? parent : 0;
+    return fields && sscanf(fields, "%*c %d", &parent) == 1 ? parent : 0;
 }
 
 /* Natively the program would not be reached by a signal that its own tree sends to the program's parent. */

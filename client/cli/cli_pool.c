@@ -1,6 +1,7 @@
 /* cli_pool.c - the private directory and the pool file. */
 #include "cli_pool.h"
 #include "cli.h"
+#include "cli_stat.h"
 #include "client/pager/eg_hints.h"
 
 #include <ctype.h>
@@ -240,15 +241,9 @@ static enum membership judge_empty(int proc, int pid)
 {
     enum { PF_KTHREAD = 0x00200000, FIELD_STATE = 3, FIELD_FLAGS = 9, FIELD_ENV_END = 51 };
     char path[64], text[1024];
-    snprintf(path, sizeof path, "%d/stat", pid);
-    int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return MEMBER_NO;
-    ssize_t len = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[len > 0 ? len : 0] = 0;
-    char *tail = strrchr(text, ')');
-    char *word = tail ? strtok(tail + 1, " ") : NULL;
+    snprintf(path, sizeof path, "%d", pid);
+    char *fields = cli_stat_fields(proc, path, text, sizeof text);
+    char *word = fields ? strtok(fields, " ") : NULL;
     for (int field = FIELD_STATE; word; field++, word = strtok(NULL, " ")) {
         if (field == FIELD_STATE && (*word == 'Z' || *word == 'X'))
             return MEMBER_NO;

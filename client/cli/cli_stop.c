@@ -4,6 +4,7 @@
  * stopped parent nothing that would wake it, so a watcher looks at the program while this process is stopped. */
 #include "cli_stop.h"
 #include "cli.h"
+#include "cli_stat.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -19,15 +20,9 @@
 static char thread_state(int tasks, int tid)
 {
     char path[64], text[512];
-    snprintf(path, sizeof path, "%d/stat", tid);
-    int fd = openat(tasks, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t len = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[len > 0 ? len : 0] = 0;
-    const char *tail = strrchr(text, ')'); /* the name in parentheses may contain anything */
-    return tail && tail[1] ? tail[2] : 0;
+    snprintf(path, sizeof path, "%d", tid);
+    const char *fields = cli_stat_fields(tasks, path, text, sizeof text);
+    return fields ? *fields : 0;
 }
 
 /* The state of the first thread that has not ended, as in proc(5): a stop is one of all threads, and the first of them may

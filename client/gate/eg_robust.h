@@ -27,4 +27,9 @@ int eg_robust_walk(struct eg_robust *list);
 /* eg_robust_pending - the same of the pending one. */
 void eg_robust_pending(const struct eg_robust *list);
 
+/* eg_robust_touch_fn - bytes that the kernel will look at when it follows a list. Returns: 1; 0: nothing can be there.
+ * eg_robust_touch - touch is told of all of them, before they are looked at. */
+typedef int eg_robust_touch_fn(uint64_t at, uint64_t bytes);
+void eg_robust_touch(uint64_t head, eg_robust_touch_fn *touch);
+
 #endif

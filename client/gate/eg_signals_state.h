@@ -6,6 +6,7 @@
 #define EG_SIGNALS_STATE_H
 
 #include "client/gate/eg_signals.h"
+#include "proto/eg_sys.h"
 
 #include <signal.h>
 
@@ -17,11 +18,6 @@
 #define EG_SIG_RESTORER 0x04000000u
 #define EG_SIG_TAGBITS 0x00000800u
 #define EG_SIG_TRIES 1000
-
-/* The kernel's struct sigaction. */
-struct eg_sig_action {
-    uint64_t handler, flags, restorer, mask;
-};
 
 /* The signals whose handler in the kernel is the runtime's at all times. */
 #define EG_SIG_N_KEPT 3u
@@ -36,7 +32,7 @@ struct eg_sig_thread {
     uint32_t owner;             /* the thread that took it: a vfork child runs on its parent's */
     uint32_t traceme;           /* a vfork child that is to be traced when it makes its execve (traceme.c) */
     uint32_t child;             /* a vfork child on this thread's memory, and what it set */
-    struct eg_sig_action child_kept[EG_SIG_N_KEPT];
+    struct eg_sigaction child_kept[EG_SIG_N_KEPT];
 };
 
 /* Masks for calls that are made in place: an entry stays for ever. ptr, len: what pselect6 and io_pgetevents want. */
@@ -45,7 +41,7 @@ struct eg_sig_mask {
 };
 
 /* What the program has set; of this process, under the lock. */
-extern struct eg_sig_action eg_sig_actions[EG_SIG_N + 1];
+extern struct eg_sigaction eg_sig_actions[EG_SIG_N + 1];
 
 /* --- signal_state.c --- */
 /* eg_sig_state_init - frame_bytes: as eg_signals_init. Context: start-up. Returns: 0, -ENOMEM. */
@@ -54,8 +50,8 @@ int eg_sig_state_init(size_t frame_bytes);
 /* The kernel's own: the calling thread's mask, the process's actions. */
 uint64_t eg_sig_mask_get(void);
 long eg_sig_mask_change(int how, uint64_t m);
-long eg_sig_action_set(int s, const struct eg_sig_action *a);
-void eg_sig_action_get(int s, struct eg_sig_action *ret_a);
+long eg_sig_action_set(int s, const struct eg_sigaction *a);
+void eg_sig_action_get(int s, struct eg_sigaction *ret_a);
 
 /* eg_sig_mask_to_kernel - a mask of the program's in the kernel's terms: SIGBUS is never in it, EG_SIG_PROXY stands for it.
  * eg_sig_mask_to_program - and back. */
@@ -87,12 +83,12 @@ int eg_sig_thread_holds(const struct eg_sig_thread *t, uint64_t sp);
 /* eg_sig_kept_index - of s in eg_sig_kept; -1: it is not kept.
  * eg_sig_action_of - what the program set for s, of the process that is running. Context: lock held. t: eg_sig_thread_here. */
 int eg_sig_kept_index(int s);
-struct eg_sig_action *eg_sig_action_of(int s, struct eg_sig_thread *t);
+struct eg_sigaction *eg_sig_action_of(int s, struct eg_sig_thread *t);
 
 /* --- signals.c --- */
 /* eg_sig_action_caught - the kernel's action for a signal that the program catches.
  * eg_sig_action_keep - the same is set for one that is kept. What the program does not catch is not to end its system calls. Context: lock held. */
-struct eg_sig_action eg_sig_action_caught(uint64_t flags);
+struct eg_sigaction eg_sig_action_caught(uint64_t flags);
 void eg_sig_action_keep(int s);
 
 /* eg_sig_fault_serve - serves a fault of a touch that would be made of addr. Context: on a stack that is here. arg: struct eg_sig_fault. Returns: 1; 0: it is the

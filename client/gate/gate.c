@@ -534,7 +534,7 @@ long eg_gate_dispatch(struct eg_gate_frame *f)
         break;
     case NR_execve:
     case NR_execveat: {
-        uint64_t robust = eg_home.active ? eg_home_robust_off() : 0;
+        uint64_t robust = eg_home.active ? eg_home_robust_exec() : 0;
         long ret = eg_view_exec(f->nr, f->arg, &f->pass);
         if (f->pass && robust) {
             f->pass = 0;

@@ -303,17 +303,15 @@ static long as_a_whole(struct large *l)
     return l->result;
 }
 
-static int is_whole(struct large *l)
+/* O_DIRECT: how the whole is aligned decides, before anything is done. */
+static int is_misaligned(const struct large *l, long flags)
 {
-    if (l->target != T_REGULAR)
-        return 0;
-    long flags = eg_sys2(SYS_fcntl, l->f.arg[0], F_GETFL);
-    int fits = l->total <= eg_rt.pool->budget_bytes / 2;
-    if (flags & O_DIRECT && l->bits % SECTOR) { /* how the whole is aligned decides, before anything is done: the first piece must be refused for it, too */
-        l->piece += l->total % SECTOR;
-        return fits;
-    }
-    return !l->offset && fits && (eg_rt.spawned || !__atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED) || (!l->write && flags & O_APPEND));
+    return flags & O_DIRECT && l->bits % SECTOR;
+}
+
+static int is_shared(const struct large *l, long flags)
+{
+    return !l->offset && (eg_rt.spawned || !__atomic_load_n(&eg_rt.pool->sole, __ATOMIC_RELAXED) || (!l->write && flags & O_APPEND));
 }
 
 static int captured(const struct large *l)
@@ -360,9 +358,14 @@ int eg_gate_large(const struct eg_gate_frame *f, uint64_t sp, long *ret_result)
     }
     if (l.total <= l.piece)
         return 0;
-    if (is_whole(&l)) {
-        *ret_result = as_a_whole(&l);
-        return 1;
+    if (l.target == T_REGULAR) {
+        long file = eg_sys2(SYS_fcntl, f->arg[0], F_GETFL);
+        if (l.total <= eg_rt.pool->budget_bytes / 2 && (is_misaligned(&l, file) || is_shared(&l, file))) {
+            *ret_result = as_a_whole(&l);
+            return 1;
+        }
+        if (is_misaligned(&l, file)) /* the first piece is to be refused for it, too */
+            l.piece += l.total % SECTOR;
     }
     *ret_result = in_pieces(&l, one);
     if (stream && one && !peek && !(flags & ~STREAM_FLAGS) && *ret_result == (long)l.last) {

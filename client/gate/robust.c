@@ -51,6 +51,22 @@ void eg_robust_pending(const struct eg_robust *list)
         owner_died(list, (list->pending & ~EG_ROBUST_PI) + list->offset, list->pending & EG_ROBUST_PI);
 }
 
+void eg_robust_touch(uint64_t head, eg_robust_touch_fn *touch)
+{
+    struct eg_robust list;
+    if (!touch(head, EG_ROBUST_BYTES) || eg_robust_open(&list, head, eg_robust_copied))
+        return;
+    uint64_t entry = list.entry & ~EG_ROBUST_PI;
+    for (int n = 0; n < ENTRIES_MAX && entry != head; n++) {
+        touch(entry + list.offset, sizeof(uint32_t));
+        if (!touch(entry, sizeof entry) || eg_robust_copied(entry, &entry))
+            return;
+        entry &= ~EG_ROBUST_PI;
+    }
+    if (list.pending)
+        touch((list.pending & ~EG_ROBUST_PI) + list.offset, sizeof(uint32_t));
+}
+
 long eg_robust_copied(uint64_t addr, uint64_t *ret_word)
 {
     return eg_sys_copy_in(ret_word, addr, sizeof *ret_word) == (long)sizeof *ret_word ? 0 : -EFAULT;
@@ -88,34 +104,13 @@ static int stays(uint64_t at, uint64_t bytes)
     return 1;
 }
 
-static long stays_and_read(uint64_t addr, uint64_t *ret_word)
-{
-    return stays(addr, sizeof *ret_word) ? eg_robust_copied(addr, ret_word) : -EFAULT;
-}
-
-static void list_stays(uint64_t head)
-{
-    struct eg_robust list;
-    if (eg_robust_open(&list, head, stays_and_read))
-        return;
-    uint64_t entry = list.entry & ~EG_ROBUST_PI;
-    for (int n = 0; n < ENTRIES_MAX && entry != head; n++) {
-        stays(entry + list.offset, sizeof(uint32_t));
-        if (stays_and_read(entry, &entry))
-            return;
-        entry &= ~EG_ROBUST_PI;
-    }
-    if (list.pending)
-        stays((list.pending & ~EG_ROBUST_PI) + list.offset, sizeof(uint32_t));
-}
-
 static long all_stay(void *unused)
 {
     uint64_t at = 0, head;
     (void)unused;
     while ((head = eg_signals_robust_next(&at)) != EG_SIGNALS_NO_MORE)
         if (head)
-            list_stays(head);
+            eg_robust_touch(head, stays);
     return 0;
 }
 

@@ -62,10 +62,10 @@ static long pass(struct eg_gate_frame *f)
 }
 
 /* In the process whose table it is. Context: lock held. */
-static long action_change(int s, const struct eg_sig_action *to)
+static long action_change(int s, const struct eg_sigaction *to)
 {
     if (eg_sig_kept_index(s) >= 0) {
-        const struct eg_sig_action drop = {.handler = EG_SIG_IGNORE};
+        const struct eg_sigaction drop = {.handler = EG_SIG_IGNORE};
         int waits_as = s == SIGBUS ? EG_SIG_PROXY : s;
         eg_sig_actions[s] = *to;
         if (to->handler == EG_SIG_IGNORE)
@@ -74,7 +74,7 @@ static long action_change(int s, const struct eg_sig_action *to)
         eg_sig_action_keep(waits_as);
         return 0;
     }
-    struct eg_sig_action k = to->handler > EG_SIG_IGNORE ? eg_sig_action_caught(to->flags) : *to;
+    struct eg_sigaction k = to->handler > EG_SIG_IGNORE ? eg_sig_action_caught(to->flags) : *to;
     if (to->handler <= EG_SIG_IGNORE)
         k.mask = eg_sig_mask_to_kernel(to->mask);
     long rc = eg_sig_action_set(s, &k);
@@ -85,11 +85,11 @@ static long action_change(int s, const struct eg_sig_action *to)
 
 /* A vfork child (or one that the gate did not see): its actions are its own, the table is its parent's. Its handlers are the kernel's business,
  * but for the signals that are kept. Context: lock held. */
-static long action_change_child(int s, const struct eg_sig_action *to, struct eg_sig_thread *t)
+static long action_change_child(int s, const struct eg_sigaction *to, struct eg_sig_thread *t)
 {
     int k = eg_sig_kept_index(s);
     if (k < 0) {
-        struct eg_sig_action a = *to;
+        struct eg_sigaction a = *to;
         a.mask = eg_sig_mask_to_kernel(a.mask);
         return eg_sig_action_set(s, &a);
     }
@@ -109,7 +109,7 @@ static long call_action(struct eg_gate_frame *f)
 {
     int s = (int)f->arg[0];
     uint64_t to = (uint64_t)f->arg[1], old_to = (uint64_t)f->arg[2];
-    struct eg_sig_action new, old;
+    struct eg_sigaction new, old;
     if (f->arg[3] != 8 || s < 1 || s > EG_SIG_N || s == SIGKILL || s == SIGSTOP || (!to && !old_to))
         return pass(f);
     if (to && peek_words(to, (uint64_t *)&new, 4))
@@ -122,7 +122,7 @@ static long call_action(struct eg_gate_frame *f)
     uint64_t mask = eg_sig_enter();
     old = *eg_sig_action_of(s, t);
     if (child && eg_sig_kept_index(s) < 0) {
-        struct eg_sig_action k;
+        struct eg_sigaction k;
         eg_sig_action_get(s, &k);
         if (k.handler != eg_sig_action_caught(0).handler) {
             old = k;
@@ -265,7 +265,7 @@ long eg_signals_call(struct eg_gate_frame *f)
 long eg_signals_exec(struct eg_gate_frame *f)
 {
     uint64_t mask = eg_sig_mask_get();
-    const struct eg_sig_action ignore = {.handler = EG_SIG_IGNORE};
+    const struct eg_sigaction ignore = {.handler = EG_SIG_IGNORE};
     struct eg_sig_thread *t = eg_sig_thread_here();
     uint32_t ignored = 0;
     for (uint32_t i = 0; i < EG_SIG_N_KEPT; i++)

@@ -11,7 +11,7 @@
 #define N_MASKS 8192u
 
 const uint8_t eg_sig_kept[EG_SIG_N_KEPT] = {SIGBUS, SIGSEGV, EG_SIG_PROXY};
-struct eg_sig_action eg_sig_actions[EG_SIG_N + 1];
+struct eg_sigaction eg_sig_actions[EG_SIG_N + 1];
 
 static struct {
     uint32_t lock; /* eg_rt.pid of the holder: one from before a fork is no more */
@@ -47,9 +47,9 @@ long eg_sig_mask_change(int how, uint64_t m)
     return rc;
 }
 
-long eg_sig_action_set(int s, const struct eg_sig_action *a)
+long eg_sig_action_set(int s, const struct eg_sigaction *a)
 {
-    struct eg_sig_action copy;
+    struct eg_sigaction copy;
     long rc;
     do {
         *(volatile uint64_t *)&copy.mask = 0;
@@ -59,7 +59,7 @@ long eg_sig_action_set(int s, const struct eg_sig_action *a)
     return rc;
 }
 
-void eg_sig_action_get(int s, struct eg_sig_action *ret_a)
+void eg_sig_action_get(int s, struct eg_sigaction *ret_a)
 {
     do
         *(volatile uint64_t *)&ret_a->mask = 0;
@@ -291,7 +291,7 @@ int eg_sig_kept_index(int s)
     return -1;
 }
 
-struct eg_sig_action *eg_sig_action_of(int s, struct eg_sig_thread *t)
+struct eg_sigaction *eg_sig_action_of(int s, struct eg_sig_thread *t)
 {
     int k = eg_sig_kept_index(s);
     if (k >= 0 && t && t->child && t->child == (uint32_t)eg_sys0(SYS_getpid))

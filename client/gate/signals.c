@@ -133,7 +133,7 @@ static const struct eg_sig_mask *waited(const ucontext_t *uc)
 
 /* Enter the program's handler, as the kernel does it: its frame on the program's stack; the runtime's own frame then leads there.
  * Source: arch/x86/kernel/signal.c, get_sigframe() and x64_setup_rt_frame(). Returns: 0, -EFAULT: no stack for it. */
-static int handler_enter(int s, const struct eg_sig_action *a, const siginfo_t *info, ucontext_t *uc, struct eg_sig_thread *t)
+static int handler_enter(int s, const struct eg_sigaction *a, const siginfo_t *info, ucontext_t *uc, struct eg_sig_thread *t)
 {
     greg_t *g = uc->uc_mcontext.gregs;
     uint64_t sp = (uint64_t)g[REG_RSP], here = (uint64_t)__builtin_frame_address(0);
@@ -199,7 +199,7 @@ static int from_an_instruction(int s, int code)
 /* The default action ends the process: by the instruction that faults again, or by the signal that comes again. */
 static void end(int s, const siginfo_t *info, ucontext_t *uc, int sent)
 {
-    struct eg_sig_action dfl = {0};
+    struct eg_sigaction dfl = {0};
     eg_sig_action_set(s, &dfl);
     *context_mask(uc) &= ~EG_SIG_BIT(s);
     if (sent)
@@ -207,10 +207,10 @@ static void end(int s, const siginfo_t *info, ucontext_t *uc, int sent)
 }
 
 /* What of the program's action happens now; a handler that is to be taken once is gone. */
-static struct eg_sig_action action_take(int s, struct eg_sig_thread *t)
+static struct eg_sigaction action_take(int s, struct eg_sig_thread *t)
 {
     eg_sig_lock();
-    struct eg_sig_action *at = eg_sig_action_of(s, t), a = *at;
+    struct eg_sigaction *at = eg_sig_action_of(s, t), a = *at;
     if (a.handler > EG_SIG_IGNORE && a.flags & (unsigned)SA_RESETHAND)
         at->handler = EG_SIG_DEFAULT;
     eg_sig_unlock();
@@ -222,7 +222,7 @@ static void no_stack(int s, ucontext_t *uc, struct eg_sig_thread *t)
 {
     siginfo_t info = {.si_signo = SIGSEGV, .si_code = SI_KERNEL};
     if (s != SIGSEGV && !(*context_mask(uc) & EG_SIG_BIT(SIGSEGV))) {
-        struct eg_sig_action a = action_take(SIGSEGV, t);
+        struct eg_sigaction a = action_take(SIGSEGV, t);
         if (a.handler > EG_SIG_IGNORE && handler_enter(SIGSEGV, &a, &info, uc, t) == 0)
             return;
     }
@@ -247,14 +247,14 @@ static void arrived(int s, siginfo_t *info, ucontext_t *uc, struct eg_sig_thread
         info->si_errno = 0;
         sent = 1;
     }
-    struct eg_sig_action a = action_take(s, t);
+    struct eg_sigaction a = action_take(s, t);
     if (a.handler > EG_SIG_IGNORE) {
         if (handler_enter(s, &a, info, uc, t))
             no_stack(s, uc, t);
     } else if (a.handler == EG_SIG_DEFAULT || !sent) {
         end(s, info, uc, sent);
     } else if (eg_sig_kept_index(s) < 0) {
-        eg_sig_action_set(s, &(struct eg_sig_action){.handler = EG_SIG_IGNORE}); /* it came between two settings */
+        eg_sig_action_set(s, &(struct eg_sigaction){.handler = EG_SIG_IGNORE}); /* it came between two settings */
     }
 }
 
@@ -281,15 +281,15 @@ static void on_signal(int s, siginfo_t *info, ucontext_t *uc)
         arrived(s, info, uc, t);
 }
 
-struct eg_sig_action eg_sig_action_caught(uint64_t flags)
+struct eg_sigaction eg_sig_action_caught(uint64_t flags)
 {
-    return (struct eg_sig_action){(uint64_t)on_signal, (flags & KERNEL_FLAGS) | SA_SIGINFO | SA_ONSTACK | EG_SIG_RESTORER, (uint64_t)eg_signals_restorer, ~0ull};
+    return (struct eg_sigaction){(uint64_t)on_signal, (flags & KERNEL_FLAGS) | SA_SIGINFO | SA_ONSTACK | EG_SIG_RESTORER, (uint64_t)eg_signals_restorer, ~0ull};
 }
 
 void eg_sig_action_keep(int s)
 {
-    const struct eg_sig_action *a = &eg_sig_actions[s == EG_SIG_PROXY ? SIGBUS : s];
-    struct eg_sig_action own = eg_sig_action_caught(a->handler > EG_SIG_IGNORE ? a->flags & SA_RESTART : SA_RESTART);
+    const struct eg_sigaction *a = &eg_sig_actions[s == EG_SIG_PROXY ? SIGBUS : s];
+    struct eg_sigaction own = eg_sig_action_caught(a->handler > EG_SIG_IGNORE ? a->flags & SA_RESTART : SA_RESTART);
     eg_sig_action_set(s, &own);
 }
 
@@ -304,13 +304,13 @@ int eg_signals_init(size_t frame_bytes)
     if (eg_sys3(SYS_get_robust_list, 0, &first->robust, &bytes)) /* given by the loader, before the gate was there */
         first->robust = 0;
     for (int s = 1; s <= EG_SIG_N; s++) {
-        struct eg_sig_action *a = &eg_sig_actions[s];
+        struct eg_sigaction *a = &eg_sig_actions[s];
         eg_sig_action_get(s, a);
         a->mask = eg_sig_mask_to_program(a->mask);
         if (eg_sig_kept_index(s) >= 0) {
             eg_sig_action_keep(s);
         } else if (a->handler > EG_SIG_IGNORE) {
-            struct eg_sig_action own = eg_sig_action_caught(a->flags);
+            struct eg_sigaction own = eg_sig_action_caught(a->flags);
             eg_sig_action_set(s, &own);
         }
     }

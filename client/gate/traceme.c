@@ -62,8 +62,8 @@ static void reap(long pid, int *ret_status)
 long eg_sig_exec_try(void *arg)
 {
     struct eg_gate_frame f = *(struct eg_gate_frame *)arg; /* that one is on the program's stack */
-    const struct eg_sig_action ignore = {.handler = EG_SIG_IGNORE};
-    struct eg_sig_action kept;
+    const struct eg_sigaction ignore = {.handler = EG_SIG_IGNORE};
+    struct eg_sigaction kept;
     int status = -1;
     if (eg_rt.shut_in)
         return 0;

@@ -96,13 +96,8 @@ static void grant_fixed(uint32_t node, unsigned slot, const struct eg_area *area
         return;
     }
     n = (uint64_t)got / EG_PAGE_BYTES;
-    for (uint64_t at = addr, stop = addr + n * EG_PAGE_BYTES, end; at < stop; at = end) {
-        end = (at | (EG_BLOCK_BYTES - 1)) + 1;
-        end = end < stop ? end : stop;
-        struct eg_dir_chunk *c = eg_chunk_get(at);
-        eg_chunk_fix(c, at, end, 1);
-        __atomic_store_n(&c->any_fixed, 1, __ATOMIC_RELAXED);
-    }
+    for (uint64_t at = addr; at < addr + n * EG_PAGE_BYTES; at += EG_PAGE_BYTES)
+        eg_mark_set(eg_chunk_get(at)->fixed, at / EG_PAGE_BYTES, 1);
     struct eg_co m = {.type = EG_CO_GRANT, .flags = EG_CO_F_STATIC, .n = (uint32_t)n, .addr = addr};
     eg_spare_holds(node, addr, (uint32_t)n, 1);
     eg_send_slot(node, slot, m, buf, n * EG_PAGE_BYTES);

@@ -7,22 +7,11 @@
 #define AHEAD_MAX (2 * EG_CO_MAX_PAGES)
 #define CROSSED_MANY 2u
 
-static int mark(const uint64_t *marks, uint64_t page)
-{
-    return marks[page % EG_BLOCK_PAGES / 64] >> page % 64 & 1;
-}
-
-static void mark_set(uint64_t *marks, uint64_t page, int on)
-{
-    uint64_t bit = 1ull << page % 64, *word = &marks[page % EG_BLOCK_PAGES / 64];
-    *word = on ? *word | bit : *word & ~bit;
-}
-
 /* How many pages from `page` on went together, `most` at most, in its chunk. */
 static uint32_t run_pages(const struct eg_dir_chunk *c, uint64_t page, uint32_t most)
 {
     uint32_t n = 1;
-    while (n < most && (page + n) % EG_BLOCK_PAGES && mark(c->joined, page + n))
+    while (n < most && (page + n) % EG_BLOCK_PAGES && eg_mark(c->joined, page + n))
         n++;
     return n;
 }
@@ -32,10 +21,10 @@ uint32_t eg_ahead_join(struct eg_dir_chunk *c, uint64_t page, uint32_t from, uin
     for (uint32_t i = from; i < n; i++) {
         if (i && (page + i) % EG_BLOCK_PAGES == 0)
             return i;
-        if (i && !past_others && mark(c->first, page + i))
+        if (i && !past_others && eg_mark(c->first, page + i))
             return i;
-        mark_set(c->joined, page + i, 1);
-        mark_set(c->first, page + i, 0);
+        eg_mark_set(c->joined, page + i, 1);
+        eg_mark_set(c->first, page + i, 0);
     }
     return n;
 }
@@ -50,7 +39,7 @@ uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, in
         uint64_t next = r->stream[i].next;
         uint32_t window = r->stream[i].window * 4;
         if (r->stream[i].upgrade == upgrade && (page == next || page == next + 1)) {
-            r->stream[i].crossed = (uint8_t)(r->stream[i].crossed + (r->stream[i].crossed < CROSSED_MANY && mark(c->first, page)));
+            r->stream[i].crossed = (uint8_t)(r->stream[i].crossed + (r->stream[i].crossed < CROSSED_MANY && eg_mark(c->first, page)));
             window = eg_ahead_join(c, page, page == next ? 0 : 1, window > AHEAD_MAX ? AHEAD_MAX : window, r->stream[i].crossed == CROSSED_MANY);
             r->stream[i].window = window;
             r->stream[i].next = page + window;
@@ -60,8 +49,8 @@ uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, in
         if (r->n_faults - r->stream[i].used > r->n_faults - r->stream[oldest].used)
             oldest = i;
     }
-    mark_set(c->joined, page, 0);
-    mark_set(c->first, page, 1);
+    eg_mark_set(c->joined, page, 0);
+    eg_mark_set(c->first, page, 1);
     r->stream[oldest].upgrade = (uint8_t)upgrade;
     r->stream[oldest].crossed = 0;
     r->stream[oldest].window = run_pages(c, page, AHEAD_MAX);

@@ -259,9 +259,7 @@ static int own_words(struct eg_thread *t, long nr, const long a[6], long *ret)
 /* Would the signals that wait end a call in which the thread had slept, and not have it made again? (A sleep for some time never is.) */
 static int is_interrupted(const struct eg_thread *t, int sleeps)
 {
-    struct {
-        uint64_t handler, flags, restorer, mask;
-    } act;
+    struct eg_sigaction act;
     uint64_t pending = 0;
     eg_sys2(SYS_rt_sigpending, &pending, 8);
     for (pending &= ~t->mask; pending; pending &= pending - 1)

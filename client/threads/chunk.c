@@ -49,35 +49,19 @@ struct eg_dir_chunk *eg_chunk_next(uint64_t *at, uint64_t hi, uint64_t *ret_end)
     return NULL;
 }
 
-/* Those of word w that belong to pages of [lo, hi). */
-static uint64_t bits(uint32_t w, uint64_t lo, uint64_t hi)
-{
-    uint64_t first = lo / EG_PAGE_BYTES % EG_BLOCK_PAGES, end = first + (hi - lo + EG_PAGE_BYTES - 1) / EG_PAGE_BYTES, at = 64 * w;
-    if (first >= at + 64 || end <= at)
-        return 0;
-    uint64_t from = first > at ? first - at : 0, to = end < at + 64 ? end - at : 64;
-    return ~0ull >> (64 - (to - from)) << from;
-}
-
-int eg_chunk_fixed(const struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+int eg_chunk_any_fixed(const struct eg_dir_chunk *c)
 {
     uint64_t any = 0;
-    for (uint32_t w = 0; w < EG_BLOCK_PAGES / 64; w++)
-        any |= __atomic_load_n(&c->fixed[w], __ATOMIC_RELAXED) & bits(w, lo, hi);
+    for (uint32_t w = 0; w < sizeof c->fixed / sizeof *c->fixed; w++)
+        any |= __atomic_load_n(&c->fixed[w], __ATOMIC_RELAXED);
     return any != 0;
-}
-
-void eg_chunk_fix(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi, int on)
-{
-    for (uint32_t w = 0; w < EG_BLOCK_PAGES / 64; w++)
-        __atomic_store_n(&c->fixed[w], on ? c->fixed[w] | bits(w, lo, hi) : c->fixed[w] & ~bits(w, lo, hi), __ATOMIC_RELAXED);
 }
 
 int eg_home_untouched(uint64_t lo, uint64_t hi)
 {
     struct eg_dir_chunk *c;
     for (uint64_t at = lo, end; (c = eg_chunk_next(&at, hi, &end));) {
-        if (__atomic_load_n(&c->any_fixed, __ATOMIC_RELAXED))
+        if (eg_chunk_any_fixed(c))
             return 0;
         for (; at < end; at += EG_PAGE_BYTES)
             if (eg_chunk_page(c, at)->state != EG_DIR_HOME || eg_chunk_page(c, at)->line)

@@ -35,9 +35,7 @@ static int dumps(void)
 /* by_fault: an instruction raises it, so that to block or to ignore it is no help. */
 static int ends_all(const struct eg_thread *t, int s, int by_fault)
 {
-    struct {
-        uint64_t handler, flags, restorer, mask;
-    } action;
+    struct eg_sigaction action;
     if (s < 1 || s > 64 || !(CORE & BIT(s)) || eg_sys4(SYS_rt_sigaction, s, 0, &action, 8))
         return 0;
     int caught = action.handler > (uint64_t)SIG_IGN, blocked = (t->mask & BIT(s)) != 0;

@@ -138,6 +138,8 @@ void eg_fault_unpark(void);
 int eg_freeze_keeps(uint64_t addr);
 /* eg_freeze_discards - and does it leave nothing of it? Context: agent. */
 int eg_freeze_discards(uint64_t addr);
+/* eg_freeze_drop - all nodes are to drop the range; eg_home.pending counts their answers. Context: agent. */
+void eg_freeze_drop(uint64_t lo, uint64_t hi);
 /* eg_freeze_turn - what a memory call asks for, a step of it. Context: agent. Returns: was anything done? */
 int eg_freeze_turn(void);
 /* eg_freeze_due - is there something to be done for a memory call, or after it, that no message brings? Context: agent, before it sleeps. */
@@ -146,10 +148,18 @@ int eg_freeze_due(void);
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr);
-/* eg_chunk_fixed - was any page of [lo, hi), of one chunk, given away read-only? eg_chunk_fix - they were, or no node has them
- * any more. Context: agent. */
-int eg_chunk_fixed(const struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);
-void eg_chunk_fix(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi, int on);
+/* eg_chunk_any_fixed - was any page of it given away read-only? Context: any; as eg_home_untouched. */
+int eg_chunk_any_fixed(const struct eg_dir_chunk *c);
+/* eg_mark, eg_mark_set - a page's bit among those of its chunk. Context: agent. */
+static inline int eg_mark(const uint64_t *marks, uint64_t page)
+{
+    return marks[page % EG_BLOCK_PAGES / 64] >> page % 64 & 1;
+}
+static inline void eg_mark_set(uint64_t *marks, uint64_t page, int on)
+{
+    uint64_t bit = 1ull << page % 64, *word = &marks[page % EG_BLOCK_PAGES / 64];
+    *word = on ? *word | bit : *word & ~bit;
+}
 /* eg_chunk_get - the same, made if need be. Context: agent. */
 struct eg_dir_chunk *eg_chunk_get(uint64_t addr);
 /* eg_chunk_next - the first chunk with pages of [*at, hi). Context: any. Returns: it, NULL (none); *at: its first address in there, ret_end: where

@@ -151,10 +151,9 @@ struct eg_dir_chunk {
     struct {
         uint64_t lo, hi;
     } watched[4]; /* parts that are registered with userfaultfd */
-    uint64_t fixed[8]; /* a bit per page: it was given away read-only, uncounted; the agent's */
+    uint64_t fixed[8]; /* a bit per page: it was given away read-only, uncounted: memory calls on the chunk ask the nodes */
     uint64_t joined[8], first[8]; /* a bit per page: it went together with the one before it; somebody began there: agent.c's runs */
     uint8_t n_watched;
-    uint8_t any_fixed; /* a page of it is in `fixed`, or was: memory calls ask the nodes. Who makes one looks */
     uint8_t changed; /* mappings may have changed: nothing is known to be watched. Set by whoever makes a memory call, cleared by the agent */
 };
 
@@ -327,8 +326,9 @@ void eg_home_halt(uint32_t tid);
 void eg_home_halted(void);
 int eg_home_between(uint32_t tid, uint64_t rsp);
 /* eg_home_robust_off - the kernel forgets the calling thread's list of robust mutexes, if there is nothing on it. Returns: the list, 0: as before;
- * eg_home_robust_on: it has it again. */
+ * eg_home_robust_on: it has it again. eg_home_robust_exec - the same, before an exec, in which nobody serves faults: what is on the list comes home. */
 uint64_t eg_home_robust_off(void);
+uint64_t eg_home_robust_exec(void);
 void eg_home_robust_on(uint64_t head);
 /* eg_home_exit - exit(2) by a thread that runs at home. */
 __attribute__((noreturn)) void eg_home_exit(long status);

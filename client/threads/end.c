@@ -10,8 +10,6 @@
 #include <linux/prctl.h>
 #include <sys/mman.h>
 
-#define ROBUST_MAX 2048 /* as the kernel follows */
-
 /* The list is followed by copies, so that a wrong one does no harm. */
 static void robust_end(uint64_t head)
 {
@@ -21,31 +19,6 @@ static void robust_end(uint64_t head)
         return;
     if (head && !eg_robust_open(&list, head, eg_robust_copied) && !eg_robust_walk(&list))
         eg_robust_pending(&list);
-}
-
-static void bring(uint64_t addr)
-{
-    eg_sys3(SYS_madvise, addr & ~(uint64_t)(EG_PAGE_BYTES - 1), EG_PAGE_BYTES, MADV_POPULATE_WRITE);
-}
-
-/* What a thread holds over an exec is the kernel's to mark, when nobody serves its faults any more: it comes home, and hardly leaves in the moment until then. */
-static void robust_bring(uint64_t head)
-{
-    struct eg_robust list;
-    uint64_t entry;
-    if (eg_robust_open(&list, head, eg_robust_copied))
-        return;
-    bring(head);
-    entry = list.entry;
-    for (int n = 0; n < ROBUST_MAX && (entry & ~EG_ROBUST_PI) && (entry & ~EG_ROBUST_PI) != head; n++) {
-        uint64_t at = entry & ~EG_ROBUST_PI;
-        bring(at);
-        bring(at + list.offset);
-        if (eg_robust_copied(at, &entry))
-            return;
-    }
-    if (list.pending & ~EG_ROBUST_PI)
-        bring((list.pending & ~EG_ROBUST_PI) + list.offset);
 }
 
 /* The kernel reads the list at an exec, too, when the other threads, the agent among them, are gone already: it would wait for a page for ever. */
@@ -58,8 +31,21 @@ uint64_t eg_home_robust_off(void)
     if (!eg_robust_copied(head, &entry) && (entry & ~EG_ROBUST_PI) == head && !eg_robust_copied(head + 16, &pending) && !pending &&
         !eg_sys2(SYS_set_robust_list, 0, EG_ROBUST_BYTES))
         return head;
-    robust_bring(head);
     return 0;
+}
+
+static int bring(uint64_t at, uint64_t bytes)
+{
+    uint64_t start = at & ~(uint64_t)(EG_PAGE_BYTES - 1);
+    return !eg_sys3(SYS_madvise, start, at + bytes - start, MADV_POPULATE_WRITE);
+}
+
+uint64_t eg_home_robust_exec(void)
+{
+    uint64_t off = eg_home_robust_off(), head = 0, bytes;
+    if (!off && !eg_sys3(SYS_get_robust_list, 0, &head, &bytes) && head)
+        eg_robust_touch(head, bring);
+    return off;
 }
 
 void eg_home_robust_on(uint64_t head)

@@ -26,7 +26,7 @@ static void freeze_begin(void)
     struct eg_dir_chunk *c;
     eg_home.drop = 0;
     for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));) {
-        eg_home.drop |= c->any_fixed;
+        eg_home.drop |= (uint8_t)eg_chunk_any_fixed(c);
         for (; at < end; at += EG_PAGE_BYTES) {
             struct eg_dir_page *p = eg_chunk_page(c, at);
             if (p->state == EG_DIR_HOME)
@@ -39,19 +39,23 @@ static void freeze_begin(void)
         eg_home.drop = 0;
 }
 
-/* Everything is home that was counted; what was not goes, too. Only now: a worker may have waited to write a page of which it had a copy. */
-static void freeze_drop(void)
+void eg_freeze_drop(uint64_t lo, uint64_t hi)
 {
-    uint64_t hi = freeze_end();
     const uint64_t most = 1ul << 31;
-    eg_home.drop = 0;
     for (uint32_t k = 0; k < eg_home.n_nodes; k++)
-        for (uint64_t at = eg_home.freeze_lo, n; eg_home.node[k]->alive && at < hi; at += n * EG_PAGE_BYTES) {
+        for (uint64_t at = lo, n; eg_home.node[k]->alive && at < hi; at += n * EG_PAGE_BYTES) {
             n = (hi - at) / EG_PAGE_BYTES < most ? (hi - at) / EG_PAGE_BYTES : most;
             eg_home.pending++;
             eg_home.node[k]->n_drops++;
             eg_send_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)n, at);
         }
+}
+
+/* Everything is home that was counted; what was not goes, too. Only now: a worker may have waited to write a page of which it had a copy. */
+static void freeze_drop(void)
+{
+    eg_home.drop = 0;
+    eg_freeze_drop(eg_home.freeze_lo, freeze_end());
 }
 
 /* Is nothing of the range on its way? What keeps it from that is an answer that comes. */

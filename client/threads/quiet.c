@@ -44,39 +44,28 @@ static int chunk_is_home(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
     return home;
 }
 
-static void drop(uint64_t lo, uint64_t hi)
-{
-    for (uint32_t k = 0; k < eg_home.n_nodes; k++)
-        if (eg_home.node[k]->alive) {
-            eg_home.pending++;
-            eg_home.node[k]->n_drops++;
-            eg_send_say(k, EG_CO_DROP, 0, EG_SLOT_NOBODY, (uint32_t)((hi - lo) / EG_PAGE_BYTES), lo);
-        }
-}
-
 /* Read-only copies of the chunk, uncounted, go: every memory call on them would have to have them dropped. Only they: a worker has pages of its own, too
  * (eg_where). Returns: 1 there are none; 0 not yet. */
 static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
 {
-    if (!eg_chunk_fixed(c, lo, hi)) { /* perhaps no more: a memory call had them dropped */
+    if (!eg_chunk_any_fixed(c)) {
         dropping = NULL;
         return 1;
     }
     if (dropping != c && leaving()) /* that spare.c asked for: such a word must not come after a new grant */
         return 0;
     for (uint64_t addr = lo, end; addr < hi && dropping != c; addr = end) {
-        int fixed = eg_chunk_fixed(c, addr, addr + EG_PAGE_BYTES);
-        for (end = addr + EG_PAGE_BYTES; end < hi && eg_chunk_fixed(c, end, end + EG_PAGE_BYTES) == fixed; end += EG_PAGE_BYTES)
+        int fixed = eg_mark(c->fixed, addr / EG_PAGE_BYTES);
+        for (end = addr + EG_PAGE_BYTES; end < hi && eg_mark(c->fixed, end / EG_PAGE_BYTES) == fixed; end += EG_PAGE_BYTES)
             ;
         if (fixed)
-            drop(addr, end);
+            eg_freeze_drop(addr, end);
     }
     dropping = c;
     if (eg_home.pending)
         return 0;
     dropping = NULL;
-    eg_chunk_fix(c, lo, hi, 0);
-    __atomic_store_n(&c->any_fixed, 0, __ATOMIC_RELAXED);
+    memset(c->fixed, 0, sizeof c->fixed);
     return 1;
 }
 

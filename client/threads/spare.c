@@ -28,30 +28,17 @@ void eg_spare_gave(uint32_t k, uint32_t n_pages)
     n->n_held -= n_pages < n->n_held ? n_pages : n->n_held;
 }
 
-/* Read-only memory still? */
-static int is_fixed(uint64_t addr)
+/* Read-only memory still, all of it? */
+static int is_fixed(uint64_t addr, uint32_t n_pages)
 {
-    const struct eg_dir_chunk *c = eg_chunk_find(addr);
-    return c && eg_chunk_fixed(c, addr, addr + EG_PAGE_BYTES) && c->page[addr / EG_PAGE_BYTES % EG_BLOCK_PAGES].state == EG_DIR_HOME && !eg_freeze_keeps(addr);
-}
-
-/* Of a run of read-only pages, those that still are leave node k; memory calls had the others dropped. */
-static void fixed_leave(uint32_t k, uint64_t addr, uint32_t n_pages)
-{
-    struct eg_node *n = eg_home.node[k];
     struct eg_area area;
-    for (uint32_t i = 0, end; i < n_pages; i = end) {
-        uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES;
-        int fixed = is_fixed(at);
-        for (end = i + 1; end < n_pages && is_fixed(addr + (uint64_t)end * EG_PAGE_BYTES) == fixed; end++)
-            ;
-        if (fixed && !eg_area_find(at, &area) && !area.writable && addr + (uint64_t)end * EG_PAGE_BYTES <= area.end) {
-            n->n_leaving += end - i;
-            eg_send_say(k, EG_CO_DROP, EG_CO_F_SPARE, EG_SLOT_NOBODY, end - i, at);
-        } else {
-            eg_spare_gave(k, end - i);
-        }
+    const struct eg_dir_chunk *c;
+    for (uint32_t i = 0; i < n_pages; i++) {
+        uint64_t at = addr + (uint64_t)i * EG_PAGE_BYTES, page = at / EG_PAGE_BYTES;
+        if (!(c = eg_chunk_find(at)) || !eg_mark(c->fixed, page) || c->page[page % EG_BLOCK_PAGES].state != EG_DIR_HOME || eg_freeze_keeps(at))
+            return 0;
     }
+    return !eg_area_find(addr, &area) && !area.writable && addr + n_pages * EG_PAGE_BYTES <= area.end;
 }
 
 /* The run that went to node k first leaves it, as far as it is still there. */
@@ -61,7 +48,12 @@ static void spare_oldest(uint32_t k)
     uint64_t run = n->run[n->run_begin++ % EG_NODE_RUNS], addr = run & ~(uint64_t)(EG_PAGE_BYTES - 1);
     uint32_t n_pages = (uint32_t)(run & RUN_PAGES);
     if (run & RUN_FIXED) {
-        fixed_leave(k, addr, n_pages);
+        if (is_fixed(addr, n_pages)) {
+            n->n_leaving += n_pages;
+            eg_send_say(k, EG_CO_DROP, EG_CO_F_SPARE, EG_SLOT_NOBODY, n_pages, addr);
+        } else {
+            eg_spare_gave(k, n_pages);
+        }
         return;
     }
     for (; n_pages; n_pages--, addr += EG_PAGE_BYTES) {

@@ -14,10 +14,6 @@
 #define ALT_AUTODISARM (1u << 31)
 #define STACK_LEFT (32u << 10)
 
-struct action {
-    uint64_t handler, flags, restorer, mask;
-};
-
 /* Neither the runtime's code, which may hold a lock, nor the vDSO's, which may read this machine's clock. */
 static int of_program(uint64_t pc)
 {
@@ -26,10 +22,10 @@ static int of_program(uint64_t pc)
 
 static void on_summons(int signal, siginfo_t *info, struct eg_ucontext *uc)
 {
-    static const struct action by_default;
+    static const struct eg_sigaction by_default;
     uint64_t all = ~0ull;
     eg_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
-    struct action now;
+    struct eg_sigaction now;
     if (!eg_sys4(SYS_rt_sigaction, signal, 0, &now, 8) && now.handler == (uint64_t)on_summons)
         eg_sys4(SYS_rt_sigaction, signal, &by_default, 0, 8);
     if (info->si_code != SI_QUEUE || info->si_ptr != &eg_home) { /* not the agent's: it comes again once this handler is left, and does what it does */
@@ -66,7 +62,7 @@ static int can_leave(uint32_t tid)
 
 int eg_summon(uint32_t tid)
 {
-    struct action now, ours = {(uint64_t)on_summons, SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER, (uint64_t)eg_signals_restorer, 0};
+    struct eg_sigaction now, ours = {(uint64_t)on_summons, SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_RESTORER, (uint64_t)eg_signals_restorer, 0};
     siginfo_t info = {.si_signo = SUMMONS, .si_code = SI_QUEUE};
     /* What costs least first: this is asked again at each fault. */
     if (eg_sys4(SYS_rt_sigaction, SUMMONS, 0, &now, 8) || (now.handler != (uint64_t)SIG_DFL && now.handler != ours.handler) || !can_leave(tid) ||

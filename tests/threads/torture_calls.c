@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 #include <sys/utsname.h>
 
-/* Three pages: two that can be used, the third has nothing. */
+/* Two pages, and nothing behind them. */
 static char *pages_make(void)
 {
     const size_t beyond = 61; /* pages: what others map goes to the upper end of such a hole */
