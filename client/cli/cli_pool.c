@@ -300,15 +300,22 @@ static enum membership judge_all(const struct cli_pool *pool)
     return all;
 }
 
+static bool any_row_locked(const struct cli_pool *pool)
+{
+    return rows_locked(pool, EG_POOL_ROWS_OFFSET, EG_POOL_ROWS * (off_t)sizeof(struct eg_pool_row));
+}
+
 bool cli_pool_in_use(const struct cli_pool *pool)
 {
     enum { TRIES = 10, PAUSE_US = 5000 };
     for (int try = 0; try < TRIES; try++) {
-        if (rows_locked(pool, EG_POOL_ROWS_OFFSET, EG_POOL_ROWS * (off_t)sizeof(struct eg_pool_row)))
+        if (any_row_locked(pool))
             return true;
         if (pool->map && __atomic_load_n(&pool->map->sole, __ATOMIC_RELAXED))
             return false;
         enum membership all = judge_all(pool);
+        if (all == MEMBER_NO && any_row_locked(pool))
+            return true; /* its row was locked, and then its environment cleared, between the two looks */
         if (all != MEMBER_UNCLEAR)
             return all == MEMBER_YES;
         usleep(PAUSE_US);

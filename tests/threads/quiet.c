@@ -1,18 +1,21 @@
-/* quiet.c - threads that share a page all the time come home (--threads auto); a while later nothing of the program's memory is watched over any more, and all of
- * it is right. Twice, with as many threads as the first argument says; then so many pairs of threads that do nothing as the second says. Prints `right`. */
+/* quiet.c - threads that share a page all the time, and wait for one another, come home (--threads auto); a while later nothing of the program's memory is watched
+ * over any more, and all of it is right. Twice, with as many threads as the first argument says; then so many pairs of threads that do nothing as the second says. Prints `right`. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { ROUNDS = 20000, PAGES = 512, PAGE = 4096 };
+enum { ROUNDS = 20000, TOGETHER = 500, PAGES = 512, PAGE = 4096 };
 static long counter[2];
+static pthread_barrier_t barrier; /* one that went out would else be alone by the time that it begins */
 static unsigned char area[PAGES * PAGE];
 
 static void *share(void *number)
 {
     for (int i = 0; i < ROUNDS; i++) {
+        if (i % TOGETHER == 0)
+            pthread_barrier_wait(&barrier);
         __atomic_fetch_add(&counter[i % 2], 1, __ATOMIC_SEQ_CST);
         area[(size_t)(i % PAGES) * PAGE + (size_t)(long)number]++;
     }
@@ -41,6 +44,8 @@ int main(int argc, char **argv)
 {
     pthread_t t[64];
     int n = argc > 1 ? atoi(argv[1]) : 4;
+    if (pthread_barrier_init(&barrier, NULL, n ? (unsigned)n : 1))
+        return 2;
     for (int again = 1; again <= 2; again++) {
         for (long i = 0; i < n; i++)
             if (pthread_create(&t[i], NULL, share, (void *)i))
