@@ -460,6 +460,7 @@ void eg_agent_main(void)
         eg_near_turn();
         int work = 0;
         __atomic_fetch_add(&eg_rt.turns, 1, __ATOMIC_SEQ_CST);
+        eg_freeze_look();
         agent_lock();
         long got = eg_sys3(SYS_read, eg_rt.uffd, m, sizeof m);
         for (long k = 0; k < got / (long)sizeof *m; k++)

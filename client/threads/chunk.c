@@ -61,10 +61,8 @@ int eg_home_untouched(uint64_t lo, uint64_t hi)
 {
     struct eg_dir_chunk *c;
     for (uint64_t at = lo, end; (c = eg_chunk_next(&at, hi, &end));) {
-        if (eg_chunk_any_fixed(c))
-            return 0;
         for (; at < end; at += EG_PAGE_BYTES)
-            if (eg_chunk_page(c, at)->state != EG_DIR_HOME || eg_chunk_page(c, at)->line)
+            if (eg_mark(c->fixed, at / EG_PAGE_BYTES) || eg_chunk_page(c, at)->state != EG_DIR_HOME || eg_chunk_page(c, at)->line)
                 return 0;
     }
     return 1;

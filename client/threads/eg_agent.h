@@ -134,7 +134,9 @@ uint64_t eg_fault_held_until(uint64_t page);
 void eg_fault_unpark(void);
 
 /* --- freeze.c --- */
-/* eg_freeze_keeps - does a memory call keep the page? Context: agent. */
+/* eg_freeze_look - what does a memory call keep? Context: agent, at the beginning of its turn. */
+void eg_freeze_look(void);
+/* eg_freeze_keeps - did a memory call keep the page when this turn began? Context: agent. */
 int eg_freeze_keeps(uint64_t addr);
 /* eg_freeze_discards - and does it leave nothing of it? Context: agent. */
 int eg_freeze_discards(uint64_t addr);
@@ -148,17 +150,17 @@ int eg_freeze_due(void);
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr);
-/* eg_chunk_any_fixed - was any page of it given away read-only? Context: any; as eg_home_untouched. */
+/* eg_chunk_any_fixed - was any page of it given away read-only? Context: agent. */
 int eg_chunk_any_fixed(const struct eg_dir_chunk *c);
-/* eg_mark, eg_mark_set - a page's bit among those of its chunk. Context: agent. */
+/* eg_mark, eg_mark_set - a page's bit among those of its chunk. Context: agent; eg_mark also as eg_home_untouched. */
 static inline int eg_mark(const uint64_t *marks, uint64_t page)
 {
-    return marks[page % EG_BLOCK_PAGES / 64] >> page % 64 & 1;
+    return __atomic_load_n(&marks[page % EG_BLOCK_PAGES / 64], __ATOMIC_RELAXED) >> page % 64 & 1;
 }
 static inline void eg_mark_set(uint64_t *marks, uint64_t page, int on)
 {
     uint64_t bit = 1ull << page % 64, *word = &marks[page % EG_BLOCK_PAGES / 64];
-    *word = on ? *word | bit : *word & ~bit;
+    __atomic_store_n(word, on ? *word | bit : *word & ~bit, __ATOMIC_RELAXED);
 }
 /* eg_chunk_get - the same, made if need be. Context: agent. */
 struct eg_dir_chunk *eg_chunk_get(uint64_t addr);

@@ -151,7 +151,7 @@ struct eg_dir_chunk {
     struct {
         uint64_t lo, hi;
     } watched[4]; /* parts that are registered with userfaultfd */
-    uint64_t fixed[8]; /* a bit per page: it was given away read-only, uncounted: memory calls on the chunk ask the nodes */
+    uint64_t fixed[8]; /* a bit per page: it was given away read-only, uncounted; the agent's, but who makes a memory call looks, too */
     uint64_t joined[8], first[8]; /* a bit per page: it went together with the one before it; somebody began there: agent.c's runs */
     uint8_t n_watched;
     uint8_t changed; /* mappings may have changed: nothing is known to be watched. Set by whoever makes a memory call, cleared by the agent */

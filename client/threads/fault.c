@@ -164,7 +164,8 @@ void eg_fault_home(const struct uffd_msg *m)
     eg_agent_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp), write);
     for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
         p = eg_chunk_page(c, addr + i * EG_PAGE_BYTES);
-        if (!eg_agent_is_wanted(p, EG_DIR_AT_HOME, write))
+        /* What is being discarded must not come after the call that discards it. */
+        if (!eg_agent_is_wanted(p, EG_DIR_AT_HOME, write) || eg_freeze_discards(addr + i * EG_PAGE_BYTES))
             break;
         eg_agent_ask(p, page + i, EG_DIR_AT_HOME, EG_SLOT_NOBODY, write);
     }

@@ -5,14 +5,29 @@
 
 #include <linux/futex.h>
 
+/* What a memory call kept when the agent's turn began. It goes by that for the whole turn: a call that ends in the middle of one has changed mappings that may have
+ * been looked up before; one that begins waits for the next turn. */
+static struct {
+    uint64_t lo, hi;
+    uint8_t discards;
+} held;
+
+void eg_freeze_look(void)
+{
+    int keeps = __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_NONE;
+    held.lo = keeps ? eg_home.freeze_lo : 0;
+    held.hi = keeps ? eg_home.freeze_hi : 0;
+    held.discards = eg_home.discards;
+}
+
 int eg_freeze_keeps(uint64_t addr)
 {
-    return __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) != EG_REQ_NONE && addr >= eg_home.freeze_lo && addr < eg_home.freeze_hi;
+    return addr >= held.lo && addr < held.hi;
 }
 
 int eg_freeze_discards(uint64_t addr)
 {
-    return eg_freeze_keeps(addr) && eg_home.discards;
+    return eg_freeze_keeps(addr) && held.discards;
 }
 
 static uint64_t freeze_end(void)
@@ -26,8 +41,8 @@ static void freeze_begin(void)
     struct eg_dir_chunk *c;
     eg_home.drop = 0;
     for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));) {
-        eg_home.drop |= (uint8_t)eg_chunk_any_fixed(c);
         for (; at < end; at += EG_PAGE_BYTES) {
+            eg_home.drop |= (uint8_t)eg_mark(c->fixed, at / EG_PAGE_BYTES);
             struct eg_dir_page *p = eg_chunk_page(c, at);
             if (p->state == EG_DIR_HOME)
                 continue;
@@ -54,8 +69,13 @@ void eg_freeze_drop(uint64_t lo, uint64_t hi)
 /* Everything is home that was counted; what was not goes, too. Only now: a worker may have waited to write a page of which it had a copy. */
 static void freeze_drop(void)
 {
+    uint64_t hi = freeze_end();
+    struct eg_dir_chunk *c;
     eg_home.drop = 0;
-    eg_freeze_drop(eg_home.freeze_lo, freeze_end());
+    eg_freeze_drop(eg_home.freeze_lo, hi);
+    for (uint64_t at = eg_home.freeze_lo, end; (c = eg_chunk_next(&at, hi, &end));)
+        for (; at < end; at += EG_PAGE_BYTES)
+            eg_mark_set(c->fixed, at / EG_PAGE_BYTES, 0);
 }
 
 /* Is nothing of the range on its way? What keeps it from that is an answer that comes. */

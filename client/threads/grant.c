@@ -4,6 +4,8 @@
 #include "client/pager/eg_pager.h"
 #include "proto/eg_uffd.h"
 
+#include <errno.h>
+
 /* Content that comes and is to be home's. */
 static struct {
     uint64_t addr;
@@ -11,6 +13,18 @@ static struct {
     uint8_t write;
     const uint8_t *data;
 } stores;
+
+/* Some of it is no longer mapped: a call that failed may have unmapped it; or it was a lost node's. The rest is stored all the same. */
+static int store_each(void)
+{
+    for (uint32_t i = 0; i < stores.n; i++) {
+        uint64_t offset = (uint64_t)i * EG_PAGE_BYTES, addr = stores.addr + offset;
+        int rc = eg_uffd_copy(addr, stores.data + offset, EG_PAGE_BYTES, !stores.write);
+        if (rc && rc != -EEXIST && !eg_freeze_discards(addr)) /* -EEXIST: stored at the first try */
+            return rc;
+    }
+    return 0;
+}
 
 void eg_grant_stores(void)
 {
@@ -21,7 +35,9 @@ void eg_grant_stores(void)
     if (eg_home.far && eg_rt.active)
         eg_evict_room(n);
     int rc = eg_uffd_copy(stores.addr, stores.data, bytes, !stores.write);
-    if (rc && !eg_freeze_discards(stores.addr)) /* a call that failed may have unmapped some of it; or it was a lost node's */
+    if (rc == -ENOENT)
+        rc = store_each();
+    if (rc)
         eg_die("cannot put a page back that was on a compute node", NULL, rc);
     EG_COUNT(pages_coherent_fetched, n);
     eg_far_dirty(stores.addr, n);

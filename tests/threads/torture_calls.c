@@ -21,10 +21,12 @@
 #include <sys/uio.h>
 #include <sys/utsname.h>
 
-/* Two pages, and nothing behind them. */
-static char *pages_make(void)
+/* Two pages that can be used, and a hole after them. Of one page: the pages of threads lie side by side, and what was mapped for a moment may go out with a
+ * neighbour's. Of 61: nobody maps anything right after the two, as that goes to the upper end of a hole. */
+enum { HOLE_SMALL = 1, HOLE_LARGE = 61 };
+
+static char *pages_make(size_t beyond)
 {
-    const size_t beyond = 61; /* pages: what others map goes to the upper end of such a hole */
     char *at = mmap(NULL, (2 + beyond) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(at != MAP_FAILED, "mmap: %s", strerror(errno));
     SYS(munmap(at + 2 * PAGE, beyond * PAGE));
@@ -37,6 +39,8 @@ static void rest_is_kept(const char *pages, const char *from, size_t len)
     for (const char *at = pages; at < pages + 2 * PAGE; at++)
         CHECK((at >= from && at < from + len) || *at == 0x5a, "byte %td beside what was written has changed", at - pages);
 }
+
+static size_t hole;
 
 /* Each result at a page's end, across two, and where it has no room. */
 static void places_body(struct member *me)
@@ -51,7 +55,7 @@ static void places_body(struct member *me)
     const size_t cwd_len = (size_t)SYS(syscall(SYS_getcwd, cwd, sizeof cwd));
     const int fd = SYS(open("/proc/self/exe", O_RDONLY));
     for (int round = 0; round < rounds(40); round++) {
-        char *pages = pages_make(), *end = pages + 2 * PAGE;
+        char *pages = pages_make(hole), *end = pages + 2 * PAGE;
         const size_t across = rng_below(&me->rng, 100) + 1;
         struct stat *a = (void *)(pages + PAGE - across);
         SYS(fstat(fd, a));
@@ -62,9 +66,11 @@ static void places_body(struct member *me)
         SYS(stat("/proc/self/exe", a));
         CHECK(a->st_ino == st.st_ino, "stat says something else at a page's end");
         rest_is_kept(pages, (char *)a, sizeof *a);
-        FAILS(fstat(fd, (void *)(end - sizeof *a + across)), EFAULT);
-        FAILS(stat("/proc/self/exe", (void *)end), EFAULT);
-        FAILS(stat(end, &st), EFAULT);
+        if (hole == HOLE_LARGE) {
+            FAILS(fstat(fd, (void *)(end - sizeof *a + across)), EFAULT);
+            FAILS(stat("/proc/self/exe", (void *)end), EFAULT);
+            FAILS(stat(end, &st), EFAULT);
+        }
         FAILS(syscall(SYS_stat, NULL, &st), EFAULT);
         memset(pages, 0x5a, 2 * PAGE);
         struct utsname *u = (void *)(pages + PAGE - across);
@@ -92,12 +98,19 @@ static void places_body(struct member *me)
 
 static void places(void)
 {
+    hole = HOLE_LARGE;
+    crew_run(threads(4), places_body, NULL);
+}
+
+static void places_side_by_side(void)
+{
+    hole = HOLE_SMALL;
     crew_run(threads(4), places_body, NULL);
 }
 
 static void texts_body(struct member *me)
 {
-    char *pages = pages_make(), *end = pages + 2 * PAGE;
+    char *pages = pages_make(HOLE_LARGE), *end = pages + 2 * PAGE;
     for (int round = 0; round < rounds(40); round++) {
         const size_t len = rng_below(&me->rng, 60) + 2;
         char *path = end - len - 1;
@@ -301,7 +314,7 @@ static void segments_body(struct member *me)
         EQUAL(preadv(file, in, n, 1000), total);
         CHECK_BYTES(to, total, me->rng);
     }
-    char *pages = pages_make(), *end = pages + 2 * PAGE;
+    char *pages = pages_make(HOLE_LARGE), *end = pages + 2 * PAGE;
     struct iovec bad[] = {{from, 5}, {end, 5}}, *at_end = (struct iovec *)(void *)end - 1;
     FAILS(writev(file, bad + 1, 1), EFAULT);
     FAILS(writev(file, (void *)end, 1), EFAULT);
@@ -419,6 +432,7 @@ static void messages(void)
 
 static const struct sub_test tests[] = {
     {"places", places, "results at pages' ends, across them, in memory that cannot be written"},
+    {"places_side_by_side", places_side_by_side, "the same with the pages of threads side by side"},
     {"texts", texts, "paths that end with the memory, or do not end"},
     {"poll_fields", poll_fields, "poll writes what it has seen, beside what others write"},
     {"interrupted", interrupted, "what is left of a sleep"},
