@@ -245,11 +245,25 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
 
 /* --- what comes from workers --------------------------------------------------------------------------------------------------------- */
 
+/* From here on pages may be home's for the directory that are not there yet. */
+static void answer_begins(void)
+{
+    eg_agent.absent = 0;
+    __atomic_store_n(&eg_home.storing, 1, __ATOMIC_SEQ_CST);
+}
+
+static void answer_done(void)
+{
+    eg_grant_do();
+    eg_grant_stores();
+    __atomic_store_n(&eg_home.storing, 0, __ATOMIC_SEQ_CST);
+    eg_agent.incoming = NULL;
+}
+
 static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
 {
     int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA ? 0 : -EPROTO;
     eg_home.node[node]->heard = 1; /* by what its main thread does: threads go on asking when that is stuck */
-    eg_agent.absent = 0;
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         uint32_t awaited = !(m->flags & EG_CO_F_SPARE);
         if (awaited > eg_home.node[node]->n_drops || (!awaited && !eg_spare_dropped(node, m->n)))
@@ -258,7 +272,7 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
         eg_home.node[node]->n_drops -= awaited;
         return;
     }
-    __atomic_store_n(&eg_home.storing, 1, __ATOMIC_SEQ_CST);
+    answer_begins();
     if (m->type == EG_CO_DATA)
         eg_lost_came(node, m->addr, m->n, data);
     if (!(m->flags & EG_CO_F_KEPT))
@@ -274,10 +288,7 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
         else
             rc = eg_dir_data(&eg_home.dir, eg_chunk_page(c, addr), page, node + 1, eg_agent.incoming);
     }
-    eg_grant_do();
-    eg_grant_stores();
-    __atomic_store_n(&eg_home.storing, 0, __ATOMIC_SEQ_CST);
-    eg_agent.incoming = NULL;
+    answer_done();
     if (m->type == EG_CO_DATA)
         __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, m->n, __ATOMIC_RELAXED);
     if (rc)
@@ -286,15 +297,11 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
 
 void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data)
 {
-    eg_agent.absent = 0;
     eg_agent.incoming = data;
-    __atomic_store_n(&eg_home.storing, 1, __ATOMIC_SEQ_CST);
+    answer_begins();
     if (data ? eg_dir_data(&eg_home.dir, p, page, node + 1, data) : eg_dir_ack(&eg_home.dir, p, page, node + 1))
         eg_home_lost(node);
-    eg_grant_do();
-    eg_grant_stores();
-    __atomic_store_n(&eg_home.storing, 0, __ATOMIC_SEQ_CST);
-    eg_agent.incoming = NULL;
+    answer_done();
 }
 
 static int node_turn(uint32_t k)
