@@ -70,6 +70,7 @@ set(EG_CORE_SOURCES
   gate/jumps.c
   gate/trampoline.c
   gate/late.c
+  gate/sections.c
   gate/texts.c
   gate/peer.c
   gate/large.c

@@ -62,6 +62,8 @@ long eg_gate_dispatch(struct eg_gate_frame *frame);
 extern uint8_t eg_gate_nodes;
 /* eg_gate_start - set by patching: the place where libc's new threads are ready to run was found. */
 extern uint8_t eg_gate_start;
+/* eg_gate_count - set by patching: the instruction by which libc's thread, past the program's function, takes itself from the count of threads. 0: not found. */
+extern uint64_t eg_gate_count;
 /* eg_gate_view - set before patching: the calls by which a program counts processors are led to the gate. */
 extern uint8_t eg_gate_view;
 
@@ -135,7 +137,10 @@ struct eg_gate_verdict {
  * may be NULL. v: added up, in every case. What is no code does no harm. A text of more than 256 MiB is left.
  * Returns: the number of sites patched, or -errno. */
 int eg_gate_patch_all(const struct eg_gate_text *text, const uint64_t *harmless, uint32_t *ret_found, struct eg_gate_verdict *v);
-/* eg_gate_patch_late - the same for a file's pages that have just become executable; they may go on behind the file's end. Pages shared with others
+/* eg_gate_code - of the bytes [*lo, *hi) of a file that are mapped executable, which part its section headers say is code: *lo, *hi. Context: any. Returns: 1; 0: it has
+ * none, or they say nothing of these bytes, which may all be code. */
+int eg_gate_code(int fd, uint64_t *lo, uint64_t *hi);
+/* eg_gate_patch_late - the same for a file's code that has just become executable; its pages may go on behind the file's end. Pages shared with others
  * are not written to: their sites are left.
  * Context: gate stack, all signals blocked, lock not held; nobody runs in these pages yet. Returns: the number of sites patched, or -errno. */
 int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless, struct eg_gate_verdict *v);

@@ -310,10 +310,12 @@ int eg_gate_inline(size_t frame_bytes)
 }
 
 /* A library that is loaded later. What it calls past the gate may be refused a buffer that is away: then a thread has to serve the faults. */
-static void late_code(uint64_t start, uint64_t bytes)
+static void late_code(uint64_t start, uint64_t bytes, int fd, uint64_t offset)
 {
     struct eg_gate_verdict v = {0};
-    if (eg_gate_patch_late(start, bytes, eg_gate_harmless(), &v) >= 0 && !v.n_left)
+    uint64_t lo = offset, hi = eg_page_up(offset + bytes);
+    eg_gate_code(fd, &lo, &hi);
+    if (eg_gate_patch_late(start + (lo - offset), hi - lo, eg_gate_harmless(), &v) >= 0 && !v.n_left)
         return;
     __atomic_store_n(&eg_rt.pool->sole, 0, __ATOMIC_RELAXED);
     eg_cap_enter();
@@ -434,7 +436,7 @@ static long slow(void *arg)
     case NR_mmap: {
         long ret = eg_rt.hinted ? eg_hints_memory(f->nr, a, (uint64_t)(f + 1)) : eg_cap_memory(f->nr, a);
         if (eg_gate_all && !eg_sys_failed(ret) && a[2] & PROT_EXEC && !(a[3] & MAP_ANONYMOUS))
-            late_code((uint64_t)ret, (uint64_t)a[1]);
+            late_code((uint64_t)ret, (uint64_t)a[1], (int)a[4], (uint64_t)a[5]);
         return ret;
     }
     case NR_munmap:

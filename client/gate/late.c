@@ -87,10 +87,13 @@ static uint64_t readable_bytes(uint64_t start, uint64_t bytes)
 int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless, struct eg_gate_verdict *v)
 {
     int n = 0;
-    uint64_t end = start + ((bytes + EG_PAGE - 1) & ~(EG_PAGE - 1));
+    uint64_t end = start + bytes;
     while (start < end) {
         struct mapping m;
-        uint64_t readable = end - start > EG_TEXT_MAX ? end - start : readable_bytes(start, end - start);
+        uint64_t page = start & ~(EG_PAGE - 1), pages = ((end + EG_PAGE - 1) & ~(EG_PAGE - 1)) - page;
+        uint64_t readable = pages > EG_TEXT_MAX ? pages : readable_bytes(page, pages);
+        readable -= readable ? start - page : 0;
+        readable = readable < end - start ? readable : end - start;
         if (!readable) { /* behind the file's end, or for execution only */
             if (mapping_find(start, &m) || !(m.prot & PROT_READ) || eg_sys_copy_in(&m, start, 1) != -EFAULT)
                 eg_verdict_left(v, (uint8_t *)start);

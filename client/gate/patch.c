@@ -33,8 +33,11 @@ static const uint8_t exit_number[5] = {0xba, 0x3c, 0x00, 0x00, 0x00};
 #define SET_ROBUST_LIST 273u
 #define SIGPROCMASK 14u
 #define START_REACH 160
+/* Its end, after the program's function: the count of threads is lowered. */
+#define COUNT_REACH 256
 
 uint8_t eg_gate_nodes, eg_gate_view, eg_gate_start, eg_gate_all;
+uint64_t eg_gate_count;
 
 static int is_exit_site(const uint8_t *syscall, const uint8_t *text)
 {
@@ -162,6 +165,17 @@ static int is_start_site(const uint8_t *p, const uint8_t *text, const uint8_t *r
             return 1;
         }
     return 0;
+}
+
+/* The instruction that takes one from a global count, behind the start. Returns: NULL: there is none. */
+static const uint8_t *count_find(const uint8_t *p, const uint8_t *end)
+{
+    static const uint8_t dec[] = {0xf0, 0xff, 0x0d}, sub[] = {0xf0, 0x83, 0x2d}; /* lock decl x(%rip); lock subl $1,x(%rip) */
+    end = end - p > COUNT_REACH ? p + COUNT_REACH : end;
+    for (; p + 8 <= end; p++)
+        if (!memcmp(p, dec, sizeof dec) || (!memcmp(p, sub, sizeof sub) && p[7] == 1))
+            return p;
+    return NULL;
 }
 
 uint8_t *eg_patch_put_red_zone_back(uint8_t *at)
@@ -383,6 +397,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
             robust = p;
         if (k == -1 && is_start_site(p, text, robust, &between)) {
             eg_gate_start = 1;
+            eg_gate_count = (uint64_t)count_find(p, text + bytes);
             robust = NULL;
             k = eg_patch_number_index(SIGPROCMASK);
         }

@@ -175,6 +175,26 @@ static const void *object_note(const struct dl_phdr_info *info, const char *owne
     return NULL;
 }
 
+/* The part of a segment that is code, where an object has its read-only data in the same one: the rest is where its jump tables are. */
+static void code_of(const struct dl_phdr_info *info, const ElfW(Phdr) *p, struct eg_gate_text *text)
+{
+    uint64_t lo = p->p_offset, hi = lo + p->p_filesz;
+    int fd = open(info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (eg_gate_code(fd, &lo, &hi)) {
+        uint64_t start = (uint64_t)text->at, end = start + text->bytes;
+        text->at += lo - p->p_offset;
+        text->where += (uint32_t)(lo - p->p_offset);
+        text->bytes = hi - lo;
+        text->tables[0].start = start;
+        text->tables[0].end = (uint64_t)text->at;
+        text->tables[1].start = (uint64_t)text->at + text->bytes;
+        text->tables[1].end = end;
+    }
+    close(fd);
+}
+
 /* All calls of an object: not the runtime's own, which nobody must see, nor the vDSO's, which the kernel gives its own answers to. */
 static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int counts)
 {
@@ -208,6 +228,8 @@ static int patch_object_all(struct dl_phdr_info *info, struct visit *v, int coun
         text.bytes = p->p_filesz;
         text.where = (uint32_t)p->p_vaddr;
         text.prot = PROT_READ | PROT_EXEC | (p->p_flags & PF_W ? PROT_WRITE : 0);
+        if (!n)
+            code_of(info, p, &text);
         uint32_t before = v->verdict.n_before;
         int rc = eg_gate_patch_all(&text, v->harmless, counts ? v->found : NULL, &v->verdict);
         if (rc < 0 && counts)

@@ -28,11 +28,15 @@ eg_unit_test(client_hints SOURCES client_hints.c ${EG_CLI}/cli_hints.c ${EG_CLI}
 eg_runtime_test(proto_pb SOURCES proto_pb.c ${EG_PROTO}/eg_pb.c LIBRARIES eg_proto)
 eg_runtime_test(proto_tcp SOURCES proto_tcp.c ${EG_PROTO}/eg_transport_tcp.c ${EG_PROTO}/eg_transport_shm.c)
 eg_runtime_test(proto_frame SOURCES proto_frame.c ${EG_PROTO}/eg_frame.c)
-eg_runtime_test(gate_patch SOURCES gate_patch.c gate_patch_run.S ${EG_GATE}/patch.c ${EG_GATE}/patch_all.c ${EG_GATE}/window.c ${EG_GATE}/site.c
-  ${EG_GATE}/jumps.c ${EG_GATE}/trampoline.c ${EG_GATE}/late.c ${EG_GATE}/texts.c ${EG_GATE}/insn.c ${EG_GATE}/gate.S)
+eg_runtime_test(gate_patch SOURCES gate_patch.c gate_text.c gate_patch_run.S ${EG_GATE}/patch.c ${EG_GATE}/gate.S)
+eg_runtime_test(gate_patch_all SOURCES gate_patch_all.c gate_text.c gate_patch_run.S ${EG_GATE}/patch.c ${EG_GATE}/patch_all.c ${EG_GATE}/window.c ${EG_GATE}/site.c
+  ${EG_GATE}/jumps.c ${EG_GATE}/trampoline.c ${EG_GATE}/late.c ${EG_GATE}/sections.c ${EG_GATE}/texts.c ${EG_GATE}/insn.c ${EG_GATE}/gate.S)
 eg_runtime_test(gate_insn SOURCES gate_insn.c ${EG_GATE}/insn.c)
 eg_runtime_test(gate_signals SOURCES gate_signals.c ${EG_GATE}/signals.c ${EG_GATE}/signal_calls.c ${EG_GATE}/signal_state.c ${EG_GATE}/traceme.c ${EG_GATE}/signals.S)
-eg_runtime_test(gate_buffers SOURCES gate_buffers.c ${EG_GATE}/buffers.c ${EG_GATE}/large.c ${EG_GATE}/pin.c ${EG_PAGER}/pins.c ${EG_PAGER}/eg_range.c ${EG_PAGER}/block.c)
+foreach(name gate_buffers gate_pin)
+  eg_runtime_test(${name} SOURCES ${name}.c gate_far.c ${EG_GATE}/buffers.c ${EG_GATE}/large.c ${EG_GATE}/pin.c ${EG_PAGER}/pins.c ${EG_PAGER}/eg_range.c
+    ${EG_PAGER}/block.c)
+endforeach()
 
 add_test(NAME unit.runtime_exports
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/runtime_exports.test $<TARGET_FILE:libendgame> ${CMAKE_SOURCE_DIR}/client/preload/endgame.map ${CMAKE_NM})
