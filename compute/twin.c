@@ -355,6 +355,8 @@ static void on_signal(int number, siginfo_t *info, void *context)
         wk_die("internal error: a signal in its own code, number", number);
     switch (number) {
     case SIGBUS:
+        if (rip == s->ends_at)
+            go_home(s, uc, EG_HOME_END, NULL);
         if (!wk_page_get(s, (uint64_t)info->si_addr, rip, (uc->mc.err & EG_FAULT_WRITE) != 0))
             go_home(s, uc, EG_HOME_FAULT, info);
         break;
@@ -407,6 +409,7 @@ static void idle(void *arg)
     s->mask = call.mask;
     s->n_held = 0;
     s->rip = 0;
+    s->ends_at = (uint64_t)call.arg[1];
     for (int64_t i = 0; i < call.arg[0]; i++) { /* what it touches first; of several that wait, only the head: the next one may have come, too */
         struct eg_co m;
         wk_answer_read(s, &m, sizeof m, 1);

@@ -31,6 +31,7 @@ struct wk_slot {
     uint32_t turn;   /* of running without a call; the leases of its pages end with it */
     uint64_t mask;   /* the program's signal mask */
     uint64_t addr, rip;        /* of the fault */
+    uint64_t ends_at;          /* an instruction; 0: none */
     uint64_t held[WK_HELD];    /* pages that the same instruction was given before */
     uint64_t since_ns;
     uint32_t took_ns; /* the last one, not yet reported */

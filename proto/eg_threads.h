@@ -19,7 +19,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 8u
+#define EG_THREADS_VERSION 9u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -112,7 +112,8 @@ static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 /* --- threads --------------------------------------------------------------------------------------------------------------- */
 
 enum eg_call_type {
-    EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state; arg[0]: so many GRANTs (or DENYs) follow unasked, wait for them */
+    EG_CALL_START = 1,  /* to the worker: run this; payload: eg_thread_state; arg[0]: so many GRANTs (or DENYs) follow unasked, wait for them;
+                         * arg[1]: at this instruction it ends, and rather goes home (END) than wait for a page; 0: nowhere */
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments; payload of a clone: eg_thread_state of the new thread */
     EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; to a futex
                          * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay */
@@ -134,7 +135,8 @@ enum eg_home_reason {
     EG_HOME_SYSCALL = 1, /* a call that only home can make: rip stands before it */
     EG_HOME_FAULT = 2,   /* an access that only home can answer */
     EG_HOME_TRAP = 3,    /* an exception: the instruction will raise it again at home */
-    EG_HOME_KICK = 4
+    EG_HOME_KICK = 4,
+    EG_HOME_END = 5      /* libc's end of a thread is all about home's pages */
 };
 
 /* Where the program is in a call that is made for it: for handlers of signals that come meanwhile, and for who unwinds from them. */

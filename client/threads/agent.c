@@ -51,6 +51,7 @@ static struct span within(struct span s, const struct eg_area *area)
 /* The part of addr's mapping in this chunk is registered. Returns: that; hi 0: it cannot be. */
 static struct span watch(struct eg_dir_chunk *c, const struct eg_area *area, uint64_t addr)
 {
+    c->n_fresh = 0;
     if (__atomic_exchange_n(&c->changed, 0, __ATOMIC_ACQ_REL))
         c->n_watched = 0;
     for (uint32_t i = 0; i < c->n_watched; i++)

@@ -133,6 +133,8 @@ static void begun(struct eg_thread *t)
     t->busy_percent = 100;
     t->start_ns = t->out_ns = eg_sys_now_ns();
     t->moved_ns = t->cost_ns = 0;
+    t->alone_ns = EG_ALONE_NS;
+    t->spread = 0;
     memset(&t->shares, 0, sizeof t->shares);
     t->shares.since_ns = t->start_ns;
 }

@@ -2,6 +2,7 @@
 #include "client/threads/eg_agent.h"
 
 #include "client/pager/eg_pager.h"
+#include "proto/eg_uffd.h"
 
 #define LEAF_CHUNKS 8192u /* in a leaf */
 
@@ -65,6 +66,24 @@ int eg_home_untouched(uint64_t lo, uint64_t hi)
             if (eg_mark(c->fixed, at / EG_PAGE_BYTES) || eg_chunk_page(c, at)->state != EG_DIR_HOME || eg_chunk_page(c, at)->line)
                 return 0;
     }
+    return 1;
+}
+
+/* There may be gaps, and mappings that cannot have been registered. */
+void eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+{
+    struct eg_area area;
+    int parts = eg_uffd_unregister(lo, hi) != 0;
+    for (uint64_t addr = lo; parts && !eg_area_next(addr, &area) && area.start < hi; addr = area.end)
+        (void)!eg_uffd_unregister(area.start > lo ? area.start : lo, area.end < hi ? area.end : hi);
+    c->n_watched = 0;
+}
+
+int eg_chunk_is_home(const struct eg_dir_chunk *c)
+{
+    for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++)
+        if (c->page[i].state != EG_DIR_HOME || c->page[i].line)
+            return 0;
     return 1;
 }
 

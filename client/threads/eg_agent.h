@@ -51,8 +51,8 @@ void eg_near_turn(void);
 void eg_near_asks(struct eg_shares *s, uint64_t addr);
 /* eg_near_visit - a thread at home wants that page, which node k has. Context: agent, before it is given the page. */
 void eg_near_visit(uint32_t tid, uint32_t k, uint64_t addr);
-/* eg_near_waited - the same thread waited so long for it. Context: agent. */
-void eg_near_waited(uint32_t tid, uint64_t ns);
+/* eg_near_waited - a thread at home waited so long for a page. by: a node and 1, who had it; 0: home. Context: agent. */
+void eg_near_waited(uint32_t tid, unsigned by, uint64_t ns);
 /* eg_near_answered - a thread's request is answered: what that cost it. Context: agent. */
 void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot);
 
@@ -150,6 +150,10 @@ int eg_freeze_due(void);
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr);
+/* eg_chunk_is_home - nothing of it is away, or asked for. eg_chunk_unwatch - [lo, hi) of it is registered with userfaultfd no more; who waited for a page there tries
+ * again. Context: agent. */
+int eg_chunk_is_home(const struct eg_dir_chunk *c);
+void eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);
 /* eg_chunk_any_fixed - was any page of it given away read-only? Context: agent. */
 int eg_chunk_any_fixed(const struct eg_dir_chunk *c);
 /* eg_mark, eg_mark_set - a page's bit among those of its chunk. Context: agent; eg_mark also as eg_home_untouched. */

@@ -27,6 +27,7 @@
 #define EG_SLOT_SPARE 0xff00u /* of home, and the node's number: it holds too much */
 #define EG_NODE_RUNS (1u << 20)
 #define EG_RECLAIMS 256u
+#define EG_ALONE_NS 500000000u
 #define EG_HOME_PULSE_MS 2000u /* a node that says nothing for so long is asked whether it is there */
 #define EG_PUSHED 4u /* runs of pages that go out with a thread */
 #define EG_PARKED (2 * (1 + EG_PUSHED) * EG_THREADS)
@@ -110,6 +111,8 @@ struct eg_thread {
     uint64_t asked_ns; /* since then it waits for a page; the agent's */
     struct eg_shares shares; /* the agent's, as the next */
     uint64_t moved_ns;
+    uint64_t alone_ns; /* it goes where there is more room only so long after it moved: twice as long each time that it came back */
+    uint8_t spread;    /* its last move was one of those */
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
     uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
@@ -154,6 +157,7 @@ struct eg_dir_chunk {
     uint64_t fixed[8]; /* a bit per page: it was given away read-only, uncounted; the agent's, but who makes a memory call looks, too */
     uint64_t joined[8], first[8]; /* a bit per page: it went together with the one before it; somebody began there: agent.c's runs */
     uint8_t n_watched;
+    uint8_t n_fresh; /* home's faults that found nothing, since a node asked */
     uint8_t changed; /* mappings may have changed: nothing is known to be watched. Set by whoever makes a memory call, cleared by the agent */
 };
 

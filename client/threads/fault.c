@@ -9,20 +9,23 @@
 #define HOLD_NS 60000u        /* home's thread has to be woken before it can use its page */
 #define HOLD_MORE_NS 300000u  /* its instruction wants another page as well */
 #define AGAIN_NS 400000u
+#define FRESH_MANY 4u
 
 /* Who of home's threads asked lately. One that was given a page, then another, and asks for the first again, got nowhere, perhaps: its instruction
  * needs both. Then what it is given stays longer. */
 static struct {
     uint32_t tid;
     uint8_t again;
+    uint8_t by; /* who had it: a node and 1 */
     uint64_t asked_ns;
 } askers[EG_HOME_HELD];
 static uint32_t n_askers;
 
-static unsigned asker_note(uint64_t page, uint32_t tid, int missing)
+static unsigned asker_note(uint64_t page, uint32_t tid, int missing, unsigned by)
 {
     unsigned k = n_askers++ % EG_HOME_HELD;
     askers[k].tid = tid;
+    askers[k].by = (uint8_t)by;
     askers[k].asked_ns = eg_agent.now_ns;
     uint64_t given_ns = 0, other_ns = 0;
     struct eg_home_held *other = NULL;
@@ -91,13 +94,28 @@ void eg_fault_granted(uint64_t addr, unsigned slot, int write, int stored)
     if (slot == EG_SLOT_FREEZE)
         eg_home.pending--;
     else if (slot < EG_HOME_HELD) {
-        eg_near_waited(askers[slot].tid, eg_agent.now_ns - askers[slot].asked_ns);
+        eg_near_waited(askers[slot].tid, askers[slot].by, eg_agent.now_ns - askers[slot].asked_ns);
         held_note(addr / EG_PAGE_BYTES, slot);
     }
 }
 
+/* Memory of which nodes had something, and have nothing any more, is watched over no longer when home goes on using it afresh: each fault would be one by the
+ * agent. */
+static int home_alone(struct eg_dir_chunk *c, uint64_t addr)
+{
+    uint64_t block = addr & ~(EG_BLOCK_BYTES - 1);
+    if (!c || eg_home.far || ++c->n_fresh < FRESH_MANY || !eg_chunk_is_home(c))
+        return 0;
+    eg_chunk_unwatch(c, block, block + EG_BLOCK_BYTES);
+    return 1;
+}
+
 static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
 {
+    if (home_alone(c, addr)) {
+        eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+        return;
+    }
     int rc = eg_uffd_zero_check(addr);
     if (rc == 0)
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
@@ -161,7 +179,7 @@ void eg_fault_home(const struct uffd_msg *m)
     eg_agent.absent = 0;
     static struct eg_reader seen[64]; /* of home's threads */
     uint32_t window = eg_ahead(&seen[tid % 64], c, page, wp, 0);
-    eg_agent_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp), write);
+    eg_agent_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp, by), write);
     for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
         p = eg_chunk_page(c, addr + i * EG_PAGE_BYTES);
         /* What is being discarded must not come after the call that discards it. */

@@ -14,7 +14,7 @@
 #define SHARES_WITHIN_NS 20000000u
 #define SHARES_PERCENT 40u /* of its time a thread waits for a few pages that others have: it belongs with them, slot or no slot */
 #define ALONE_PERCENT 10u  /* and one that waits less, or computes, can be anywhere */
-#define ALONE_NS 500000000u
+#define ALONE_MAX_NS 60000000000u
 #define SPREAD_PART 10u    /* such a part of a processor it must have more there */
 #define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 
@@ -126,7 +126,17 @@ static void nearer(struct eg_thread *t)
         return;
     if (shares >= SHARES_PERCENT)
         eg_while_again(&eg_home.together);
+    if (t->spread) { /* in vain: what it works on is shared now and then */
+        t->spread = 0;
+        t->alone_ns = t->alone_ns < ALONE_MAX_NS ? t->alone_ns * 2 : ALONE_MAX_NS;
+    }
     move(t, best);
+}
+
+/* Nodes on home's machine have the same processors: what one has too much to run has no more room on another. */
+static int share_processors(uint32_t a, uint32_t b)
+{
+    return !((eg_home.node[a]->config->flags | eg_home.node[b]->config->flags) & EG_HELLO_OTHER_CLOCK);
 }
 
 /* A node has more to run than slots, and another one has more room: a thread that shares little goes there. (One that spins asks for little, too: not while
@@ -145,15 +155,16 @@ static void spread(void)
         to = would_have > most ? k : to;
         most = would_have > most ? would_have : most;
     }
-    int wanted = from < eg_home.n_nodes && most > least + WHOLE / SPREAD_PART && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS && !eg_while_is(&eg_home.together);
+    int wanted = from < eg_home.n_nodes && to < eg_home.n_nodes && !share_processors(from, to) && most > least + WHOLE / SPREAD_PART && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS && !eg_while_is(&eg_home.together);
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
-        if (t->where != EG_AWAY || eg_agent.now_ns - t->shares.since_ns < ALONE_NS)
+        if (t->where != EG_AWAY || eg_agent.now_ns - t->shares.since_ns < EG_ALONE_NS)
             continue;
         if (wanted && t->node == from && t->busy_percent > LIGHT_PERCENT && !t->kick && !t->visits && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) &&
-            waits_percent(&t->shares) < ALONE_PERCENT && eg_agent.now_ns - t->moved_ns > ALONE_NS) {
+            waits_percent(&t->shares) < ALONE_PERCENT && eg_agent.now_ns - t->moved_ns > t->alone_ns) {
             wanted = 0;
             last_ns = eg_agent.now_ns;
+            t->spread = 1;
             move(t, to);
         }
         shares_anew(&t->shares);
@@ -249,10 +260,24 @@ void eg_near_visit(uint32_t tid, uint32_t k, uint64_t addr)
     __atomic_store_n(&eg_home.visit, (uint64_t)tid << 32 | (k + 1), __ATOMIC_RELEASE);
 }
 
-void eg_near_waited(uint32_t tid, uint64_t ns)
+/* What home's threads wait for a node's pages costs, too; whose pages they were is not known: all that are there have a part of it. */
+static void costs_home(uint32_t k, uint64_t ns)
 {
+    uint32_t n = __atomic_load_n(&eg_home.node[k]->n_threads, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; n && i < eg_home.n_threads; i++) {
+        struct eg_thread *t = eg_home.thread[i];
+        if (t->where == EG_AWAY && t->node == k && __atomic_load_n(&t->tid, __ATOMIC_RELAXED))
+            __atomic_fetch_add(&t->cost_ns, ns / n, __ATOMIC_RELAXED);
+    }
+}
+
+void eg_near_waited(uint32_t tid, unsigned by, uint64_t ns)
+{
+    ns += GET_COST_NS;
     if (sharers[tid % 64].tid == tid)
-        sharers[tid % 64].shares.waited_ns += ns + GET_COST_NS;
+        sharers[tid % 64].shares.waited_ns += ns;
+    if (by && eg_rt.pool->threads_mode == EG_THREADS_AUTO)
+        costs_home(by - 1, ns);
 }
 
 void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot)

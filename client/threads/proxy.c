@@ -177,7 +177,7 @@ static int send_out(struct eg_thread *t)
     } *out = (void *)t->frame; /* that nobody needs until it comes home */
     _Static_assert(sizeof *out <= sizeof t->frame, "room for a start");
     uint32_t n_pushed = pages_along(t);
-    out->call = (struct eg_call){.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes, .arg = {n_pushed},
+    out->call = (struct eg_call){.type = EG_CALL_START, .len_bytes = (uint32_t)sizeof t->state + t->state.xstate_bytes, .arg = {n_pushed, (int64_t)eg_gate_count},
                                   .mask = t->mask};
     out->state = t->state;
     memcpy(out->xstate, t->xstate, t->state.xstate_bytes);
@@ -228,6 +228,11 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
             eg_proxy_exit(t, (long)call.arg[0]);
         case EG_CALL_HOME:
             eg_proxy_stream_give(t);
+            if (call.arg[0] == EG_HOME_END) {
+                eg_home_ended(t);
+                eg_proxy_take_back(t);
+                eg_proxy_home(t);
+            }
             __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
             if (call.arg[0] == EG_HOME_KICK && moves_on(t))
                 break;

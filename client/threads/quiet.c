@@ -3,7 +3,6 @@
 #include "client/threads/eg_agent.h"
 
 #include "client/pager/eg_pager.h"
-#include "proto/eg_uffd.h"
 
 #define QUIET_NS 20000000u
 
@@ -69,16 +68,6 @@ static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
     return 1;
 }
 
-/* There may be gaps, and mappings that cannot have been registered. */
-static void chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
-{
-    struct eg_area area;
-    int parts = eg_uffd_unregister(lo, hi) != 0;
-    for (uint64_t addr = lo; parts && !eg_area_next(addr, &area) && area.start < hi; addr = area.end)
-        (void)!eg_uffd_unregister(area.start > lo ? area.start : lo, area.end < hi ? area.end : hi);
-    c->n_watched = 0;
-}
-
 static int off(void)
 {
     return eg_rt.pool->threads_mode != EG_THREADS_AUTO || eg_home.far || (done && !eg_agent.asked);
@@ -117,7 +106,7 @@ uint64_t eg_quiet_turn(int *work)
     }
     if (!chunk_is_home(c, at, end) || !chunk_is_dropped(c, at, end))
         return eg_agent.now_ns + QUIET_NS; /* what comes wakes the agent */
-    chunk_unwatch(c, at, end);
+    eg_chunk_unwatch(c, at, end);
     at = end;
     *work = 1;
     return 0;

@@ -249,6 +249,13 @@ torture_once() { # NAME N ARGUMENT...
     done
     fail "${program##*/} $*: status $rc"
 }
+torture_moves() { # torture_once's arguments: some thread goes from one node to another, or home
+    local out moved
+    torture_once "$@"
+    [ "$EG_NATIVE" = 1 ] && return 0
+    out=$(stat_of threads_remote) moved=$(stat_of migrations)
+    [ "$moved" -gt "$out" ] || fail "$*: none of $out threads was moved ($moved migrations)"
+}
 torture_test() { # NAME N [ARGUMENT...]
     torture "$1" >"$WORK/path" || fail "cannot build $1"
     TORTURE_ARGS=("$@")
