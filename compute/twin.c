@@ -20,6 +20,9 @@
 #define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
+#define FRAME_SOON 4096u /* of the stack: about a signal's frame */
+#define CONTROL_BYTES 2048u
+#define LEAVES_SPAN (12 * EG_PAGE_BYTES)
 #define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
 
 extern char __executable_start[], etext[];
@@ -164,6 +167,15 @@ static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
     wk_call_on((uint8_t *)s + WK_ALT_OFFSET, idle, s);
 }
 
+/* What it will use first at home: its stack, where a signal's frame may come, up to its control block, if that is not far above. */
+static void leaves(uint64_t rsp, uint64_t fs_base)
+{
+    uint64_t start = (rsp - FRAME_SOON) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+    uint64_t end = fs_base > rsp && fs_base - rsp < LEAVES_SPAN ? fs_base + CONTROL_BYTES : rsp + 1;
+    struct eg_co m = {.type = EG_CO_LEAVES, .n = (uint32_t)((end - start + EG_PAGE_BYTES - 1) / EG_PAGE_BYTES), .addr = start};
+    wk_send(&m, NULL, 0);
+}
+
 /* The thread leaves: its registers go home. info: of the fault or trap that it leaves for, else NULL. */
 static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucontext *uc, enum eg_home_reason why, const siginfo_t *info)
 {
@@ -180,6 +192,7 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
     memcpy(&out.state.r8, uc->mc.regs, sizeof uc->mc.regs);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &out.state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);
+    leaves(out.state.rsp, out.state.fs_base);
     out.state.xstate_bytes = eg_frame_xstate_bytes(uc->mc.fpstate);
     out.call.type = EG_CALL_HOME;
     out.call.mask = s->mask;

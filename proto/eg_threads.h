@@ -69,6 +69,7 @@ enum eg_co_type {
     EG_CO_COVER = 5,      /* slot would sleep on the futex at addr: COVERED or DENY */
     EG_CO_PASS = 6,       /* nobody sleeps on addr here (answers FIRED): the wake is somebody else's */
     EG_CO_SLEPT = 7,      /* the thread in slot has slept for n us since it said so last; EG_CO_F_KEPT: and sleeps on. Beside its calls */
+    EG_CO_LEAVES = 8,     /* a thread goes home, and will use n pages from addr there: before its HOME, so that home asks for them meanwhile */
     /* home to worker. number: of GRANT and DENY on a thread's stream, which of such messages to this worker this one is (from 1, modulo
      * 2^32), as COVERED; of INVALIDATE, RECALL, DROP and FIRED, how many there were before */
     EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA. To a thread that waits: on its own stream */

@@ -140,10 +140,10 @@ int eg_gate_patch_all(const struct eg_gate_text *text, const uint64_t *harmless,
 /* eg_gate_code - of the bytes [*lo, *hi) of a file that are mapped executable, which part its section headers say is code: *lo, *hi. Context: any. Returns: 1; 0: it has
  * none, or they say nothing of these bytes, which may all be code. */
 int eg_gate_code(int fd, uint64_t *lo, uint64_t *hi);
-/* eg_gate_patch_late - the same for a file's code that has just become executable; its pages may go on behind the file's end. Pages shared with others
+/* eg_gate_patch_late - the same for pages of a file that have just become executable, of which [lo, hi) is code; they may go on behind the file's end. Pages shared with others
  * are not written to: their sites are left.
  * Context: gate stack, all signals blocked, lock not held; nobody runs in these pages yet. Returns: the number of sites patched, or -errno. */
-int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless, struct eg_gate_verdict *v);
+int eg_gate_patch_late(uint64_t start, uint64_t bytes, uint64_t lo, uint64_t hi, const uint64_t *harmless, struct eg_gate_verdict *v);
 
 /* --- gate.c -------------------------------------------------------------------------------------------------------------- */
 

@@ -84,34 +84,47 @@ static uint64_t readable_bytes(uint64_t start, uint64_t bytes)
     return lo * EG_PAGE;
 }
 
-int eg_gate_patch_late(uint64_t start, uint64_t bytes, const uint64_t *harmless, struct eg_gate_verdict *v)
+static uint64_t page_up(uint64_t v)
+{
+    return (v + EG_PAGE - 1) & ~(EG_PAGE - 1);
+}
+
+int eg_gate_patch_late(uint64_t start, uint64_t bytes, uint64_t lo, uint64_t hi, const uint64_t *harmless, struct eg_gate_verdict *v)
 {
     int n = 0;
-    uint64_t end = start + bytes;
-    while (start < end) {
+    uint64_t at = start + lo, end = start + hi, before = start, behind = end;
+    struct eg_work look = {.look = eg_look_plain};
+    if (lo && readable_bytes(start, page_up(lo)) == page_up(lo)) /* the rest is data, and may have jump tables */
+        before = at;
+    if (hi < bytes)
+        behind = (end & ~(EG_PAGE - 1)) + readable_bytes(end & ~(EG_PAGE - 1), start + page_up(bytes) - (end & ~(EG_PAGE - 1)));
+    while (at < end) {
         struct mapping m;
-        uint64_t page = start & ~(EG_PAGE - 1), pages = ((end + EG_PAGE - 1) & ~(EG_PAGE - 1)) - page;
-        uint64_t readable = pages > EG_TEXT_MAX ? pages : readable_bytes(page, pages);
-        readable -= readable ? start - page : 0;
-        readable = readable < end - start ? readable : end - start;
+        uint64_t page = at & ~(EG_PAGE - 1), readable = end - at;
+        if (readable <= EG_TEXT_MAX) {
+            readable = readable_bytes(page, page_up(end) - page);
+            readable -= readable ? at - page : 0;
+            readable = readable < end - at ? readable : end - at;
+        }
         if (!readable) { /* behind the file's end, or for execution only */
-            if (mapping_find(start, &m) || !(m.prot & PROT_READ) || eg_sys_copy_in(&m, start, 1) != -EFAULT)
-                eg_verdict_left(v, (uint8_t *)start);
+            if (mapping_find(at, &m) || !(m.prot & PROT_READ) || eg_sys_copy_in(&m, at, 1) != -EFAULT)
+                eg_verdict_left(v, (uint8_t *)at);
             break;
         }
-        struct eg_work look = {.end = (uint8_t *)start + readable, .look = eg_look_plain};
-        if (readable <= EG_TEXT_MAX && !eg_look_syscall(&look, (uint8_t *)start))
+        look.end = (uint8_t *)at + readable;
+        if (readable <= EG_TEXT_MAX && !eg_look_syscall(&look, (uint8_t *)at))
             break;
-        int rc = mapping_find(start, &m);
+        int rc = mapping_find(at, &m);
         if (rc)
-            m = (struct mapping){start, end, 0, 1};
-        uint64_t stop = m.end < start + readable ? m.end : start + readable;
-        struct eg_gate_text object = {.at = (uint8_t *)start, .bytes = stop - start, .prot = m.prot, .no_write = (uint8_t)m.is_shared, .unknown_tables = 1};
+            m = (struct mapping){at, end, 0, 1};
+        uint64_t stop = m.end < at + readable ? m.end : at + readable;
+        struct eg_gate_text object = {.at = (uint8_t *)at, .bytes = stop - at, .prot = m.prot, .no_write = (uint8_t)m.is_shared, .unknown_tables = 1,
+                                      .tables = {{start, before}, {end, behind > end ? behind : end}}};
         rc = eg_gate_patch_all(&object, harmless, NULL, v);
         if (rc < 0 && rc != -EACCES)
             return rc;
         n += rc > 0 ? rc : 0;
-        start = stop;
+        at = stop;
     }
     return n;
 }

@@ -397,7 +397,7 @@ int eg_gate_patch(uint8_t *text, size_t bytes, uint32_t *ret_found, uint32_t *re
             robust = p;
         if (k == -1 && is_start_site(p, text, robust, &between)) {
             eg_gate_start = 1;
-            eg_gate_count = (uint64_t)count_find(p, text + bytes);
+            eg_gate_count = eg_gate_count ? eg_gate_count : (uint64_t)count_find(p, text + bytes);
             robust = NULL;
             k = eg_patch_number_index(SIGPROCMASK);
         }

@@ -4,6 +4,7 @@
 #include "proto/eg_sys.h"
 
 #include <elf.h>
+#include <sys/stat.h>
 
 #define HEADERS 16u
 
@@ -11,7 +12,10 @@ int eg_gate_code(int fd, uint64_t *lo, uint64_t *hi)
 {
     Elf64_Ehdr h;
     Elf64_Shdr s[HEADERS];
+    struct stat st;
     uint64_t from = *hi, to = *lo;
+    if (eg_sys2(SYS_fstat, fd, &st) || (st.st_mode & S_IFMT) != S_IFREG) /* a device may have nothing to read for ever */
+        return 0;
     if (eg_sys4(SYS_pread64, fd, &h, sizeof h, 0) != (long)sizeof h || memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 ||
         h.e_shentsize != sizeof *s)
         return 0;

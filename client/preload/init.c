@@ -175,17 +175,20 @@ static const void *object_note(const struct dl_phdr_info *info, const char *owne
     return NULL;
 }
 
-/* The part of a segment that is code, where an object has its read-only data in the same one: the rest is where its jump tables are. */
+/* The part of a segment that is code, where an object has its read-only data in the same one: the rest is where its jump tables are. The file of that name may be another
+ * one (a program that ld.so was told to run has no name): its first bytes must be those that are mapped. */
 static void code_of(const struct dl_phdr_info *info, const ElfW(Phdr) *p, struct eg_gate_text *text)
 {
-    uint64_t lo = p->p_offset, hi = lo + p->p_filesz;
-    int fd = open(info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    uint64_t lo = 0, hi = p->p_filesz;
+    ElfW(Ehdr) head;
+    int fd = p->p_offset ? -1 : open(info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
-    if (eg_gate_code(fd, &lo, &hi)) {
+    if (pread(fd, &head, sizeof head, 0) == (ssize_t)sizeof head && p->p_filesz >= sizeof head && memcmp(&head, text->at, sizeof head) == 0 &&
+        eg_gate_code(fd, &lo, &hi)) {
         uint64_t start = (uint64_t)text->at, end = start + text->bytes;
-        text->at += lo - p->p_offset;
-        text->where += (uint32_t)(lo - p->p_offset);
+        text->at += lo;
+        text->where += (uint32_t)lo;
         text->bytes = hi - lo;
         text->tables[0].start = start;
         text->tables[0].end = (uint64_t)text->at;

@@ -305,6 +305,20 @@ void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const 
     answer_done();
 }
 
+/* A thread is on its way home: what it will use there comes, too, as if it had asked. */
+static void leaves(const struct eg_co *m)
+{
+    eg_agent.absent = 0;
+    for (uint64_t addr = m->addr; addr < m->addr + m->n * EG_PAGE_BYTES; addr += EG_PAGE_BYTES) {
+        struct eg_dir_chunk *c = addr % EG_PAGE_BYTES || addr >= EG_USER_END ? NULL : eg_chunk_find(addr);
+        struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
+        if (p && eg_agent_is_wanted(p, EG_DIR_AT_HOME, 1) && !eg_freeze_keeps(addr))
+            eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_NOBODY, 1);
+    }
+    eg_grant_do();
+    eg_grant_stores();
+}
+
 static int node_turn(uint32_t k)
 {
     struct eg_node *n = eg_home.node[k];
@@ -340,6 +354,7 @@ static int node_turn(uint32_t k)
         case EG_CO_GET_EXCLUSIVE: eg_agent_get(k, m.slot, m.addr, m.type == EG_CO_GET_EXCLUSIVE, 0); break;
         case EG_CO_COVER: eg_sleep_cover(k, m.slot, m.addr); break;
         case EG_CO_PASS: eg_sleep_pass(k, m.addr); break;
+        case EG_CO_LEAVES: leaves(&m); break;
         case EG_CO_SLEPT: eg_sleep_slept(k, m.slot, m.n, m.flags & EG_CO_F_KEPT); break;
         default: answer(k, &m, data);
         }

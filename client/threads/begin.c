@@ -135,6 +135,7 @@ static void begun(struct eg_thread *t)
     t->moved_ns = t->cost_ns = 0;
     t->alone_ns = EG_ALONE_NS;
     t->spread = 0;
+    t->ends = 0;
     memset(&t->shares, 0, sizeof t->shares);
     t->shares.since_ns = t->start_ns;
 }

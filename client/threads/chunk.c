@@ -4,6 +4,8 @@
 #include "client/pager/eg_pager.h"
 #include "proto/eg_uffd.h"
 
+#include <errno.h>
+
 #define LEAF_CHUNKS 8192u /* in a leaf */
 
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr)
@@ -69,14 +71,18 @@ int eg_home_untouched(uint64_t lo, uint64_t hi)
     return 1;
 }
 
-/* There may be gaps, and mappings that cannot have been registered. */
-void eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+int eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
 {
     struct eg_area area;
-    int parts = eg_uffd_unregister(lo, hi) != 0;
-    for (uint64_t addr = lo; parts && !eg_area_next(addr, &area) && area.start < hi; addr = area.end)
-        (void)!eg_uffd_unregister(area.start > lo ? area.start : lo, area.end < hi ? area.end : hi);
+    int parts = eg_uffd_unregister(lo, hi) != 0, failed = 0, found = 0;
+    /* There may be gaps, and mappings that cannot have been registered. */
+    for (uint64_t addr = lo; parts && !eg_area_next(addr, &area) && area.start < hi; addr = area.end) {
+        int rc = eg_uffd_unregister(area.start > lo ? area.start : lo, area.end < hi ? area.end : hi);
+        failed |= rc && rc != -EINVAL;
+        found = 1;
+    }
     c->n_watched = 0;
+    return !parts || (found && !failed);
 }
 
 int eg_chunk_is_home(const struct eg_dir_chunk *c)

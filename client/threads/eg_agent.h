@@ -150,10 +150,11 @@ int eg_freeze_due(void);
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr);
-/* eg_chunk_is_home - nothing of it is away, or asked for. eg_chunk_unwatch - [lo, hi) of it is registered with userfaultfd no more; who waited for a page there tries
- * again. Context: agent. */
+/* eg_chunk_is_home - nothing of it is away, or asked for. Context: agent. */
 int eg_chunk_is_home(const struct eg_dir_chunk *c);
-void eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);
+/* eg_chunk_unwatch - [lo, hi) of it is registered with userfaultfd no more; who waited for a page there tries again. Context: agent. Returns: 1; 0: some of it still may be (no
+ * more mappings may be made, for one). */
+int eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);
 /* eg_chunk_any_fixed - was any page of it given away read-only? Context: agent. */
 int eg_chunk_any_fixed(const struct eg_dir_chunk *c);
 /* eg_mark, eg_mark_set - a page's bit among those of its chunk. Context: agent; eg_mark also as eg_home_untouched. */

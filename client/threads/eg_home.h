@@ -27,7 +27,7 @@
 #define EG_SLOT_SPARE 0xff00u /* of home, and the node's number: it holds too much */
 #define EG_NODE_RUNS (1u << 20)
 #define EG_RECLAIMS 256u
-#define EG_ALONE_NS 500000000u
+#define EG_ALONE_NS 500000000u /* a thread that has waited for nobody for so long can be anywhere */
 #define EG_HOME_PULSE_MS 2000u /* a node that says nothing for so long is asked whether it is there */
 #define EG_PUSHED 4u /* runs of pages that go out with a thread */
 #define EG_PARKED (2 * (1 + EG_PUSHED) * EG_THREADS)
@@ -122,6 +122,7 @@ struct eg_thread {
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
     uint32_t crashes;  /* its last call will end the process, and brings it home */
+    uint32_t ends;     /* it has come home to end */
     uint32_t starting; /* it runs libc's own beginning here, and goes out at its end */
     uint32_t n_pushed; /* the agent sends these along, unasked; 0: done */
     struct eg_run pushed[EG_PUSHED];
@@ -319,7 +320,7 @@ void eg_home_come(void);
 struct eg_thread *eg_home_visitor(void);
 /* eg_home_pays - may the thread stay away? Only --threads auto ever says no. Context: agent, proxy. */
 int eg_home_pays(const struct eg_thread *thread);
-/* eg_home_ended - a thread has ended where it was. Context: proxy. */
+/* eg_home_ended - a thread has ended, away, or here, where it came for that. Context: proxy. */
 void eg_home_ended(const struct eg_thread *thread);
 /* eg_while_again - it is so from now on, if it is not already. eg_while_is - is it? Context: any. */
 void eg_while_again(struct eg_while *w);

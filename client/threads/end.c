@@ -54,7 +54,7 @@ void eg_home_robust_on(uint64_t head)
         eg_sys2(SYS_set_robust_list, head, EG_ROBUST_BYTES);
 }
 
-/* The thread has ended elsewhere: its control block, which the end here needs, comes home together with its stack, which the next thread's beginning
+/* The thread has ended elsewhere, or ends here now: its control block, which the end here needs, comes home together with its stack, which the next thread's beginning
  * needs, if libc has put both into one place. They may be mapped no more: then the kernel says so. */
 void eg_proxy_take_back(const struct eg_thread *t)
 {

@@ -133,7 +133,7 @@ static void nearer(struct eg_thread *t)
     move(t, best);
 }
 
-/* Nodes on home's machine have the same processors: what one has too much to run has no more room on another. */
+/* Nodes on home's machine have the same processors: what one has too much to run has no more room on another. (Two on one other machine, too, but that is not known.) */
 static int share_processors(uint32_t a, uint32_t b)
 {
     return !((eg_home.node[a]->config->flags | eg_home.node[b]->config->flags) & EG_HELLO_OTHER_CLOCK);
@@ -144,18 +144,18 @@ static int share_processors(uint32_t a, uint32_t b)
 static void spread(void)
 {
     static uint64_t last_ns;
-    uint32_t from = eg_home.n_nodes, to = from, least = WHOLE, most = 0;
-    for (uint32_t k = 0; k < eg_home.n_nodes; k++) {
-        const struct eg_node *n = eg_home.node[k];
-        if (!n || !n->alive)
-            continue;
-        uint32_t has = part(k, NULL, 0), would_have = eg_node_takes(n) ? part(k, NULL, 100) : 0;
+    uint32_t n = eg_home.n_nodes, from = n, to = n, least = WHOLE, most = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t has = eg_home.node[k] && eg_home.node[k]->alive ? part(k, NULL, 0) : WHOLE;
         from = has < least ? k : from;
         least = has < least ? has : least;
+    }
+    for (uint32_t k = 0; k < n && from < n; k++) {
+        uint32_t would_have = eg_node_takes(eg_home.node[k]) && !share_processors(from, k) ? part(k, NULL, 100) : 0;
         to = would_have > most ? k : to;
         most = would_have > most ? would_have : most;
     }
-    int wanted = from < eg_home.n_nodes && to < eg_home.n_nodes && !share_processors(from, to) && most > least + WHOLE / SPREAD_PART && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS && !eg_while_is(&eg_home.together);
+    int wanted = most > least + WHOLE / SPREAD_PART && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS && !eg_while_is(&eg_home.together);
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
         if (t->where != EG_AWAY || eg_agent.now_ns - t->shares.since_ns < EG_ALONE_NS)
@@ -276,8 +276,11 @@ void eg_near_waited(uint32_t tid, unsigned by, uint64_t ns)
     ns += GET_COST_NS;
     if (sharers[tid % 64].tid == tid)
         sharers[tid % 64].shares.waited_ns += ns;
-    if (by && eg_rt.pool->threads_mode == EG_THREADS_AUTO)
-        costs_home(by - 1, ns);
+    if (by && eg_rt.pool->threads_mode == EG_THREADS_AUTO) {
+        const struct eg_thread *t = eg_home_thread(tid);
+        if (!t || !t->ends) /* its own end has been counted */
+            costs_home(by - 1, ns);
+    }
 }
 
 void eg_near_answered(struct eg_thread *t, uint32_t k, unsigned slot)

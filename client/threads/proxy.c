@@ -222,6 +222,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_PIECES: eg_proxy_call(t, &call); break;
         case EG_CALL_WAKE: eg_proxy_wake(t, &call); break;
         case EG_CALL_EXIT:
+            t->ends = 1;
             eg_home_ended(t);
             eg_proxy_stream_give(t);
             eg_proxy_take_back(t);
@@ -229,6 +230,7 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_HOME:
             eg_proxy_stream_give(t);
             if (call.arg[0] == EG_HOME_END) {
+                t->ends = 1;
                 eg_home_ended(t);
                 eg_proxy_take_back(t);
                 eg_proxy_home(t);

@@ -106,7 +106,7 @@ uint64_t eg_quiet_turn(int *work)
     }
     if (!chunk_is_home(c, at, end) || !chunk_is_dropped(c, at, end))
         return eg_agent.now_ns + QUIET_NS; /* what comes wakes the agent */
-    eg_chunk_unwatch(c, at, end);
+    (void)!eg_chunk_unwatch(c, at, end);
     at = end;
     *work = 1;
     return 0;

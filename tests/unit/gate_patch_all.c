@@ -253,7 +253,7 @@ START_TEST(late_mapping_is_patched)
     memcpy(page + 1024, two_moves, sizeof two_moves);
     ck_assert_int_eq((int)write(fd, page, PAGE), (int)PAGE);
     uint8_t *p = late_map(fd, MAP_PRIVATE, 5 * PAGE); /* four of them behind the file's end */
-    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, 5 * PAGE, NULL, &v), 2);
+    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, 5 * PAGE, 0, 5 * PAGE, NULL, &v), 2);
     ck_assert_uint_eq(v.n_sites, 2);
     ck_assert_uint_eq(v.n_left, 0);
     check_permissions(p, "r-xp");
@@ -264,13 +264,13 @@ START_TEST(late_mapping_is_patched)
     ck_assert_uint_eq(run.out[RAX], 3);
     ck_assert_int_eq((int)pread(fd, now, PAGE, 0), (int)PAGE);
     ck_assert_mem_eq(now, page, PAGE);
-    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, 5 * PAGE, NULL, &v), 0);
+    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, 5 * PAGE, 0, 5 * PAGE, NULL, &v), 0);
     ck_assert_uint_eq(v.n_before, 2);
     munmap(p, 5 * PAGE);
     /* Shared: not written to. */
     p = late_map(fd, MAP_SHARED, PAGE);
     memset(&v, 0, sizeof v);
-    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, PAGE, NULL, &v), 0);
+    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, PAGE, 0, PAGE, NULL, &v), 0);
     ck_assert_uint_eq(v.n_left, 2);
     ck_assert_mem_eq(p, page, PAGE);
     munmap(p, PAGE);
@@ -278,7 +278,7 @@ START_TEST(late_mapping_is_patched)
     ck_assert_int_eq(ftruncate(fd, 0), 0);
     p = late_map(fd, MAP_PRIVATE, 3 * PAGE);
     memset(&v, 0, sizeof v);
-    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, 3 * PAGE, NULL, &v), 0);
+    ck_assert_int_eq(eg_gate_patch_late((uint64_t)p, 3 * PAGE, 0, 3 * PAGE, NULL, &v), 0);
     ck_assert_uint_eq(v.n_sites + v.n_left, 0);
     munmap(p, 3 * PAGE);
     close(fd);
@@ -419,6 +419,23 @@ START_TEST(nothing_of_libc_is_left)
 }
 END_TEST
 
+/* The places where this libc's threads begin and end are among what is known. */
+START_TEST(threads_of_libc_are_known)
+{
+    struct eg_gate_text all;
+    if (!libc_map(&all))
+        return;
+    memset(found, 0, sizeof found);
+    eg_gate_start = 0;
+    eg_gate_count = 0;
+    ck_assert_int_eq(mprotect(all.at, all.bytes, PROT_READ | PROT_WRITE | PROT_EXEC), 0);
+    ck_assert_int_gt(eg_gate_patch(all.at, all.bytes, found, &patched_before), 20);
+    ck_assert_int_eq(eg_gate_start, 1);
+    ck_assert_uint_gt(eg_gate_count, (uint64_t)all.at);
+    ck_assert_uint_lt(eg_gate_count, (uint64_t)all.at + all.bytes);
+}
+END_TEST
+
 static unsigned looks;
 static uint64_t look_counted(const uint8_t *p, int what)
 {
@@ -475,6 +492,7 @@ int main(void)
     tcase_add_test(tc, late_mapping_is_patched);
     tcase_add_test(tc, section_headers_say_what_is_code);
     tcase_add_test(tc, nothing_of_libc_is_left);
+    tcase_add_test(tc, threads_of_libc_are_known);
     tcase_add_test(tc, what_was_found_out_is_remembered);
     return unit_run(suite);
 }
