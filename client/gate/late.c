@@ -1,5 +1,6 @@
 /* late.c - code that comes when the program runs already: of the pages that become executable, those that have a `syscall` are patched. */
 #include "client/gate/eg_site.h"
+#include "client/pager/eg_capture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -84,25 +85,20 @@ static uint64_t readable_bytes(uint64_t start, uint64_t bytes)
     return lo * EG_PAGE;
 }
 
-static uint64_t page_up(uint64_t v)
-{
-    return (v + EG_PAGE - 1) & ~(EG_PAGE - 1);
-}
-
 int eg_gate_patch_late(uint64_t start, uint64_t bytes, uint64_t lo, uint64_t hi, const uint64_t *harmless, struct eg_gate_verdict *v)
 {
     int n = 0;
     uint64_t at = start + lo, end = start + hi, before = start, behind = end;
     struct eg_work look = {.look = eg_look_plain};
-    if (lo && readable_bytes(start, page_up(lo)) == page_up(lo)) /* the rest is data, and may have jump tables */
+    if (lo && readable_bytes(start, eg_page_up(lo)) == eg_page_up(lo)) /* the rest is data, and may have jump tables */
         before = at;
     if (hi < bytes)
-        behind = (end & ~(EG_PAGE - 1)) + readable_bytes(end & ~(EG_PAGE - 1), start + page_up(bytes) - (end & ~(EG_PAGE - 1)));
+        behind = (end & ~(EG_PAGE - 1)) + readable_bytes(end & ~(EG_PAGE - 1), start + eg_page_up(bytes) - (end & ~(EG_PAGE - 1)));
     while (at < end) {
         struct mapping m;
         uint64_t page = at & ~(EG_PAGE - 1), readable = end - at;
         if (readable <= EG_TEXT_MAX) {
-            readable = readable_bytes(page, page_up(end) - page);
+            readable = readable_bytes(page, eg_page_up(end) - page);
             readable -= readable ? at - page : 0;
             readable = readable < end - at ? readable : end - at;
         }

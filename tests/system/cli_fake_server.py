@@ -49,7 +49,7 @@ REPLIES = {
 
 # What is added to a real node's answer: later fields of a message replace earlier ones.
 NODE_CHANGES = {
-    "node-version": number(1, 9),
+    "node-version": number(1, 99),
     "node-slots": number(2, 0),
     "node-pages": number(5, 16384),
     "node-draining": number(6, 1),
