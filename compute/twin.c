@@ -21,7 +21,6 @@
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
 #define FRAME_SOON 4096u /* of the stack: about a signal's frame */
-#define CONTROL_BYTES 2048u
 #define LEAVES_SPAN (12 * EG_PAGE_BYTES)
 #define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
 
@@ -171,7 +170,7 @@ static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
 static void leaves(uint64_t rsp, uint64_t fs_base)
 {
     uint64_t start = (rsp - FRAME_SOON) & ~(uint64_t)(EG_PAGE_BYTES - 1);
-    uint64_t end = fs_base > rsp && fs_base - rsp < LEAVES_SPAN ? fs_base + CONTROL_BYTES : rsp + 1;
+    uint64_t end = fs_base > rsp && fs_base - rsp < LEAVES_SPAN ? fs_base + EG_CONTROL_BYTES : rsp + 1;
     struct eg_co m = {.type = EG_CO_LEAVES, .n = (uint32_t)((end - start + EG_PAGE_BYTES - 1) / EG_PAGE_BYTES), .addr = start};
     wk_send(&m, NULL, 0);
 }

@@ -163,5 +163,6 @@ struct eg_thread_state {
     uint32_t tid, xstate_bytes;
 };
 #define EG_XSTATE_MAX_BYTES 12288u
+#define EG_CONTROL_BYTES 2048u /* from fs_base on: of libc's control block, used at a thread's beginning and end */
 
 #endif

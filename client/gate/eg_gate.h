@@ -137,9 +137,9 @@ struct eg_gate_verdict {
  * may be NULL. v: added up, in every case. What is no code does no harm. A text of more than 256 MiB is left.
  * Returns: the number of sites patched, or -errno. */
 int eg_gate_patch_all(const struct eg_gate_text *text, const uint64_t *harmless, uint32_t *ret_found, struct eg_gate_verdict *v);
-/* eg_gate_code - of the bytes [*lo, *hi) of a file that are mapped executable, which part its section headers say is code: *lo, *hi. Context: any. Returns: 1; 0: it has
- * none, or they say nothing of these bytes, which may all be code. */
-int eg_gate_code(int fd, uint64_t *lo, uint64_t *hi);
+/* eg_gate_code - of the bytes [*lo, *hi) of a file that are mapped executable, which part its section headers say is code: *lo, *hi. head: its ELF header as it is
+ * mapped, if it may be another file; else NULL. Context: any. Returns: 1; 0: it is, has none, or they say nothing of these bytes, which may all be code. */
+int eg_gate_code(int fd, const void *head, uint64_t *lo, uint64_t *hi);
 /* eg_gate_patch_late - the same for pages of a file that have just become executable, of which [lo, hi) is code; they may go on behind the file's end. Pages shared with others
  * are not written to: their sites are left.
  * Context: gate stack, all signals blocked, lock not held; nobody runs in these pages yet. Returns: the number of sites patched, or -errno. */

@@ -315,7 +315,7 @@ static void late_code(uint64_t start, uint64_t bytes, int fd, uint64_t offset)
     struct eg_gate_verdict v = {0};
     bytes = eg_page_up(bytes);
     uint64_t lo = offset, hi = offset + bytes;
-    eg_gate_code(fd, &lo, &hi);
+    eg_gate_code(fd, NULL, &lo, &hi);
     if (eg_gate_patch_late(start, bytes, lo - offset, hi - offset, eg_gate_harmless(), &v) >= 0 && !v.n_left)
         return;
     __atomic_store_n(&eg_rt.pool->sole, 0, __ATOMIC_RELAXED);

@@ -1,6 +1,5 @@
 /* late.c - code that comes when the program runs already: of the pages that become executable, those that have a `syscall` are patched. */
 #include "client/gate/eg_site.h"
-#include "client/pager/eg_capture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -88,34 +87,25 @@ static uint64_t readable_bytes(uint64_t start, uint64_t bytes)
 int eg_gate_patch_late(uint64_t start, uint64_t bytes, uint64_t lo, uint64_t hi, const uint64_t *harmless, struct eg_gate_verdict *v)
 {
     int n = 0;
-    uint64_t at = start + lo, end = start + hi, before = start, behind = end;
-    struct eg_work look = {.look = eg_look_plain};
-    if (lo && readable_bytes(start, eg_page_up(lo)) == eg_page_up(lo)) /* the rest is data, and may have jump tables */
-        before = at;
-    if (hi < bytes)
-        behind = (end & ~(EG_PAGE - 1)) + readable_bytes(end & ~(EG_PAGE - 1), start + eg_page_up(bytes) - (end & ~(EG_PAGE - 1)));
+    uint64_t at = start + lo, end = start + hi;
+    uint64_t there = start + (hi - lo > EG_TEXT_MAX ? bytes : readable_bytes(start, bytes)); /* up to here anybody may look */
     while (at < end) {
         struct mapping m;
-        uint64_t page = at & ~(EG_PAGE - 1), readable = end - at;
-        if (readable <= EG_TEXT_MAX) {
-            readable = readable_bytes(page, eg_page_up(end) - page);
-            readable -= readable ? at - page : 0;
-            readable = readable < end - at ? readable : end - at;
-        }
-        if (!readable) { /* behind the file's end, or for execution only */
+        if (at >= there) { /* behind the file's end, or for execution only */
             if (mapping_find(at, &m) || !(m.prot & PROT_READ) || eg_sys_copy_in(&m, at, 1) != -EFAULT)
                 eg_verdict_left(v, (uint8_t *)at);
             break;
         }
-        look.end = (uint8_t *)at + readable;
-        if (readable <= EG_TEXT_MAX && !eg_look_syscall(&look, (uint8_t *)at))
+        uint64_t stop = end < there ? end : there;
+        struct eg_work look = {.end = (uint8_t *)stop, .look = eg_look_plain};
+        if (stop - at <= EG_TEXT_MAX && !eg_look_syscall(&look, (uint8_t *)at))
             break;
         int rc = mapping_find(at, &m);
         if (rc)
             m = (struct mapping){at, end, 0, 1};
-        uint64_t stop = m.end < at + readable ? m.end : at + readable;
+        stop = m.end < stop ? m.end : stop;
         struct eg_gate_text object = {.at = (uint8_t *)at, .bytes = stop - at, .prot = m.prot, .no_write = (uint8_t)m.is_shared, .unknown_tables = 1,
-                                      .tables = {{start, before}, {end, behind > end ? behind : end}}};
+                                      .tables = {{start, start + lo}, {end, there > end ? there : end}}}; /* the rest is data, and may have jump tables */
         rc = eg_gate_patch_all(&object, harmless, NULL, v);
         if (rc < 0 && rc != -EACCES)
             return rc;

@@ -8,7 +8,7 @@
 
 #define HEADERS 16u
 
-int eg_gate_code(int fd, uint64_t *lo, uint64_t *hi)
+int eg_gate_code(int fd, const void *head, uint64_t *lo, uint64_t *hi)
 {
     Elf64_Ehdr h;
     Elf64_Shdr s[HEADERS];
@@ -17,7 +17,7 @@ int eg_gate_code(int fd, uint64_t *lo, uint64_t *hi)
     if (eg_sys2(SYS_fstat, fd, &st) || (st.st_mode & S_IFMT) != S_IFREG) /* a device may have nothing to read for ever */
         return 0;
     if (eg_sys4(SYS_pread64, fd, &h, sizeof h, 0) != (long)sizeof h || memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 ||
-        h.e_shentsize != sizeof *s)
+        h.e_shentsize != sizeof *s || (head && memcmp(&h, head, sizeof h) != 0))
         return 0;
     for (uint32_t i = 0, n; i < h.e_shnum; i += n) {
         n = h.e_shnum - i < HEADERS ? h.e_shnum - i : HEADERS;

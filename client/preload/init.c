@@ -180,12 +180,10 @@ static const void *object_note(const struct dl_phdr_info *info, const char *owne
 static void code_of(const struct dl_phdr_info *info, const ElfW(Phdr) *p, struct eg_gate_text *text)
 {
     uint64_t lo = 0, hi = p->p_filesz;
-    ElfW(Ehdr) head;
-    int fd = p->p_offset ? -1 : open(info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    int fd = p->p_offset || hi < sizeof(ElfW(Ehdr)) ? -1 : open(info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
-    if (pread(fd, &head, sizeof head, 0) == (ssize_t)sizeof head && p->p_filesz >= sizeof head && memcmp(&head, text->at, sizeof head) == 0 &&
-        eg_gate_code(fd, &lo, &hi)) {
+    if (eg_gate_code(fd, text->at, &lo, &hi)) {
         uint64_t start = (uint64_t)text->at, end = start + text->bytes;
         text->at += lo;
         text->where += (uint32_t)lo;

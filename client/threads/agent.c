@@ -121,6 +121,40 @@ int eg_agent_is_wanted(const struct eg_dir_page *p, unsigned agent, int write)
     return write || (agent != EG_DIR_AT_HOME && !(p->sharers >> agent & 1));
 }
 
+/* It comes home unasked, if others have it and no memory call keeps it. */
+static void bring(struct eg_dir_page *p, uint64_t addr)
+{
+    if (eg_agent_is_wanted(p, EG_DIR_AT_HOME, 1) && !eg_freeze_keeps(addr))
+        eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_NOBODY, 1);
+}
+
+/* Who has the page are nodes without threads: nobody will miss it. */
+static int is_left_over(const struct eg_dir_page *p)
+{
+    uint64_t holders = p->state == EG_DIR_SHARED ? p->sharers : 1ull << p->owner;
+    for (; holders; holders &= holders - 1)
+        if (__atomic_load_n(&eg_home.node[__builtin_ctzll(holders) - 1]->n_threads, __ATOMIC_RELAXED))
+            return 0;
+    return 1;
+}
+
+int eg_agent_bring_left(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
+{
+    int home = 1;
+    eg_agent.absent = 0;
+    for (uint64_t addr = lo; addr < hi; addr += EG_PAGE_BYTES) {
+        struct eg_dir_page *p = eg_chunk_page(c, addr);
+        if (eg_dir_is_home(p))
+            continue;
+        home = 0;
+        if ((p->state == EG_DIR_SHARED || p->state == EG_DIR_OWNED) && is_left_over(p))
+            bring(p, addr);
+    }
+    eg_grant_do();
+    eg_grant_stores();
+    return home;
+}
+
 /* A worker has the page, or it is coming to it. */
 static int holds(const struct eg_dir_page *p, unsigned agent)
 {
@@ -141,7 +175,7 @@ static int bit_of(uint64_t bits, uint64_t lo, uint64_t addr)
 static int goes_along(struct eg_dir_chunk *c, uint64_t addr, int here)
 {
     const struct eg_dir_page *p = eg_chunk_page(c, addr);
-    return here != eg_agent.absent && p->state == EG_DIR_HOME && !p->line && !eg_freeze_keeps(addr) && !eg_fault_held_until(addr / EG_PAGE_BYTES) && !eg_far_away(addr);
+    return here != eg_agent.absent && eg_dir_is_home(p) && !eg_freeze_keeps(addr) && !eg_fault_held_until(addr / EG_PAGE_BYTES) && !eg_far_away(addr);
 }
 
 /* Fresh memory: its neighbours will be wanted, on both sides of addr. Who touches it in any order would leave gaps else, each of them worth two or
@@ -308,13 +342,15 @@ void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const 
 /* A thread is on its way home: what it will use there comes, too, as if it had asked. */
 static void leaves(const struct eg_co *m)
 {
+    uint64_t hi = m->addr + m->n * EG_PAGE_BYTES;
+    struct eg_dir_chunk *c;
+    if (m->addr % EG_PAGE_BYTES)
+        return;
+    hi = hi < EG_USER_END ? hi : EG_USER_END; /* a stack pointer may be anything */
     eg_agent.absent = 0;
-    for (uint64_t addr = m->addr; addr < m->addr + m->n * EG_PAGE_BYTES; addr += EG_PAGE_BYTES) {
-        struct eg_dir_chunk *c = addr % EG_PAGE_BYTES || addr >= EG_USER_END ? NULL : eg_chunk_find(addr);
-        struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
-        if (p && eg_agent_is_wanted(p, EG_DIR_AT_HOME, 1) && !eg_freeze_keeps(addr))
-            eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_NOBODY, 1);
-    }
+    for (uint64_t at = m->addr, end; (c = eg_chunk_next(&at, hi, &end));)
+        for (; at < end; at += EG_PAGE_BYTES)
+            bring(eg_chunk_page(c, at), at);
     eg_grant_do();
     eg_grant_stores();
 }

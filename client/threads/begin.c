@@ -133,7 +133,7 @@ static void begun(struct eg_thread *t)
     t->busy_percent = 100;
     t->start_ns = t->out_ns = eg_sys_now_ns();
     t->moved_ns = t->cost_ns = 0;
-    t->alone_ns = EG_ALONE_NS;
+    t->stays = (struct eg_while){.for_ns = WHILE_NS};
     t->spread = 0;
     t->ends = 0;
     memset(&t->shares, 0, sizeof t->shares);

@@ -65,7 +65,7 @@ int eg_home_untouched(uint64_t lo, uint64_t hi)
     struct eg_dir_chunk *c;
     for (uint64_t at = lo, end; (c = eg_chunk_next(&at, hi, &end));) {
         for (; at < end; at += EG_PAGE_BYTES)
-            if (eg_mark(c->fixed, at / EG_PAGE_BYTES) || eg_chunk_page(c, at)->state != EG_DIR_HOME || eg_chunk_page(c, at)->line)
+            if (eg_mark(c->fixed, at / EG_PAGE_BYTES) || !eg_dir_is_home(eg_chunk_page(c, at)))
                 return 0;
     }
     return 1;
@@ -83,14 +83,6 @@ int eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
     }
     c->n_watched = 0;
     return !parts || (found && !failed);
-}
-
-int eg_chunk_is_home(const struct eg_dir_chunk *c)
-{
-    for (uint32_t i = 0; i < EG_BLOCK_PAGES; i++)
-        if (c->page[i].state != EG_DIR_HOME || c->page[i].line)
-            return 0;
-    return 1;
 }
 
 void eg_home_changed(uint64_t lo, uint64_t hi)

@@ -21,6 +21,8 @@ void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned
 void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data);
 /* eg_agent_get - a worker's thread asks for a page. wanted: how many, from this one on, it is known to want; 0: not known. Context: agent. */
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted);
+/* eg_agent_bring_left - what nodes without threads have of [lo, hi) of a chunk is asked home. Context: agent. Returns: 1: all of it is there. */
+int eg_agent_bring_left(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);
 /* eg_agent_is_wanted - would an agent have to ask for the page, and could it be answered without waiting behind others? Context: agent. */
 int eg_agent_is_wanted(const struct eg_dir_page *p, unsigned agent, int write);
 
@@ -150,8 +152,6 @@ int eg_freeze_due(void);
 /* --- chunk.c --- */
 /* eg_chunk_find - Context: any. Returns: the address's chunk; NULL: nothing of it was ever away. */
 struct eg_dir_chunk *eg_chunk_find(uint64_t addr);
-/* eg_chunk_is_home - nothing of it is away, or asked for. Context: agent. */
-int eg_chunk_is_home(const struct eg_dir_chunk *c);
 /* eg_chunk_unwatch - [lo, hi) of it is registered with userfaultfd no more; who waited for a page there tries again. Context: agent. Returns: 1; 0: some of it still may be (no
  * more mappings may be made, for one). */
 int eg_chunk_unwatch(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi);

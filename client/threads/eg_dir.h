@@ -141,6 +141,12 @@ int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsign
  * it is busy. */
 int eg_dir_forget(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page);
 
+/* Nothing of it is away, and nobody waits for it. */
+static inline int eg_dir_is_home(const struct eg_dir_page *p)
+{
+    return p->state == EG_DIR_HOME && !p->line;
+}
+
 static inline int eg_dir_busy(const struct eg_dir_page *p)
 {
     return p->state >= EG_DIR_WAIT_ACKS;

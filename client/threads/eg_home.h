@@ -27,7 +27,6 @@
 #define EG_SLOT_SPARE 0xff00u /* of home, and the node's number: it holds too much */
 #define EG_NODE_RUNS (1u << 20)
 #define EG_RECLAIMS 256u
-#define EG_ALONE_NS 500000000u /* a thread that has waited for nobody for so long can be anywhere */
 #define EG_HOME_PULSE_MS 2000u /* a node that says nothing for so long is asked whether it is there */
 #define EG_PUSHED 4u /* runs of pages that go out with a thread */
 #define EG_PARKED (2 * (1 + EG_PUSHED) * EG_THREADS)
@@ -87,6 +86,11 @@ struct eg_shares {
     uint8_t last;                 /* others had the last one */
 };
 
+/* Something that threads do differently until then, because of what was seen; twice as long each time. */
+struct eg_while {
+    uint64_t until_ns, for_ns;
+};
+
 enum eg_thread_where { EG_AT_HOME = 0, EG_AWAY = 1 };
 
 /* One thread of the program that the gate saw begin, at the start of its private memory. threads.S knows the first fields. */
@@ -111,8 +115,8 @@ struct eg_thread {
     uint64_t asked_ns; /* since then it waits for a page; the agent's */
     struct eg_shares shares; /* the agent's, as the next */
     uint64_t moved_ns;
-    uint64_t alone_ns; /* it goes where there is more room only so long after it moved: twice as long each time that it came back */
-    uint8_t spread;    /* its last move was one of those */
+    struct eg_while stays; /* where it shares: it came back from where there was more room */
+    uint8_t spread;    /* its last move was there */
     uint32_t move_to;  /* node + 1: it is on its way there, because that is where it shares; 0: none */
     uint32_t in_call;  /* it does not run: home makes a call for it */
     uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
@@ -165,11 +169,6 @@ struct eg_dir_chunk {
 /* HELD: nobody gets anything of the range from the agent's next turn on; FREEZE: and what is away comes home; FROZEN: it has. SETTLE: nothing of the
  * range is to be on its way; SETTLED: it is so; DROP: what is away is forgotten where it is, and then FROZEN. */
 enum { EG_REQ_NONE = 0, EG_REQ_HELD = 1, EG_REQ_FREEZE = 2, EG_REQ_FROZEN = 3, EG_REQ_SETTLE = 4, EG_REQ_SETTLED = 5, EG_REQ_DROP = 6 };
-
-/* Something that threads do differently until then, because of what was seen; twice as long each time. */
-struct eg_while {
-    uint64_t until_ns, for_ns;
-};
 
 struct eg_home {
     uint8_t on;        /* this run has compute nodes */

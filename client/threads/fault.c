@@ -99,16 +99,6 @@ void eg_fault_granted(uint64_t addr, unsigned slot, int write, int stored)
     }
 }
 
-/* Who has the page are nodes without threads: nobody will miss it. */
-static int is_left_over(const struct eg_dir_page *p)
-{
-    uint64_t holders = p->state == EG_DIR_SHARED ? p->sharers : 1ull << p->owner;
-    for (; holders; holders &= holders - 1)
-        if (__atomic_load_n(&eg_home.node[__builtin_ctzll(holders) - 1]->n_threads, __ATOMIC_RELAXED))
-            return 0;
-    return 1;
-}
-
 /* Memory of which nodes had something, and have nothing any more, is watched over no longer when home goes on using it afresh: each fault would be one by the
  * agent. What is left over on nodes comes first. */
 static int home_alone(struct eg_dir_chunk *c, uint64_t addr)
@@ -117,25 +107,13 @@ static int home_alone(struct eg_dir_chunk *c, uint64_t addr)
     if (!c || eg_home.far || ++c->n_fresh < FRESH_MANY)
         return 0;
     c->n_fresh = 0;
-    if (eg_chunk_is_home(c))
-        return eg_chunk_unwatch(c, block, block + EG_BLOCK_BYTES);
-    eg_agent.absent = 0;
-    for (uint64_t at = block; at < block + EG_BLOCK_BYTES; at += EG_PAGE_BYTES) {
-        struct eg_dir_page *p = eg_chunk_page(c, at);
-        if (eg_agent_is_wanted(p, EG_DIR_AT_HOME, 1) && is_left_over(p) && !eg_freeze_keeps(at))
-            eg_agent_ask(p, at / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_NOBODY, 1);
-    }
-    eg_grant_do();
-    eg_grant_stores();
-    return 0;
+    return eg_agent_bring_left(c, block, block + EG_BLOCK_BYTES) && eg_chunk_unwatch(c, block, block + EG_BLOCK_BYTES);
 }
 
 static void home_zero(struct eg_dir_chunk *c, uint64_t addr)
 {
-    if (home_alone(c, addr)) {
-        eg_uffd_wake(addr, addr + EG_PAGE_BYTES);
+    if (home_alone(c, addr)) /* which has woken it */
         return;
-    }
     int rc = eg_uffd_zero_check(addr);
     if (rc == 0)
         eg_uffd_wake(addr, addr + EG_PAGE_BYTES);

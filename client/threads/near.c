@@ -14,7 +14,7 @@
 #define SHARES_WITHIN_NS 20000000u
 #define SHARES_PERCENT 40u /* of its time a thread waits for a few pages that others have: it belongs with them, slot or no slot */
 #define ALONE_PERCENT 10u  /* and one that waits less, or computes, can be anywhere */
-#define ALONE_MAX_NS 60000000000u
+#define ALONE_NS 500000000u
 #define SPREAD_PART 10u    /* such a part of a processor it must have more there */
 #define GET_COST_NS 40000u /* of a request for a page, beside the time that it waits here */
 
@@ -126,10 +126,9 @@ static void nearer(struct eg_thread *t)
         return;
     if (shares >= SHARES_PERCENT)
         eg_while_again(&eg_home.together);
-    if (t->spread) { /* in vain: what it works on is shared now and then */
-        t->spread = 0;
-        t->alone_ns = t->alone_ns < ALONE_MAX_NS ? t->alone_ns * 2 : ALONE_MAX_NS;
-    }
+    if (t->spread) /* in vain: what it works on is shared now and then */
+        eg_while_again(&t->stays);
+    t->spread = 0;
     move(t, best);
 }
 
@@ -158,10 +157,10 @@ static void spread(void)
     int wanted = most > least + WHOLE / SPREAD_PART && eg_agent.now_ns - last_ns > NEAR_PAUSE_NS && !eg_while_is(&eg_home.together);
     for (uint32_t i = 0; i < eg_home.n_threads; i++) {
         struct eg_thread *t = eg_home.thread[i];
-        if (t->where != EG_AWAY || eg_agent.now_ns - t->shares.since_ns < EG_ALONE_NS)
+        if (t->where != EG_AWAY || eg_agent.now_ns - t->shares.since_ns < ALONE_NS)
             continue;
         if (wanted && t->node == from && t->busy_percent > LIGHT_PERCENT && !t->kick && !t->visits && __atomic_load_n(&t->tid, __ATOMIC_RELAXED) &&
-            waits_percent(&t->shares) < ALONE_PERCENT && eg_agent.now_ns - t->moved_ns > t->alone_ns) {
+            waits_percent(&t->shares) < ALONE_PERCENT && eg_agent.now_ns - t->moved_ns > ALONE_NS && !eg_while_is(&t->stays)) {
             wanted = 0;
             last_ns = eg_agent.now_ns;
             t->spread = 1;

@@ -17,7 +17,6 @@
 
 #define SPIN_TURNS 30
 #define STACK_SOON 512u      /* of the stack, and of the thread's control block, are used at once */
-#define CONTROL_BYTES 2048u
 #define VISIT_STAY_NS 20000000u /* between two visits; twice as long after a short one */
 #define VISIT_STAY_MAX_NS 30000000000u
 #define HEAD_BYTES ((sizeof(struct eg_thread) + 4095) & ~4095ul)
@@ -134,7 +133,7 @@ static void before_call(struct eg_thread_state *s)
 /* What it will touch first goes with it: its stack and its control block, which libc has above it. Returns: runs of pages. */
 static uint32_t pages_along(struct eg_thread *t)
 {
-    const uint64_t at[] = {t->state.rsp - STACK_SOON, t->state.rsp, t->state.fs_base, t->state.fs_base + CONTROL_BYTES};
+    const uint64_t at[] = {t->state.rsp - STACK_SOON, t->state.rsp, t->state.fs_base, t->state.fs_base + EG_CONTROL_BYTES};
     uint32_t n = 0;
     memset(t->pushed, 0, sizeof t->pushed);
     for (uint32_t i = 0; i < sizeof at / sizeof *at; i++) {
@@ -204,6 +203,15 @@ static int moves_on(struct eg_thread *t)
     return send_out(t) == 0;
 }
 
+/* The thread has ended on its node, or comes from there to end here. */
+static void ended(struct eg_thread *t)
+{
+    t->ends = 1;
+    eg_home_ended(t);
+    eg_proxy_stream_give(t);
+    eg_proxy_take_back(t);
+}
+
 static __attribute__((noreturn)) void away(struct eg_thread *t)
 {
     for (;;) {
@@ -222,19 +230,14 @@ static __attribute__((noreturn)) void away(struct eg_thread *t)
         case EG_CALL_PIECES: eg_proxy_call(t, &call); break;
         case EG_CALL_WAKE: eg_proxy_wake(t, &call); break;
         case EG_CALL_EXIT:
-            t->ends = 1;
-            eg_home_ended(t);
-            eg_proxy_stream_give(t);
-            eg_proxy_take_back(t);
+            ended(t);
             eg_proxy_exit(t, (long)call.arg[0]);
         case EG_CALL_HOME:
-            eg_proxy_stream_give(t);
             if (call.arg[0] == EG_HOME_END) {
-                t->ends = 1;
-                eg_home_ended(t);
-                eg_proxy_take_back(t);
+                ended(t);
                 eg_proxy_home(t);
             }
+            eg_proxy_stream_give(t);
             __atomic_fetch_add(&eg_rt.row->migrations, 1, __ATOMIC_RELAXED);
             if (call.arg[0] == EG_HOME_KICK && moves_on(t))
                 break;

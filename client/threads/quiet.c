@@ -26,23 +26,6 @@ static uint64_t leaving(void)
     return n;
 }
 
-/* What nodes have of the chunk is asked for. Returns: 1 they have nothing; 0 it is still to come. */
-static int chunk_is_home(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
-{
-    int home = 1;
-    for (uint64_t addr = lo; addr < hi; addr += EG_PAGE_BYTES) {
-        struct eg_dir_page *p = eg_chunk_page(c, addr);
-        if (p->state == EG_DIR_HOME && !p->line)
-            continue;
-        home = 0;
-        if (eg_agent_is_wanted(p, EG_DIR_AT_HOME, 1))
-            eg_agent_ask(p, addr / EG_PAGE_BYTES, EG_DIR_AT_HOME, EG_SLOT_NOBODY, 1);
-    }
-    eg_grant_do();
-    eg_grant_stores();
-    return home;
-}
-
 /* Read-only copies of the chunk, uncounted, go: every memory call on them would have to have them dropped. Only they: a worker has pages of its own, too
  * (eg_where). Returns: 1 there are none; 0 not yet. */
 static int chunk_is_dropped(struct eg_dir_chunk *c, uint64_t lo, uint64_t hi)
@@ -104,7 +87,7 @@ uint64_t eg_quiet_turn(int *work)
         done = 1;
         return 0;
     }
-    if (!chunk_is_home(c, at, end) || !chunk_is_dropped(c, at, end))
+    if (!eg_agent_bring_left(c, at, end) || !chunk_is_dropped(c, at, end))
         return eg_agent.now_ns + QUIET_NS; /* what comes wakes the agent */
     (void)!eg_chunk_unwatch(c, at, end);
     at = end;

@@ -309,16 +309,21 @@ START_TEST(section_headers_say_what_is_code)
     ck_assert_int_eq((int)pwrite(fd, sections, sizeof sections, (off_t)eh.e_shoff), (int)sizeof sections);
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         uint64_t lo = cases[k].lo, hi = cases[k].hi;
-        ck_assert_int_eq(eg_gate_code(fd, &lo, &hi), cases[k].code_hi != 0);
+        ck_assert_int_eq(eg_gate_code(fd, NULL, &lo, &hi), cases[k].code_hi != 0);
         ck_assert_uint_eq(lo, cases[k].code_hi ? cases[k].code_lo : cases[k].lo);
         ck_assert_uint_eq(hi, cases[k].code_hi ? cases[k].code_hi : cases[k].hi);
     }
     uint64_t lo = 0, hi = 0x6000;
+    Elf64_Ehdr other = eh;
+    other.e_entry++;
+    ck_assert_int_eq(eg_gate_code(fd, &other, &lo, &hi), 0); /* another file than what is mapped */
+    ck_assert_int_eq(eg_gate_code(fd, &eh, &lo, &hi), 1);
+    lo = 0, hi = 0x6000;
     ck_assert_int_eq(ftruncate(fd, 0x4200), 0); /* the headers are cut off */
-    ck_assert_int_eq(eg_gate_code(fd, &lo, &hi), 0);
+    ck_assert_int_eq(eg_gate_code(fd, NULL, &lo, &hi), 0);
     ck_assert_int_eq((int)pwrite(fd, "#!", 2, 0), 2);
-    ck_assert_int_eq(eg_gate_code(fd, &lo, &hi), 0);
-    ck_assert_int_eq(eg_gate_code(-1, &lo, &hi), 0);
+    ck_assert_int_eq(eg_gate_code(fd, NULL, &lo, &hi), 0);
+    ck_assert_int_eq(eg_gate_code(-1, NULL, &lo, &hi), 0);
     close(fd);
 }
 END_TEST
