@@ -29,17 +29,11 @@ static uint32_t text_bytes(struct wk_slot *s, uint64_t addr)
     return 0;
 }
 
-static int is_programs(uint64_t addr, uint64_t bytes)
-{
-    uint64_t end = addr + bytes;
-    return end >= addr && end <= EG_USER_END && !(bytes && addr < EG_WORKER_END && end > EG_WORKER_START);
-}
-
 /* What is read is copied; what is written is here. Returns: 0: something is not. */
 static int copy_in(const struct eg_piece *p, uint8_t *to, uint64_t addr, uint32_t bytes)
 {
     uint8_t byte;
-    if (!is_programs(addr, bytes))
+    if (!wk_is_programs(addr, bytes))
         return 0;
     for (uint64_t at = addr, end = addr + bytes, n; at < end; at += n) {
         n = page_rest(at, end);
@@ -123,6 +117,31 @@ const uint8_t *wk_pieces_begin(struct wk_slot *s, uint64_t rip, struct eg_call *
     return d->data + from;
 }
 
+/* An answer's payload: so much of it has come, to its place in the call's data, or at once to where it belongs. */
+struct answer {
+    uint8_t *to;
+    uint32_t bytes, have;
+};
+
+static void answer_rest(struct wk_slot *s, struct answer *in)
+{
+    wk_call_read(s, in->to + in->have, in->bytes - in->have);
+    in->have = in->bytes;
+}
+
+/* A part of it, whose place is `from`, goes to the program: a large one without a stop there, as far as its pages are still here. Returns: 0: the program has taken them
+ * away meanwhile. */
+static int part_take(struct wk_slot *s, uint64_t rip, const struct eg_part *part, const uint8_t *from, struct answer *in)
+{
+    uint32_t done = 0;
+    if (part->bytes >= EG_PAGE_BYTES && from == in->to + in->have)
+        in->have += done = wk_call_read_out(s, part->addr, part->bytes);
+    if (done == part->bytes)
+        return 1;
+    answer_rest(s, in);
+    return copy_out(s, rip, part->addr + done, from + done, part->bytes - done);
+}
+
 int64_t wk_pieces_end(struct wk_slot *s, uint64_t rip, const struct eg_call *answer, struct wk_pieces *p)
 {
     struct eg_pieces_data *d = &p->d;
@@ -131,12 +150,13 @@ int64_t wk_pieces_end(struct wk_slot *s, uint64_t rip, const struct eg_call *ans
         d->bytes[i] = eg_piece_written(&p->of->piece[i], d->bytes[i], answer->arg[0]);
     if (!p->of || answer->len_bytes != eg_pieces_span(p->of, EG_PIECE_OUT, d->bytes, d->at, &from))
         wk_die("home sent other than was asked for, bytes:", answer->len_bytes);
-    wk_call_read(s, d->data + from, answer->len_bytes);
+    struct answer in = {.to = d->data + from, .bytes = answer->len_bytes};
+    int taken = 1;
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
         struct eg_part part = {.next = 0};
-        while (eg_part_next(&p->of->piece[i], EG_PIECE_OUT, d->addr[i], p->segment, d->bytes[i], &part))
-            if (!copy_out(s, rip, part.addr, d->data + d->at[i] + part.at, part.bytes))
-                return -EFAULT;
+        while (taken && eg_part_next(&p->of->piece[i], EG_PIECE_OUT, d->addr[i], p->segment, d->bytes[i], &part))
+            taken = part_take(s, rip, &part, d->data + d->at[i] + part.at, &in);
     }
-    return answer->arg[0];
+    answer_rest(s, &in);
+    return taken ? answer->arg[0] : -EFAULT;
 }

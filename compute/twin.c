@@ -127,7 +127,8 @@ static void call_send(struct wk_slot *s, const struct eg_call *call, const void 
         twin_end(s);
 }
 
-/* At least `least` bytes of what comes, `most` at most. Spins a little first. Returns: how many. */
+/* At least `least` bytes of what comes, `most` at most. Spins a little first. Returns: how many; fewer, if it goes to the program's memory and a page is not here,
+ * or may not be written. */
 static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t most)
 {
     uint64_t at = 0;
@@ -139,6 +140,8 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
             at += (uint64_t)n;
         else if (n == -EAGAIN)
             block = !eg_spin_turn(&s->spin, wk_spin_ns());
+        else if (n == -EFAULT)
+            break;
         else if (n != -EINTR) {
             __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
             twin_end(s);
@@ -151,6 +154,11 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
 void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes)
 {
     some_read(s, to, bytes, bytes);
+}
+
+uint32_t wk_call_read_out(struct wk_slot *s, uint64_t addr, uint32_t bytes)
+{
+    return (uint32_t)some_read(s, (void *)addr, bytes, bytes);
 }
 
 void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer)
@@ -166,13 +174,15 @@ static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
     wk_call_on((uint8_t *)s + WK_ALT_OFFSET, idle, s);
 }
 
-/* What it will use first at home: its stack, where a signal's frame may come, up to its control block, if that is not far above. */
-static void leaves(uint64_t rsp, uint64_t fs_base)
+/* What it will use first at home goes along, or is asked for: its stack, where a signal's frame may come, up to its control block, if that is not far
+ * above. */
+static void leaves(struct wk_slot *s, uint64_t rsp, uint64_t fs_base, enum eg_home_reason why)
 {
-    uint64_t start = (rsp - FRAME_SOON) & ~(uint64_t)(EG_PAGE_BYTES - 1);
+    uint64_t start = (rsp - (why == EG_HOME_END ? 0 : FRAME_SOON)) & ~(uint64_t)(EG_PAGE_BYTES - 1);
     uint64_t end = fs_base > rsp && fs_base - rsp < LEAVES_SPAN ? fs_base + EG_CONTROL_BYTES : rsp + 1;
     struct eg_co m = {.type = EG_CO_LEAVES, .n = (uint32_t)((end - start + EG_PAGE_BYTES - 1) / EG_PAGE_BYTES), .addr = start};
-    wk_send(&m, NULL, 0);
+    if (wk_give(s, start, m.n))
+        wk_send(&m, NULL, 0);
 }
 
 /* The thread leaves: its registers go home. info: of the fault or trap that it leaves for, else NULL. */
@@ -191,7 +201,7 @@ static __attribute__((noreturn)) void go_home(struct wk_slot *s, struct eg_ucont
     memcpy(&out.state.r8, uc->mc.regs, sizeof uc->mc.regs);
     eg_sys2(SYS_arch_prctl, ARCH_GET_FS, &out.state.fs_base);
     eg_sys2(SYS_arch_prctl, ARCH_GET_GS, &out.state.gs_base);
-    leaves(out.state.rsp, out.state.fs_base);
+    leaves(s, out.state.rsp, out.state.fs_base, why);
     out.state.xstate_bytes = eg_frame_xstate_bytes(uc->mc.fpstate);
     out.call.type = EG_CALL_HOME;
     out.call.mask = s->mask;
@@ -397,7 +407,7 @@ void wk_signals_init(void)
         unsigned long flags;
         void (*restorer)(void);
         uint64_t mask;
-    } act = {(void *)on_signal, SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */, wk_restorer, ~(1ull << (SIGBUS - 1) | 1ull << (SIGSEGV - 1))}; /* wk_try_copy is done inside a handler */
+    } act = {(void *)on_signal, SA_SIGINFO | SA_ONSTACK | SA_NODEFER | 0x04000000 /* SA_RESTORER */, wk_restorer, ~(1ull << (SIGBUS - 1) | 1ull << (SIGSEGV - 1))}; /* wk_try_copy is done inside a handler */
     for (uint32_t i = 0; i < sizeof numbers; i++)
         eg_sys4(SYS_rt_sigaction, numbers[i], &act, 0, 8);
     act.handler = (void *)SIG_IGN;

@@ -165,27 +165,87 @@ static void forget(uint64_t addr, uint64_t n)
         eg_sys3(SYS_madvise, addr, end - addr, 4);
 }
 
+/* A part of what was asked back: with its content, in `data`, if it is here; what a thread has given is not. */
+static void recall_answer(const struct eg_co *part, const uint8_t *data)
+{
+    if (part->type == EG_CO_DATA && !(part->flags & EG_CO_F_KEPT))
+        forget(part->addr, part->n);
+    wk_send(part, data, (uint32_t)eg_co_payload_bytes(part));
+}
+
+static void recalled(const struct eg_co *m)
+{
+    struct eg_co part = {.n = 0};
+    protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 1);
+    wk_futex_left(m->addr, m->n);
+    for (uint32_t i = 0; i < m->n; i++) {
+        uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES;
+        uint8_t type = wk_try_copy(pages_out + (uint64_t)i * EG_PAGE_BYTES, (const void *)addr, EG_PAGE_BYTES) ? EG_CO_DATA : EG_CO_ACK;
+        if (part.n && part.type != type) {
+            recall_answer(&part, pages_out + (part.addr - m->addr));
+            part.n = 0;
+        }
+        if (!part.n)
+            part = (struct eg_co){.type = type, .flags = type == EG_CO_DATA ? m->flags & EG_CO_F_KEPT : 0, .addr = addr};
+        part.n++;
+    }
+    recall_answer(&part, pages_out + (part.addr - m->addr));
+}
+
 /* Pages go, or the right to write them. */
 static void give_back(const struct eg_co *m)
 {
     struct eg_co answer = {.type = EG_CO_ACK, .n = m->n, .addr = m->addr};
-    uint64_t bytes = (uint64_t)m->n * EG_PAGE_BYTES;
     if (!m->n)
         return;
+    wk_lock(&wk.pages_lock);
     if (m->type == EG_CO_INVALIDATE) {
         forget(m->addr, m->n);
         wk_futex_left(m->addr, m->n);
         wk_send(&answer, NULL, 0);
-        return;
+    } else {
+        recalled(m);
     }
+    wk_unlock(&wk.pages_lock);
+}
+
+/* Sent with the lock still held: no answer that says they are gone may come before it. */
+static void given_send(const struct eg_co *m, uint8_t *buf)
+{
+    uint64_t bytes = (uint64_t)m->n * EG_PAGE_BYTES;
+    if (!m->n)
+        return;
     protect(m->addr, bytes, 1);
     wk_futex_left(m->addr, m->n);
-    memcpy(pages_out, (const void *)m->addr, bytes);
-    if (!(m->flags & EG_CO_F_KEPT))
-        forget(m->addr, m->n);
-    answer.type = EG_CO_DATA;
-    answer.flags = m->flags & EG_CO_F_KEPT;
-    wk_send(&answer, pages_out, (uint32_t)bytes);
+    memcpy(buf, (const void *)m->addr, bytes);
+    forget(m->addr, m->n);
+    wk_send(m, buf, (uint32_t)bytes);
+}
+
+int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n)
+{
+    uint8_t *buf = (uint8_t *)s + WK_DATA_OFFSET, byte;
+    uint64_t now = eg_sys_now_ns();
+    struct eg_co m = {.type = EG_CO_GIVEN, .addr = addr};
+    int stays = 0;
+    if (n > EG_CO_MAX_PAGES || !wk_is_programs(addr, n * EG_PAGE_BYTES)) /* a stack pointer may be anything */
+        return 1;
+    wk_lock(&wk.pages_lock);
+    m.number = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST);
+    for (; n; n--, addr += EG_PAGE_BYTES) {
+        int here = wk_try_copy(&byte, (const void *)addr, 1);
+        if (here && !wk_held(addr, now) && wk_try_touch((void *)addr)) {
+            m.n++;
+            continue;
+        }
+        stays |= here;
+        given_send(&m, buf);
+        m.addr = addr + EG_PAGE_BYTES;
+        m.n = 0;
+    }
+    given_send(&m, buf);
+    wk_unlock(&wk.pages_lock);
+    return stays;
 }
 
 /* Returns: when to look again; 0: nothing is put off. */
@@ -272,8 +332,11 @@ void wk_install(const struct eg_co *m, const void *data, int write)
 {
     int writable = (m->flags & EG_CO_F_EXCLUSIVE) != 0;
     if (m->flags & EG_CO_F_NODATA) {
-        if (writable)
+        if (writable) {
+            wk_lock(&wk.pages_lock);
             protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 0);
+            wk_unlock(&wk.pages_lock);
+        }
     } else if (m->flags & EG_CO_F_ZERO) {
         install_zeros(m->addr, m->n, write);
     } else {
@@ -284,7 +347,10 @@ void wk_install(const struct eg_co *m, const void *data, int write)
 static void message(const struct eg_co *m, const uint8_t *data)
 {
     switch (m->type) {
-    case EG_CO_GRANT: wk_install(m, data, 0); break;
+    case EG_CO_GRANT:
+        wk_install(m, data, 0);
+        wk_taken(m->number);
+        break;
     case EG_CO_INVALIDATE:
     case EG_CO_RECALL:
         if (m->n > EG_CO_MAX_PAGES)
@@ -296,7 +362,9 @@ static void message(const struct eg_co *m, const uint8_t *data)
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC | (m->flags & EG_CO_F_SPARE), .n = m->n, .addr = m->addr};
         grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
+        wk_lock(&wk.pages_lock);
         forget(m->addr, m->n);
+        wk_unlock(&wk.pages_lock);
         wk_futex_left(0, 0);
         wk_send(&answer, NULL, 0);
         break;

@@ -52,12 +52,13 @@ struct worker {
     uint32_t n_running; /* threads that are in the program */
     uint32_t n_processors;
     uint32_t loaded;   /* home says so */
-    uint32_t n_taken;  /* futex: all grants up to this number have been taken by their threads */
+    uint32_t n_taken;  /* futex: all grants up to this number have been installed */
     uint32_t taken_asked; /* the main thread waits for that */
     uint64_t home_pid;
     int other_clock; /* home's clocks are not this machine's */
     uint64_t vdso;     /* where it is now */
     uint32_t out_lock;
+    uint32_t pages_lock; /* of who takes pages away from here, or the right to write them, or gives a right without content */
 };
 extern struct worker wk;
 
@@ -82,7 +83,10 @@ void wk_send(const struct eg_co *m, const void *data, uint32_t bytes);
 int wk_read_full(int fd, void *to, uint64_t bytes);
 int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *data, uint64_t bytes);
 
-/* wk_taken - the grant with this number has been installed. Context: the thread that got it. */
+/* wk_give - the pages of [addr, addr + n pages) that may be written here, and that no instruction here needs, go home unasked. Context: a thread that leaves.
+ * Returns: 1: some of it is still here; 0. */
+int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n);
+/* wk_taken - the grant with this number has been installed. Context: who got it. */
 void wk_taken(uint32_t number);
 
 /* --- twin.c: the threads --- */
@@ -100,12 +104,20 @@ int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
 /* wk_answer_read - what home answers on the thread's own stream: a GRANT, which is installed, a DENY, a COVERED. most: bytes that may have come, with
  * this one; write: as for wk_install. wk_taken comes after it. Context: the thread. */
 void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int write);
+/* Nothing of it is the worker's own. */
+static inline int wk_is_programs(uint64_t addr, uint64_t bytes)
+{
+    uint64_t end = addr + bytes;
+    return end >= addr && end <= EG_USER_END && !(bytes && addr < EG_WORKER_END && end > EG_WORKER_START);
+}
 /* wk_value_in - a value at an address that the program gave. Returns: 1; 0: it is not here. */
 int wk_value_in(void *to, uint64_t addr, uint64_t bytes);
 /* wk_value_out - the other way. Returns: 1; 0: it is not here, or may not be written. */
 int wk_value_out(uint64_t addr, const void *from, uint64_t bytes);
 /* wk_call_read - from the thread's stream. Returns only when all of it is there. */
 void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes);
+/* wk_call_read_out - the same, to the program's memory. Returns: how many bytes; fewer: the page of the next one is not here, or may not be written. */
+uint32_t wk_call_read_out(struct wk_slot *s, uint64_t addr, uint32_t bytes);
 
 /* What a call's arguments point to, where it travels with the call (proto/eg_pieces.h). */
 struct wk_pieces {
@@ -137,7 +149,7 @@ void wk_futex_learn(uint64_t rip, int is_libc);
 void wk_futex_fired(uint64_t addr);
 /* wk_futex_kick - the thread does not sleep on. Context: the main thread, after s->kick was set. */
 void wk_futex_kick(struct wk_slot *s);
-/* wk_futex_left - pages have gone, or the right to write them, and home does not know that yet; addr 0: any. Context: the main thread. */
+/* wk_futex_left - pages have gone, or the right to write them, and home does not know that yet; addr 0: any. Context: any. */
 void wk_futex_left(uint64_t addr, uint64_t n_pages);
 
 /* worker.S */

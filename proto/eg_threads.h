@@ -19,7 +19,7 @@
 #include "proto/eg_wire.h"
 
 #define EG_THREADS_MAGIC 0x31544745u /* "EGT1" */
-#define EG_THREADS_VERSION 9u
+#define EG_THREADS_VERSION 10u
 
 /* Addresses that no program page has: the worker's image and private memory are there, at home the same range is kept free. */
 #define EG_WORKER_START 0x100000000000ul
@@ -64,14 +64,16 @@ enum eg_co_type {
     /* worker to home */
     EG_CO_GET_SHARED = 1, /* slot waits for a copy of addr */
     EG_CO_GET_EXCLUSIVE = 2, /* slot waits to write addr */
-    EG_CO_ACK = 3,        /* n pages are gone from here (answers INVALIDATE; with EG_CO_F_STATIC: DROP) */
+    EG_CO_ACK = 3,        /* n pages are gone from here (answers INVALIDATE; RECALL, if they were given before; with EG_CO_F_STATIC: DROP) */
     EG_CO_DATA = 4,       /* payload: n pages, as they were last written (answers RECALL); EG_CO_F_KEPT: still shared here */
     EG_CO_COVER = 5,      /* slot would sleep on the futex at addr: COVERED or DENY */
     EG_CO_PASS = 6,       /* nobody sleeps on addr here (answers FIRED): the wake is somebody else's */
     EG_CO_SLEPT = 7,      /* the thread in slot has slept for n us since it said so last; EG_CO_F_KEPT: and sleeps on. Beside its calls */
     EG_CO_LEAVES = 8,     /* a thread goes home, and will use n pages from addr there: before its HOME, so that home asks for them meanwhile */
-    /* home to worker. number: of GRANT and DENY on a thread's stream, which of such messages to this worker this one is (from 1, modulo
-     * 2^32), as COVERED; of INVALIDATE, RECALL, DROP and FIRED, how many there were before */
+    EG_CO_GIVEN = 9,      /* payload: n pages, of which nothing is here any more: those that it will use, and that were writable here. Before its HOME. number: all of home's up to
+                           * this one have been taken */
+    /* home to worker. number: of GRANT, and of DENY and COVERED, which of such messages to this worker this one is (from 1, modulo 2^32); of INVALIDATE, RECALL,
+     * DROP and FIRED, how many there were before */
     EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA. To a thread that waits: on its own stream */
     EG_CO_DENY = 17,      /* the thread cannot have addr here: go home and fault there. On its own stream */
     EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
@@ -106,7 +108,7 @@ _Static_assert(sizeof(struct eg_co) == 24, "eg_co is a wire format");
 
 static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 {
-    int has = m->type == EG_CO_DATA || (m->type == EG_CO_GRANT && !(m->flags & (EG_CO_F_ZERO | EG_CO_F_NODATA)));
+    int has = m->type == EG_CO_DATA || m->type == EG_CO_GIVEN || (m->type == EG_CO_GRANT && !(m->flags & (EG_CO_F_ZERO | EG_CO_F_NODATA)));
     return has ? (uint64_t)m->n * EG_PAGE_BYTES : 0;
 }
 

@@ -295,10 +295,28 @@ static void answer_done(void)
     eg_agent.incoming = NULL;
 }
 
+/* What a memory call discards goes back to who gives it: of a call that fails it must be left, and home may not have it any more. Once all are asked to drop it, it
+ * is nobody's. Returns: 0; -EPROTO. */
+static int given(uint32_t node, struct eg_dir_page *p, uint64_t addr, const uint8_t *data, int crossed)
+{
+    struct eg_co back = {.type = EG_CO_GRANT, .flags = EG_CO_F_EXCLUSIVE, .slot = EG_SLOT_NOBODY, .n = 1, .addr = addr};
+    if (eg_dir_busy(p) || !eg_freeze_discards(addr)) {
+        eg_spare_gave(node, 1);
+        return eg_dir_given(&eg_home.dir, p, addr / EG_PAGE_BYTES, node + 1, data, crossed);
+    }
+    if (!eg_freeze_drops()) {
+        back.number = ++eg_home.node[node]->n_granted;
+        uint8_t *to = eg_send_room(node, sizeof back + EG_PAGE_BYTES);
+        memcpy(to, &back, sizeof back);
+        memcpy(to + sizeof back, data, EG_PAGE_BYTES);
+    }
+    return p->state == EG_DIR_OWNED && p->owner == node + 1 ? 0 : -EPROTO;
+}
+
 static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
 {
-    int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA ? 0 : -EPROTO;
-    eg_home.node[node]->heard = 1; /* by what its main thread does: threads go on asking when that is stuck */
+    int rc = m->type == EG_CO_ACK || m->type == EG_CO_DATA || m->type == EG_CO_GIVEN ? 0 : -EPROTO;
+    eg_home.node[node]->heard |= m->type != EG_CO_GIVEN; /* by what its main thread does: threads go on asking when that is stuck */
     if (m->type == EG_CO_ACK && m->flags & EG_CO_F_STATIC) {
         uint32_t awaited = !(m->flags & EG_CO_F_SPARE);
         if (awaited > eg_home.node[node]->n_drops || (!awaited && !eg_spare_dropped(node, m->n)))
@@ -308,23 +326,28 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
         return;
     }
     answer_begins();
-    if (m->type == EG_CO_DATA)
+    if (m->type != EG_CO_ACK)
         eg_lost_came(node, m->addr, m->n, data);
-    if (!(m->flags & EG_CO_F_KEPT))
-        eg_spare_gave(node, m->n);
+    int crossed = m->number != eg_home.node[node]->n_granted;
     for (uint32_t i = 0; i < m->n && !rc; i++) {
         uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES, page = addr / EG_PAGE_BYTES;
         struct eg_dir_chunk *c = eg_chunk_find(addr);
+        struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
         eg_agent.incoming = data + (uint64_t)i * EG_PAGE_BYTES;
-        if (!c)
+        if (!p) {
             rc = -EPROTO;
-        else if (m->type == EG_CO_ACK)
-            rc = eg_dir_ack(&eg_home.dir, eg_chunk_page(c, addr), page, node + 1);
-        else
-            rc = eg_dir_data(&eg_home.dir, eg_chunk_page(c, addr), page, node + 1, eg_agent.incoming);
+            break;
+        }
+        if (m->type == EG_CO_GIVEN) {
+            rc = given(node, p, addr, eg_agent.incoming, crossed);
+            continue;
+        }
+        if (!(m->flags & EG_CO_F_KEPT) && p->state != EG_DIR_WAIT_NONE)
+            eg_spare_gave(node, 1);
+        rc = m->type == EG_CO_ACK ? eg_dir_ack(&eg_home.dir, p, page, node + 1) : eg_dir_data(&eg_home.dir, p, page, node + 1, eg_agent.incoming);
     }
     answer_done();
-    if (m->type == EG_CO_DATA)
+    if (m->type != EG_CO_ACK)
         __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, m->n, __ATOMIC_RELAXED);
     if (rc)
         eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);

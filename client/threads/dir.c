@@ -6,7 +6,7 @@
 enum when { ALWAYS, MINE, ALONE, LAST, FOR_HOME };
 
 enum action {
-    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, PASS_ON, STORE_SHARE, FORGOTTEN,
+    QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, PASS_ON, STORE_SHARE, STORE_HOME, STORE_RECALL, STORE_QUEUE, GONE, FORGOTTEN,
 };
 
 struct row {
@@ -44,15 +44,16 @@ static int is(const struct eg_dir_page *p, enum when when, unsigned agent)
     }
 }
 
-static int queue(struct eg_dir *dir, struct eg_dir_page *p, unsigned agent, unsigned slot, int write)
+/* first: before those who wait already. */
+static int queue(struct eg_dir *dir, struct eg_dir_page *p, unsigned agent, unsigned slot, int write, int first)
 {
     uint16_t i = dir->free, *at = &p->line;
     if (!i)
         return -ENOSPC;
     dir->free = dir->wait[i].next;
-    dir->wait[i] = (struct eg_dir_wait){.slot = (uint16_t)slot, .agent = (uint8_t)agent, .write = write != 0};
-    while (*at)
+    while (*at && !first)
         at = &dir->wait[*at].next;
+    dir->wait[i] = (struct eg_dir_wait){.next = *at, .slot = (uint16_t)slot, .agent = (uint8_t)agent, .write = write != 0};
     *at = i;
     return 0;
 }
@@ -102,7 +103,7 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
     if (write && p->state == EG_DIR_SHARED)
         moves_note(p, agent);
     switch ((enum action)row->action) {
-    case QUEUE: return queue(dir, p, agent, slot, write);
+    case QUEUE: return queue(dir, p, agent, slot, write, 0);
     case NOTHING_NEW: dir->ops->grant(page, agent, slot, row->next != EG_DIR_SHARED, EG_DIR_NO_CONTENT); return 0;
     case SHARE:
         if (p->state == EG_DIR_HOME)
@@ -160,6 +161,30 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         p->sharers = bit(agent) | bit(p->agent);
         dir->ops->grant(page, p->agent, p->slot, 0, p->agent == EG_DIR_AT_HOME ? EG_DIR_NO_CONTENT : EG_DIR_INCOMING);
         return 0;
+    case STORE_HOME:
+    case STORE_RECALL:
+        if (p->owner != agent)
+            return -EPROTO;
+        dir->ops->store(page, data, 1);
+        p->agent = EG_DIR_AT_HOME;
+        p->state = row->next;
+        if (row->action == STORE_RECALL)
+            dir->ops->recall(page, agent, 0);
+        return 0;
+    case STORE_QUEUE:
+        if (p->owner != agent)
+            return -EPROTO;
+        if (queue(dir, p, p->agent, p->slot, p->state == EG_DIR_WAIT_DATA, 1))
+            return -ENOSPC;
+        dir->ops->store(page, data, 1);
+        p->agent = EG_DIR_AT_HOME;
+        p->state = row->next;
+        return 0;
+    case GONE:
+        if (p->owner != agent)
+            return -EPROTO;
+        p->state = row->next;
+        return 0;
     case FORGOTTEN:
         *p = (struct eg_dir_page){.state = row->next};
         return 0;
@@ -213,4 +238,9 @@ int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsign
 {
     int rc = step(dir, p, page, EG_DIR_EV_DATA, agent, 0, data);
     return rc ? rc : next(dir, p, page);
+}
+
+int eg_dir_given(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data, int crossed)
+{
+    return step(dir, p, page, crossed || eg_dir_busy(p) ? EG_DIR_EV_CROSSED : EG_DIR_EV_GIVEN, agent, 0, data);
 }

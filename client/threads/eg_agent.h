@@ -142,6 +142,8 @@ void eg_freeze_look(void);
 int eg_freeze_keeps(uint64_t addr);
 /* eg_freeze_discards - and does it leave nothing of it? Context: agent. */
 int eg_freeze_discards(uint64_t addr);
+/* eg_freeze_drops - have the nodes been asked to drop it already? Context: agent. */
+int eg_freeze_drops(void);
 /* eg_freeze_drop - all nodes are to drop the range; eg_home.pending counts their answers. Context: agent. */
 void eg_freeze_drop(uint64_t lo, uint64_t hi);
 /* eg_freeze_turn - what a memory call asks for, a step of it. Context: agent. Returns: was anything done? */

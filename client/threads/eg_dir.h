@@ -9,7 +9,10 @@
  *
  * Order: a recall never takes effect before the grants that were sent before it (eg_threads.h says how), and a page is granted only after the
  * answer to a recall. An invalidation that meets a request of the same worker on its way is answered first (the copy goes); the request, when
- * its turn comes, finds the worker no sharer any more and is granted with data. */
+ * its turn comes, finds the worker no sharer any more and is granted with data.
+ *
+ * A page that its owner gives unasked is home's. When a recall was sent before, or rights to write what it had may be on their way to its threads, home may use
+ * it, but nobody else gets it until the owner has said, to a recall, that it has nothing of it. */
 #ifndef EG_DIR_H
 #define EG_DIR_H
 
@@ -25,20 +28,23 @@
     X(OWNED, "one worker's alone, writable there; home has none")                          \
     X(WAIT_ACKS, "shared copies are being invalidated, for a writer")                      \
     X(WAIT_DATA, "the owner has been asked to give it back")                               \
-    X(WAIT_KEPT, "the owner has been asked for a copy, and to keep one")
+    X(WAIT_KEPT, "the owner has been asked for a copy, and to keep one")                   \
+    X(WAIT_NONE, "home's alone, writable there; the last owner has been asked for it, and will say that it is gone")
 
 /* X(name, "meaning") */
 #define EG_DIR_EVENTS(X)                                                                   \
     X(READ, "somebody wants a copy")                                                       \
     X(WRITE, "somebody wants to write")                                                    \
-    X(ACK, "a worker has dropped its copy")                                                \
+    X(ACK, "a worker has dropped its copy, or has none to give")                           \
     X(DATA, "the owner's content has come")                                                \
+    X(GIVEN, "the same, unasked: the owner has nothing of it any more")                    \
+    X(CROSSED, "the same, but a recall or a right may be on its way to the owner")         \
     X(FORGET, "its content is gone, and with it all copies: a memory call discarded it")
 
 /* X(state, event, when, action, next): `when` picks among rows of one state and event. The conditions:
  *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; LAST: no other acknowledgement is awaited;
  *   FOR_HOME: home asked for what comes.
- * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits), or home's (FORGET of a busy page). */
+ * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits, GIVEN by who is not the owner), or home's (FORGET of a busy page). */
 #define EG_DIR_TABLE(X)                                                                    \
     X(HOME, READ, MINE, NOTHING_NEW, HOME)                                                 \
     X(HOME, READ, ALWAYS, SHARE, SHARED)                                                   \
@@ -63,6 +69,13 @@
     X(WAIT_KEPT, READ, ALWAYS, QUEUE, WAIT_KEPT)                                           \
     X(WAIT_KEPT, WRITE, ALWAYS, QUEUE, WAIT_KEPT)                                          \
     X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)                                        \
+    X(OWNED, GIVEN, ALWAYS, STORE_HOME, HOME)                                              \
+    X(OWNED, CROSSED, ALWAYS, STORE_RECALL, WAIT_NONE)                                     \
+    X(WAIT_DATA, CROSSED, ALWAYS, STORE_QUEUE, WAIT_NONE)                                  \
+    X(WAIT_KEPT, CROSSED, ALWAYS, STORE_QUEUE, WAIT_NONE)                                  \
+    X(WAIT_NONE, READ, ALWAYS, QUEUE, WAIT_NONE)                                           \
+    X(WAIT_NONE, WRITE, ALWAYS, QUEUE, WAIT_NONE)                                          \
+    X(WAIT_NONE, ACK, ALWAYS, GONE, HOME)                                                  \
     X(HOME, FORGET, ALWAYS, FORGOTTEN, HOME)                                               \
     X(SHARED, FORGET, ALWAYS, FORGOTTEN, HOME)                                             \
     X(OWNED, FORGET, ALWAYS, FORGOTTEN, HOME)
@@ -86,7 +99,7 @@ struct eg_dir_page {
     uint64_t sharers; /* bit per worker with a copy; WAIT_ACKS: those whose acknowledgement is awaited */
     uint8_t state;    /* enum eg_dir_state */
     uint8_t owner;    /* OWNED, WAIT_DATA, WAIT_KEPT; else who was it last */
-    uint8_t agent;    /* WAIT_*: for whom */
+    uint8_t agent;    /* WAIT_*: for whom; WAIT_NONE: for home */
     uint8_t had_copy : 1; /* WAIT_ACKS: the asker has a good copy already */
     uint8_t moves : 2;    /* how surely whoever reads it will write it, too: see eg_dir_ask */
     uint8_t n_moved : 5;  /* reads that were taken for writes since one was not */
@@ -137,6 +150,9 @@ int eg_dir_ask(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigne
 /* eg_dir_ack, eg_dir_data - a worker's answer. Returns: 0; -EPROTO (nobody asked: the worker does not keep to the protocol). */
 int eg_dir_ack(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent);
 int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data);
+/* eg_dir_given - a worker has given the page back unasked. crossed: a right may have been on its way to it. Returns: 0; -EPROTO (it was not the owner); -ENOSPC (as
+ * eg_dir_ask). */
+int eg_dir_given(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data, int crossed);
 /* eg_dir_forget - workers and home have no copy of the page any more, and what it had in it was discarded. Context: nobody waits in its line. Returns: 0; -EPROTO:
  * it is busy. */
 int eg_dir_forget(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page);

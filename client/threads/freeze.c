@@ -9,7 +9,7 @@
  * been looked up before; one that begins waits for the next turn. */
 static struct {
     uint64_t lo, hi;
-    uint8_t discards;
+    uint8_t discards, drops;
 } held;
 
 void eg_freeze_look(void)
@@ -28,6 +28,11 @@ int eg_freeze_keeps(uint64_t addr)
 int eg_freeze_discards(uint64_t addr)
 {
     return eg_freeze_keeps(addr) && held.discards;
+}
+
+int eg_freeze_drops(void)
+{
+    return held.drops;
 }
 
 static uint64_t freeze_end(void)
@@ -154,9 +159,11 @@ static int drop_turn(int first)
 {
     if (first)
         freeze_drop();
+    held.drops = 1;
     if (eg_home.pending)
         return 0;
     forget();
+    held.drops = 0;
     return answered(EG_REQ_FROZEN);
 }
 

@@ -107,6 +107,7 @@ void eg_grant_do(void)
         eg_send_slot(batch.node, batch.slot, m, data, payload ? bytes : 0);
     } else if (eg_home.node[batch.node]->alive) {
         uint8_t *p = eg_send_room(batch.node, sizeof m + (payload ? bytes : 0));
+        m.number = ++eg_home.node[batch.node]->n_granted;
         memcpy(p, &m, sizeof m);
         if (payload)
             memcpy(p + sizeof m, data, bytes);

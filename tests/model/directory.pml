@@ -24,11 +24,12 @@
 #define WAIT_ACKS 3
 #define WAIT_DATA 4
 #define WAIT_KEPT 5
+#define WAIT_NONE 6
 #define BUSY (state >= WAIT_ACKS)
 
 /* OTHER: a request of worker 1 for another page, of which nothing is known here but that its answer has a number, too. While a page is being
  * recalled, only such grants are sent: without them, a worker could as well count what its threads have taken, and not look at the numbers. */
-mtype = { READ, WRITE, OTHER, ACK, DATA, DROPPED, GRANT, INVALIDATE, RECALL, RECALL_COPY, DROP, NOTHING };
+mtype = { READ, WRITE, OTHER, ACK, DATA, GIVEN, CROSSED, DROPPED, GRANT, INVALIDATE, RECALL, RECALL_COPY, DROP, NOTHING };
 
 #define NONE 0
 #define MAY_READ 1
@@ -40,12 +41,13 @@ mtype = { READ, WRITE, OTHER, ACK, DATA, DROPPED, GRANT, INVALIDATE, RECALL, REC
 #define INCOMING 2
 
 /* The coherence streams. To a worker: kind, to write, with content, the content; at most one invalidation or recall of the page is under way,
- * and before it grants that nobody waits for, to read, then to write. From it: kind, slot, the content; its threads' requests and one answer. */
-chan to[AGENTS] = [3] of { mtype, bit, bit, bit };
-chan from[AGENTS] = [THREADS + 1] of { mtype, byte, bit };
+ * and before it grants that nobody waits for, to read, then to write, and what goes back that it gave. From it: kind, slot, the content; its threads' requests, one
+ * answer, and the page that one of them gives. */
+chan to[AGENTS] = [4] of { mtype, bit, bit, bit };
+chan from[AGENTS] = [THREADS + 2] of { mtype, byte, bit };
 /* The threads' own streams: the grant that the thread waits for. To write, with content, the content. */
 chan to_thread[SLOTS] = [1] of { bit, bit, bit };
-chan line = [SLOTS] of { byte, byte, mtype };
+chan line = [SLOTS + 1] of { byte, byte, mtype };
 
 /* The copies: right and content. `last` is the reference, what was written last. One bit of content is enough: whatever lets a copy go
  * stale does so for a single write too, and a single write changes the bit. */
@@ -60,7 +62,11 @@ byte number[SLOTS];
 byte n_granted[AGENTS];
 byte barrier[AGENTS];
 
-/* A memory call discards the page: from then on, until the workers have dropped it, requests are parked. */
+/* All grants to the worker had been taken when it gave the page, and none was sent since. */
+bit settled[AGENTS];
+
+/* A memory call discards the page: from then on, until the workers have dropped it, requests are parked. What is given meanwhile goes back, until they are asked
+ * to drop it; then it is nobody's. */
 bit held;
 byte n_called, n_drops;
 chan parked = [SLOTS] of { byte, byte, mtype };
@@ -109,6 +115,7 @@ inline op_grant(a, s, w, c)
 
 inline grant_send()
 {
+    settled[out_agent] = 0;
     if
     :: out_slot == NOBODY ->
         assert(nfull(to[out_agent]));
@@ -224,6 +231,31 @@ inline step()
         :: for_agent == AT_HOME -> op_store(1); give(for_agent, for_slot, NO_CONTENT)
         :: else -> give(for_agent, for_slot, INCOMING) /* PASS_ON */
         fi
+    :: state == OWNED && event == GIVEN ->
+        assert(owner == agent);
+        op_store(1);
+        state = HOME
+    :: state == OWNED && event == CROSSED ->
+        assert(owner == agent);
+        op_store(1);
+        for_agent = AT_HOME;
+        for_slot = 0;
+        state = WAIT_NONE;
+        op_send(owner, RECALL)
+    :: (state == WAIT_DATA || state == WAIT_KEPT) && event == CROSSED ->
+        assert(owner == agent && nfull(line));
+        op_store(1);
+        line!for_agent, for_slot, (state == WAIT_DATA -> WRITE : READ);
+        for (for_slot : 1 .. len(line) - 1) { /* the first in line */
+            line?for_agent, slot, event;
+            line!for_agent, slot, event
+        }
+        for_agent = AT_HOME;
+        for_slot = 0;
+        state = WAIT_NONE
+    :: state == WAIT_NONE && event == ACK ->
+        assert(owner == agent);
+        state = HOME
     :: state == WAIT_KEPT && event == DATA ->
         assert(owner == agent);
         op_store(0);
@@ -267,9 +299,14 @@ end:
         :: from[1]?event, slot, content -> agent = 1
         :: from[2]?event, slot, content -> agent = 2
         :: !held && nempty(parked) -> parked?agent, slot, event
-        :: !held && !BUSY && empty(line) && n_called < CALLS -> /* discard() of memory.c: nothing of it is on its way; home's copy goes with the call itself */
+        :: !held && !BUSY && empty(line) && n_called < CALLS -> /* discard() of memory.c: nothing of it is on its way */
             n_called++;
             held = 1;
+            goto end
+        :: held && !n_drops -> /* the call fails */
+            held = 0;
+            goto end
+        :: held && !n_drops -> /* or home's copy goes with it */
             right[0] = NONE;
             value[0] = 0;
             n_drops = 2;
@@ -295,6 +332,23 @@ end:
             parked!agent, slot, event;
             event = NOTHING; agent = 0; slot = 0;
             goto end
+        :: held && event == GIVEN ->
+            assert(state == OWNED && owner == agent);
+            if
+            :: n_drops -> skip
+            :: else ->
+                assert(nfull(to[agent]));
+                to[agent]!GRANT, 1, 1, content
+            fi;
+            settled[agent] = 0;
+            event = NOTHING; agent = 0; slot = 0; content = 0;
+            goto end
+        :: !held && event == GIVEN ->
+            if
+            :: BUSY || !settled[agent] -> event = CROSSED
+            :: else
+            fi;
+            settled[agent] = 0
         :: event == OTHER ->
             ahead();
             if
@@ -392,8 +446,8 @@ end:
         :: later == DROP ->
             from[a]!DROPPED(0, 0);
             right[a] = NONE
-        :: else ->
-            assert(right[a] != NONE); /* to write, unless that right was lost */
+        :: later != INVALIDATE && later != DROP && right[a] == NONE -> from[a]!ACK(0, 0) /* it was given */
+        :: else -> /* to write, unless that right was lost */
             from[a]!DATA(0, value[a]);
             right[a] = (later == RECALL_COPY -> MAY_READ : NONE)
         fi;
@@ -406,7 +460,9 @@ end:
     od
 }
 
-/* A thread asks when it has not the right, waits for its grant, and tries again: the copy may have gone by then. */
+/* A thread asks when it has not the right, waits for its grant, and tries again: the copy may have gone by then. One of worker 1 that leaves
+ * gives the page if it may be written there, with the lock that recalls and rights take, too; another one comes in its place. (Worker 2's do not: there would be too
+ * many states.) */
 proctype Thread(byte a; byte slot)
 {
     mtype want = NOTHING;
@@ -417,6 +473,13 @@ idle:
         :: want = READ
         :: want = WRITE
         :: a == 1 -> want = OTHER
+        :: a == 1 && right[a] == MAY_WRITE ->
+            assert(nfull(from[a]));
+            settled[a] = n_granted[a] == 0 && !to[a]??[GRANT, _, _, _];
+            from[a]!GIVEN(0, value[a]);
+            right[a] = NONE;
+            value[a] = 0;
+            goto idle
         :: goto done
         fi;
 try:

@@ -3,6 +3,7 @@
 #include "torture.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -705,6 +706,57 @@ static void moved_beside(void)
     }
 }
 
+/* ---- a part of a thread's stack is discarded while the thread, called by a signal, is on its way ------------------------- */
+
+static struct {
+    _Atomic(unsigned char *) page;
+    atomic_bool done;
+} leaver;
+
+static void on_call(int number)
+{
+    (void)number;
+}
+
+/* Only what it has in its frame is discarded. */
+static void *leaver_body(void *key)
+{
+    unsigned char frame[2 * PAGE], *page = (void *)(((uintptr_t)frame + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+    fill_bytes(page, PAGE, *(uint64_t *)key);
+    leaver.page = page;
+    while (!leaver.done)
+        ;
+    return NULL;
+}
+
+static void discarded_on_its_way(void)
+{
+    struct sigaction act = {.sa_handler = on_call};
+    uint64_t rng = torture_seed;
+    SYS(sigaction(SIGUSR1, &act, NULL));
+    for (int i = 0; i < rounds(100); i++) {
+        uint64_t key = (uint64_t)i + 1;
+        pthread_t thread;
+        leaver.page = NULL;
+        leaver.done = false;
+        EQUAL(pthread_create(&thread, NULL, leaver_body, &key), 0);
+        while (!leaver.page)
+            ;
+        EQUAL(pthread_kill(thread, SIGUSR1), 0);
+        for (unsigned n = rng_below(&rng, 100000); n; n--)
+            __asm__ volatile("");
+        if (i % 2) {
+            FAILS(munmap(leaver.page + 8, PAGE), EINVAL);
+            CHECK_BYTES(leaver.page, PAGE, key);
+        } else {
+            SYS(madvise(leaver.page, PAGE, MADV_DONTNEED));
+            CHECK_ZEROS(leaver.page, PAGE);
+        }
+        leaver.done = true;
+        EQUAL(pthread_join(thread, NULL), 0);
+    }
+}
+
 /* ---- protection keys: they protect, or there are none -------------------------------------------------------------------- */
 
 static void key_body(struct member *me)
@@ -757,6 +809,7 @@ static const struct sub_test tests[] = {
     {"discarded_by_process", discarded_by_process, "process_madvise on one's own memory"},
     {"around_a_guard", around_a_guard, "pages around one that MADV_GUARD_INSTALL guards"},
     {"moved_as_one", moved_as_one, "a mapping of which one side was away"},
+    {"discarded_on_its_way", discarded_on_its_way, "a part of a stack is discarded, or cannot be, while its thread goes home"},
     {"protection_keys", protection_keys, "pkey_alloc and what it then promises"},
 };
 

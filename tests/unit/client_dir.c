@@ -15,14 +15,14 @@
 #define BASE 0x700000000ull /* the first page's number */
 
 enum right { NONE, MAY_READ, MAY_WRITE };
-enum kind { GRANT, INVALIDATE, RECALL, DROP, ASK, ACK, DATA, DROPPED };
+enum kind { GRANT, INVALIDATE, RECALL, DROP, ASK, ACK, DATA, GIVEN, DROPPED };
 
 struct message {
     enum kind kind;
     unsigned page, slot;
     int write, data, keep;
     uint64_t value;
-    uint16_t number; /* GRANT on a thread's stream: which one; INVALIDATE, RECALL: the last one before */
+    uint16_t number; /* GRANT: which one; INVALIDATE, RECALL: the last one before; GIVEN: all up to this one had been taken */
 };
 
 struct stream {
@@ -40,6 +40,7 @@ struct thread {
 struct copy {
     enum right right;
     uint64_t value;
+    int given; /* since content came last */
 };
 
 static struct {
@@ -56,14 +57,15 @@ static struct {
     struct stream out[MAX_AGENTS], in[MAX_AGENTS]; /* to the worker, and to home; in[0]: home's own faults */
     struct stream own[MAX_AGENTS][THREADS];        /* to a worker's thread: its grant, and pages read ahead that go with it */
     struct stream later[MAX_AGENTS];               /* what a worker puts off, as compute/worker.c does for a page it needs just now */
-    uint16_t n_sent[MAX_AGENTS], n_taken[MAX_AGENTS]; /* grants on the threads' streams; n_taken: all up to this one */
+    uint16_t n_sent[MAX_AGENTS], n_taken[MAX_AGENTS]; /* grants; n_taken: all up to this one */
     uint8_t early[MAX_AGENTS][1 << 16];            /* taken before one with a lower number */
     uint64_t n_asked, n_granted, n_reads[2], n_writes[2], n_calls; /* [1]: at home */
     unsigned seen[EG_DIR_N_STATES];
     unsigned n_lost, n_bad_acks, n_bad_data; /* accesses whose copy had gone before they could retry; answers that nobody awaited */
     unsigned n_early, n_barred, n_rights_lost, n_joined; /* orders in which the streams of one worker came */
     unsigned n_moved; /* reads of workers that were taken for writes */
-    unsigned held, n_drops, n_forgotten; /* page + 1 that a memory call discards just now; 0: none. Workers that have it still */
+    unsigned n_given, n_crossed, n_none, n_returned; /* pages that were given unasked, with grants on their way, recalled then, returned because of a memory call */
+    unsigned held, n_drops, n_forgotten, n_failed; /* page + 1 that a memory call discards just now; 0: none. Workers that have it still. How calls ended */
     struct stream parked[MAX_AGENTS];    /* requests for it */
 } s;
 
@@ -120,6 +122,7 @@ static void send_grant(unsigned agent, struct message m)
         put(joins, m);
         s.n_joined++;
     } else {
+        m.number = ++s.n_sent[agent];
         put(&s.out[agent], m);
     }
 }
@@ -194,9 +197,27 @@ static void ask(unsigned agent, unsigned page, unsigned slot, int write)
 /* A memory call discards the page, as discard() of client/threads/memory.c: nothing of it is on its way, home's copy goes, then the workers' do. */
 static void discard(unsigned page)
 {
-    if (s.held || eg_dir_busy(&s.page[page]) || s.page[page].line)
+    if (!s.held && !eg_dir_busy(&s.page[page]) && !s.page[page].line)
+        s.held = page + 1;
+}
+
+static void thaw(void)
+{
+    s.held = 0;
+    for (unsigned agent = 0; agent < s.n_agents; agent++)
+        while (s.parked[agent].n)
+            put(&s.in[agent], take(&s.parked[agent], 0));
+}
+
+/* The call is made: it may fail. */
+static void call_turn(void)
+{
+    unsigned page = s.held - 1;
+    if (!below(4)) {
+        s.n_failed++;
+        thaw();
         return;
-    s.held = page + 1;
+    }
     s.copy[0][page].right = NONE;
     for (unsigned agent = 1; agent < s.n_agents; agent++, s.n_drops++)
         put(&s.out[agent], (struct message){.kind = DROP, .page = page, .number = s.n_sent[agent]});
@@ -208,11 +229,22 @@ static void forgotten(void)
     unsigned page = s.held - 1;
     must(eg_dir_forget(&s.dir, &s.page[page], BASE + page) == 0, "a page cannot be forgotten");
     s.copy[0][page] = (struct copy){.right = MAY_WRITE, .value = ++s.last[page]};
-    s.held = 0;
     s.n_forgotten++;
-    for (unsigned agent = 0; agent < s.n_agents; agent++)
-        while (s.parked[agent].n)
-            put(&s.in[agent], take(&s.parked[agent], 0));
+    thaw();
+}
+
+/* given() of client/threads/agent.c. */
+static void given_turn(unsigned agent, const struct message *m)
+{
+    if (m->page + 1 != s.held) {
+        int crossed = m->number != s.n_sent[agent];
+        must(eg_dir_given(&s.dir, &s.page[m->page], BASE + m->page, agent, &m->value, crossed) == 0, "what is given is refused");
+        s.n_crossed += crossed;
+    } else if (!s.n_drops) {
+        s.n_returned++;
+        put(&s.out[agent], (struct message){.kind = GRANT, .page = m->page, .slot = NOBODY, .write = 1, .data = 1, .value = m->value,
+                                            .number = ++s.n_sent[agent]});
+    }
 }
 
 static void home_turn(unsigned agent)
@@ -230,6 +262,8 @@ static void home_turn(unsigned agent)
         ask(agent, m.page, m.slot, m.write);
         if (below(2) && ahead != m.page && !eg_dir_busy(&s.page[ahead]) && ahead + 1 != s.held)
             ask(agent, ahead, NOBODY, m.write);
+    } else if (m.kind == GIVEN) {
+        given_turn(agent, &m);
     } else if (m.kind == ACK) {
         must(eg_dir_ack(&s.dir, p, BASE + m.page, agent) == 0, "an acknowledgement is refused");
     } else {
@@ -249,9 +283,25 @@ static void give_back(unsigned agent, const struct message *m)
         put(&s.in[agent], (struct message){.kind = ACK, .page = m->page});
         return;
     }
-    must(c->right != NONE, "a recall comes to a worker that is not the owner"); /* to write, unless that right was lost */
+    if (c->right == NONE) {
+        must(c->given, "a recall comes to a worker that is not the owner");
+        s.n_none++;
+        put(&s.in[agent], (struct message){.kind = ACK, .page = m->page});
+        return;
+    }
     c->right = m->keep ? MAY_READ : NONE;
     put(&s.in[agent], (struct message){.kind = DATA, .page = m->page, .value = c->value});
+}
+
+/* As give() of compute/worker.c. */
+static void give(unsigned agent, unsigned page)
+{
+    struct copy *c = &s.copy[agent][page];
+    if (c->right != MAY_WRITE)
+        return;
+    s.n_given++;
+    put(&s.in[agent], (struct message){.kind = GIVEN, .page = page, .value = c->value, .number = s.n_taken[agent]});
+    *c = (struct copy){.given = 1};
 }
 
 /* Is content for the worker's page under way? */
@@ -274,7 +324,7 @@ static void install(unsigned agent, const struct message *m)
         must(c->right == NONE, "content comes to a worker that has a copy");
         *c = (struct copy){.right = m->write ? MAY_WRITE : MAY_READ, .value = m->value};
     } else if (c->right == NONE) { /* the right has overtaken the copy, and is lost: who needs it will ask again */
-        must(is_coming(agent, m->page), "a right comes without content to a worker that has no copy");
+        must(c->given || is_coming(agent, m->page), "a right comes without content to a worker that has no copy");
         s.n_rights_lost++;
     } else if (m->write) {
         c->right = MAY_WRITE;
@@ -303,6 +353,7 @@ static void worker_turn(unsigned agent)
     struct message m = take(&s.out[agent], 0);
     if (m.kind == GRANT) {
         install(agent, &m);
+        taken(agent, m.number);
     } else if (m.kind == DROP) {
         while (s.later[agent].n) { /* what was asked for before must still be there */
             struct message before = take(&s.later[agent], 0);
@@ -375,7 +426,7 @@ static void wrong_answer(void)
     unsigned page = below(s.n_pages), agent = below(s.n_agents);
     struct eg_dir_page *p = &s.page[page], before = *p;
     uint64_t calls = s.n_calls, junk = ~0ull;
-    int awaited = agent && p->state == EG_DIR_WAIT_ACKS && (p->sharers >> agent & 1);
+    int awaited = agent && ((p->state == EG_DIR_WAIT_ACKS && (p->sharers >> agent & 1)) || (p->state == EG_DIR_WAIT_NONE && p->owner == agent));
     if (!awaited) {
         must(eg_dir_ack(&s.dir, p, BASE + page, agent) == -EPROTO, "a wrong acknowledgement is taken");
         s.n_bad_acks++;
@@ -385,6 +436,9 @@ static void wrong_answer(void)
         must(eg_dir_data(&s.dir, p, BASE + page, agent, &junk) == -EPROTO, "wrong content is taken");
         s.n_bad_data++;
     }
+    awaited |= agent && p->state == EG_DIR_OWNED && p->owner == agent;
+    if (!awaited)
+        must(eg_dir_given(&s.dir, p, BASE + page, agent, &junk, (int)below(2)) == -EPROTO, "what is given by who has it not is taken");
     if (eg_dir_busy(p))
         must(eg_dir_forget(&s.dir, p, BASE + page) == -EPROTO, "a page is forgotten that is on its way");
     must(!memcmp(&before, p, sizeof before) && s.n_calls == calls, "a wrong answer has an effect");
@@ -393,9 +447,11 @@ static void wrong_answer(void)
 /* One thing that can happen, at random. begin: threads may begin another access. Returns: 0 when nothing can. */
 static int turn(int begin)
 {
-    enum { OUT, IN, LATER, OWN, THREAD };
-    struct { unsigned what, agent, slot; } can[MAX_AGENTS * (3 + THREADS)];
+    enum { OUT, IN, LATER, OWN, THREAD, CALL };
+    struct { unsigned what, agent, slot; } can[MAX_AGENTS * (3 + THREADS) + 1];
     unsigned n = 0;
+    if (s.held && !s.n_drops)
+        can[n].what = CALL, can[n].agent = 0, can[n++].slot = 0;
     for (unsigned agent = 0; agent < s.n_agents; agent++) {
         struct stream *stream[] = {&s.out[agent], &s.in[agent], &s.later[agent]};
         for (unsigned i = OUT; i <= LATER; i++) {
@@ -425,10 +481,18 @@ static int turn(int begin)
         break;
     }
     case OWN: own_turn(agent, slot); break;
+    case CALL:
+        if (!begin || !below(32))
+            call_turn();
+        break;
     default:
         if (t->state == HAS) {
             taken(agent, t->number);
             t->state = RETRIES;
+            break;
+        }
+        if (t->state == IDLE && agent && !below(8)) {
+            give(agent, s.held && below(2) ? s.held - 1 : below(s.n_pages));
             break;
         }
         if (t->state == IDLE)
@@ -500,7 +564,7 @@ START_TEST(random_schedules_are_coherent)
             must(turn(1), "nothing can happen: a deadlock");
             if (!below(16))
                 wrong_answer();
-            if (!below(64))
+            if (!below(16))
                 discard(below(s.n_pages));
         }
         drain();
@@ -512,7 +576,8 @@ START_TEST(random_schedules_are_coherent)
     must(s.n_lost && s.n_bad_acks && s.n_bad_data && s.n_rights_lost && s.n_early && s.n_barred, "a race was never run");
     must(s.n_joined || s.n_pages == 1, "nothing was read ahead");
     must(s.n_moved, "no page was migratory");
-    must(s.n_forgotten, "no page was discarded");
+    must(s.n_forgotten && s.n_failed, "no page was discarded, or all were");
+    must(s.n_given > s.n_crossed && s.n_crossed && s.n_none && s.n_returned, "no page was given unasked, with a grant on its way, recalled then, or returned");
 }
 END_TEST
 
@@ -705,6 +770,39 @@ START_TEST(full_lines_are_refused_and_come_free_again)
 }
 END_TEST
 
+static unsigned order[4], n_order;
+
+static void order_grant(uint64_t page, unsigned agent, unsigned slot, int write, enum eg_dir_content content)
+{
+    (void)page, (void)slot, (void)write, (void)content;
+    order[n_order++ % 4] = agent;
+}
+static const struct eg_dir_ops order_ops = {order_grant, line_protect, line_invalidate, line_recall, line_store};
+
+/* The page was asked back already when its owner gives it: who asked has it before those who wait behind. */
+START_TEST(who_asked_for_what_is_given_is_first)
+{
+    uint64_t value = 0;
+    for (int write = 0; write < 2; write++) {
+        start(0, 4, 1);
+        s.dir.ops = &order_ops;
+        n_order = 0;
+        struct eg_dir_page *p = s.page;
+        ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 1), 0);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 2, 0, write), 0);
+        ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 3, 0, 0), 0);
+        ck_assert_int_eq(eg_dir_given(&s.dir, p, BASE, 1, &value, 0), 0);
+        ck_assert_uint_eq(n_order, 1);
+        ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 1), 0);
+        if (write)
+            ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, 2, &value), 0);
+        ck_assert_uint_eq(n_order, 3);
+        ck_assert_uint_eq(order[1], 2);
+        ck_assert_uint_eq(order[2], 3);
+    }
+}
+END_TEST
+
 /* A wrong answer in each state by itself, so that a failure names the state. */
 START_TEST(unawaited_answers_are_refused)
 {
@@ -712,7 +810,7 @@ START_TEST(unawaited_answers_are_refused)
     start(0, 4, 1);
     s.dir.ops = &line_ops;
     struct eg_dir_page *p = s.page;
-#define REFUSED(want, ack, data)                                                                    \
+#define REFUSED(want, ack, data, given)                                                             \
     do {                                                                                            \
         ck_assert_uint_eq(p->state, EG_DIR_##want);                                                 \
         struct eg_dir_page before = *p;                                                             \
@@ -721,31 +819,41 @@ START_TEST(unawaited_answers_are_refused)
                 ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, k), -EPROTO);                          \
             if (!((data) >> k & 1))                                                                 \
                 ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, k, &value), -EPROTO);                 \
+            if (!((given) >> k & 1))                                                                \
+                ck_assert_int_eq(eg_dir_given(&s.dir, p, BASE, k, &value, 0), -EPROTO);             \
         }                                                                                           \
         ck_assert_int_eq(memcmp(&before, p, sizeof before), 0);                                     \
     } while (0)
     line_next = 0;
-    REFUSED(HOME, 0, 0);
+    REFUSED(HOME, 0, 0, 0);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 0), 0);
-    REFUSED(SHARED, 0, 0);
+    REFUSED(SHARED, 0, 0, 0);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 3, 0, 0), 0);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 2, 0, 1), 0);
-    REFUSED(WAIT_ACKS, 1 << 1 | 1 << 3, 0);
+    REFUSED(WAIT_ACKS, 1 << 1 | 1 << 3, 0, 0);
     ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 3), 0);
-    REFUSED(WAIT_ACKS, 1 << 1, 0);
+    REFUSED(WAIT_ACKS, 1 << 1, 0, 0);
     ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 1), 0);
-    REFUSED(OWNED, 0, 0);
+    REFUSED(OWNED, 0, 0, 1 << 2);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 0), 0);
-    REFUSED(WAIT_KEPT, 0, 1 << 2);
+    REFUSED(WAIT_KEPT, 0, 1 << 2, 1 << 2);
     ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, 2, &value), 0);
-    REFUSED(SHARED, 0, 0);
+    REFUSED(SHARED, 0, 0, 0);
     ck_assert_uint_eq(p->sharers, 1 << 1 | 1 << 2);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 1, 0, 1), 0);
     ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 2), 0);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, EG_DIR_AT_HOME, 0, 1), 0);
-    REFUSED(WAIT_DATA, 0, 1 << 1);
+    REFUSED(WAIT_DATA, 0, 1 << 1, 1 << 1);
     ck_assert_int_eq(eg_dir_data(&s.dir, p, BASE, 1, &value), 0);
-    REFUSED(HOME, 0, 0);
+    REFUSED(HOME, 0, 0, 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 3, 0, 1), 0);
+    ck_assert_int_eq(eg_dir_given(&s.dir, p, BASE, 3, &value, 0), 0);
+    REFUSED(HOME, 0, 0, 0);
+    ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 3, 0, 1), 0);
+    ck_assert_int_eq(eg_dir_given(&s.dir, p, BASE, 3, &value, 1), 0);
+    REFUSED(WAIT_NONE, 1 << 3, 0, 0);
+    ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 3), 0);
+    REFUSED(HOME, 0, 0, 0);
 #undef REFUSED
 }
 END_TEST
@@ -762,6 +870,7 @@ int main(void)
     tcase_add_test(tc, what_is_written_without_being_read_is_not_migratory);
     tcase_add_test(tc, one_read_in_32_shows_whether_a_page_still_moves);
     tcase_add_test(tc, full_lines_are_refused_and_come_free_again);
+    tcase_add_test(tc, who_asked_for_what_is_given_is_first);
     tcase_add_test(tc, unawaited_answers_are_refused);
     return unit_run(suite);
 }
