@@ -354,6 +354,12 @@ int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write)
     wk_answer_read(s, &m, sizeof m + EG_CO_MAX_PAGES * EG_PAGE_BYTES, write);
     active_end(s);
     wk_taken(m.number);
+    uint8_t byte;
+    if (m.flags & EG_CO_F_NODATA && !wk_try_copy(&byte, (const void *)addr, 1)) { /* its content is on its way to another thread, or to the main one */
+        __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
+        wk_grants_wait(m.number);
+        __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
+    }
     return m.type != EG_CO_DENY;
 }
 

@@ -288,24 +288,22 @@ static void asked_back(const struct eg_co *m)
     give_back(&part);
 }
 
-/* What home granted on the threads' streams is here, up to message `number`: those threads wait for nothing else. If home is gone, a message may be,
- * too. */
-static void grants_wait(uint32_t number)
+/* If home is gone, a message may be, too. */
+void wk_grants_wait(uint32_t number)
 {
     const struct timespec patience = {.tv_sec = 1};
     uint32_t seen;
     while ((int32_t)((seen = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST)) - number) < 0) {
-        __atomic_store_n(&wk.taken_asked, 1, __ATOMIC_SEQ_CST); /* pairs with wk_taken: it counts, then looks here */
-        if (__atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) != seen ||
-            eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAIT_PRIVATE, seen, &patience, 0, 0) != -ETIMEDOUT)
-            continue;
+        __atomic_fetch_add(&wk.taken_asked, 1, __ATOMIC_SEQ_CST); /* pairs with wk_taken: it counts, then looks here */
+        int late = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST) == seen &&
+                   eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAIT_PRIVATE, seen, &patience, 0, 0) == -ETIMEDOUT;
+        __atomic_fetch_sub(&wk.taken_asked, 1, __ATOMIC_SEQ_CST);
         struct pollfd p = {.fd = wk.stream_fd, .events = POLLRDHUP};
         const struct timespec now = {0};
-        if (eg_sys5(SYS_ppoll, &p, 1, &now, 0, 8) == 1)
+        if (late && eg_sys5(SYS_ppoll, &p, 1, &now, 0, 8) == 1)
             for (;;)
                 eg_sys1(SYS_exit_group, 0);
     }
-    wk.taken_asked = 0;
 }
 
 void wk_taken(uint32_t number)
@@ -325,7 +323,7 @@ void wk_taken(uint32_t number)
     __atomic_store_n(&wk.n_taken, n, __ATOMIC_SEQ_CST);
     __atomic_store_n(&lock, 0, __ATOMIC_RELEASE);
     if (__atomic_load_n(&wk.taken_asked, __ATOMIC_SEQ_CST))
-        eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+        eg_sys6(SYS_futex, &wk.n_taken, FUTEX_WAKE_PRIVATE, INT32_MAX, 0, 0, 0);
 }
 
 void wk_install(const struct eg_co *m, const void *data, int write)
@@ -355,12 +353,12 @@ static void message(const struct eg_co *m, const uint8_t *data)
     case EG_CO_RECALL:
         if (m->n > EG_CO_MAX_PAGES)
             wk_die("home asks for too many pages at once:", m->n);
-        grants_wait(m->number);
+        wk_grants_wait(m->number);
         asked_back(m);
         break;
     case EG_CO_DROP: {
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC | (m->flags & EG_CO_F_SPARE), .n = m->n, .addr = m->addr};
-        grants_wait(m->number);
+        wk_grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
         wk_lock(&wk.pages_lock);
         forget(m->addr, m->n);
@@ -381,7 +379,7 @@ static void message(const struct eg_co *m, const uint8_t *data)
         }
         break;
     case EG_CO_FIRED:
-        grants_wait(m->number);
+        wk_grants_wait(m->number);
         wk_futex_fired(m->addr);
         break;
     default:

@@ -53,7 +53,7 @@ struct worker {
     uint32_t n_processors;
     uint32_t loaded;   /* home says so */
     uint32_t n_taken;  /* futex: all grants up to this number have been installed */
-    uint32_t taken_asked; /* the main thread waits for that */
+    uint32_t taken_asked; /* so many threads wait for that */
     uint64_t home_pid;
     int other_clock; /* home's clocks are not this machine's */
     uint64_t vdso;     /* where it is now */
@@ -88,6 +88,8 @@ int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *dat
 int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n);
 /* wk_taken - the grant with this number has been installed. Context: who got it. */
 void wk_taken(uint32_t number);
+/* wk_grants_wait - what home has granted up to message `number` is here: who got it waits for lower numbers only. Context: any thread. */
+void wk_grants_wait(uint32_t number);
 
 /* --- twin.c: the threads --- */
 /* wk_twin_new - a thread for this stream. */
