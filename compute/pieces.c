@@ -118,12 +118,12 @@ const uint8_t *wk_pieces_begin(struct wk_slot *s, uint64_t rip, struct eg_call *
 }
 
 /* An answer's payload: so much of it has come, to its place in the call's data, or at once to where it belongs. */
-struct answer {
+struct incoming {
     uint8_t *to;
     uint32_t bytes, have;
 };
 
-static void answer_rest(struct wk_slot *s, struct answer *in)
+static void incoming_rest(struct wk_slot *s, struct incoming *in)
 {
     wk_call_read(s, in->to + in->have, in->bytes - in->have);
     in->have = in->bytes;
@@ -131,14 +131,14 @@ static void answer_rest(struct wk_slot *s, struct answer *in)
 
 /* A part of it, whose place is `from`, goes to the program: a large one without a stop there, as far as its pages are still here. Returns: 0: the program has taken them
  * away meanwhile. */
-static int part_take(struct wk_slot *s, uint64_t rip, const struct eg_part *part, const uint8_t *from, struct answer *in)
+static int part_take(struct wk_slot *s, uint64_t rip, const struct eg_part *part, const uint8_t *from, struct incoming *in)
 {
     uint32_t done = 0;
     if (part->bytes >= EG_PAGE_BYTES && from == in->to + in->have)
-        in->have += done = wk_call_read_out(s, part->addr, part->bytes);
+        in->have += done = wk_call_read(s, (void *)part->addr, part->bytes);
     if (done == part->bytes)
         return 1;
-    answer_rest(s, in);
+    incoming_rest(s, in);
     return copy_out(s, rip, part->addr + done, from + done, part->bytes - done);
 }
 
@@ -150,13 +150,13 @@ int64_t wk_pieces_end(struct wk_slot *s, uint64_t rip, const struct eg_call *ans
         d->bytes[i] = eg_piece_written(&p->of->piece[i], d->bytes[i], answer->arg[0]);
     if (!p->of || answer->len_bytes != eg_pieces_span(p->of, EG_PIECE_OUT, d->bytes, d->at, &from))
         wk_die("home sent other than was asked for, bytes:", answer->len_bytes);
-    struct answer in = {.to = d->data + from, .bytes = answer->len_bytes};
+    struct incoming in = {.to = d->data + from, .bytes = answer->len_bytes};
     int taken = 1;
     for (uint32_t i = 0; i < EG_CALL_PIECES_MAX; i++) {
         struct eg_part part = {.next = 0};
         while (taken && eg_part_next(&p->of->piece[i], EG_PIECE_OUT, d->addr[i], p->segment, d->bytes[i], &part))
             taken = part_take(s, rip, &part, d->data + d->at[i] + part.at, &in);
     }
-    answer_rest(s, &in);
+    incoming_rest(s, &in);
     return taken ? answer->arg[0] : -EFAULT;
 }

@@ -1,7 +1,7 @@
 /* twin.c - the worker's threads: each runs one thread of the program between signals.
  *
  * A thread is idle (reads its stream for the next one to run), in the program, or in a handler on its alternate stack with every signal
- * blocked. Nothing here touches the program's memory: an access of ours to a missing page would kill the worker. */
+ * blocked. Nothing here touches the program's memory but by wk_try_* and system calls: an access of ours to a missing page would kill the worker. */
 #include "compute/worker.h"
 
 #include <errno.h>
@@ -97,7 +97,7 @@ uint64_t wk_held(uint64_t addr, uint64_t now)
     for (uint32_t i = 0; i < wk.n_active && !held; i++) {
         const struct wk_slot *s = wk_slot(waiting[i]);
         /* Two instructions that hold what the other wants: the limits differ, so one lets go first. */
-        if (now - s->since_ns > HOLD_MAX_NS + (s->ktid % 16) * 250000u)
+        if (now > s->since_ns && now - s->since_ns > HOLD_MAX_NS + (s->ktid % 16) * 250000u)
             continue;
         for (uint32_t k = 0; k < s->n_held; k++)
             held |= s->held[k] == addr;
@@ -151,14 +151,9 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
     return at;
 }
 
-void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes)
+uint32_t wk_call_read(struct wk_slot *s, void *to, uint32_t bytes)
 {
-    some_read(s, to, bytes, bytes);
-}
-
-uint32_t wk_call_read_out(struct wk_slot *s, uint64_t addr, uint32_t bytes)
-{
-    return (uint32_t)some_read(s, (void *)addr, bytes, bytes);
+    return (uint32_t)some_read(s, to, bytes, bytes);
 }
 
 void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call *ret_answer)
@@ -174,14 +169,14 @@ static __attribute__((noreturn)) void become_idle(struct wk_slot *s)
     wk_call_on((uint8_t *)s + WK_ALT_OFFSET, idle, s);
 }
 
-/* What it will use first at home goes along, or is asked for: its stack, where a signal's frame may come, up to its control block, if that is not far
- * above. */
+/* What it will use first at home goes along, or is asked for: its stack, where a signal's frame may come (but at its end), up to its control block, if that is
+ * not far above. */
 static void leaves(struct wk_slot *s, uint64_t rsp, uint64_t fs_base, enum eg_home_reason why)
 {
     uint64_t start = (rsp - (why == EG_HOME_END ? 0 : FRAME_SOON)) & ~(uint64_t)(EG_PAGE_BYTES - 1);
     uint64_t end = fs_base > rsp && fs_base - rsp < LEAVES_SPAN ? fs_base + EG_CONTROL_BYTES : rsp + 1;
     struct eg_co m = {.type = EG_CO_LEAVES, .n = (uint32_t)((end - start + EG_PAGE_BYTES - 1) / EG_PAGE_BYTES), .addr = start};
-    if (wk_give(s, start, m.n))
+    if (wk_give(s, start, m.n, rsp))
         wk_send(&m, NULL, 0);
 }
 

@@ -198,7 +198,7 @@ static void give_back(const struct eg_co *m)
     struct eg_co answer = {.type = EG_CO_ACK, .n = m->n, .addr = m->addr};
     if (!m->n)
         return;
-    wk_lock(&wk.pages_lock);
+    wk_lock(&wk.answers_lock);
     if (m->type == EG_CO_INVALIDATE) {
         forget(m->addr, m->n);
         wk_futex_left(m->addr, m->n);
@@ -206,45 +206,47 @@ static void give_back(const struct eg_co *m)
     } else {
         recalled(m);
     }
-    wk_unlock(&wk.pages_lock);
+    wk_unlock(&wk.answers_lock);
 }
 
-/* Sent with the lock still held: no answer that says they are gone may come before it. */
-static void given_send(const struct eg_co *m, uint8_t *buf)
+/* So many pages from addr on, n at most, can be given: copied to buf, they are gone. Returns: how many. */
+static uint32_t given_take(uint64_t addr, uint32_t n, uint8_t *buf)
 {
-    uint64_t bytes = (uint64_t)m->n * EG_PAGE_BYTES;
-    if (!m->n)
-        return;
-    protect(m->addr, bytes, 1);
-    wk_futex_left(m->addr, m->n);
-    memcpy(buf, (const void *)m->addr, bytes);
-    forget(m->addr, m->n);
-    wk_send(m, buf, (uint32_t)bytes);
+    uint32_t k = 0;
+    uint8_t byte;
+    wk_lock(&wk.rights_lock);
+    uint64_t now = eg_sys_now_ns();
+    for (uint64_t at = addr; k < n && wk_try_copy(&byte, (const void *)at, 1) && !wk_held(at, now) && wk_try_touch((void *)at); at += EG_PAGE_BYTES)
+        k++;
+    if (k) {
+        protect(addr, k * EG_PAGE_BYTES, 1);
+        memcpy(buf, (const void *)addr, k * EG_PAGE_BYTES);
+        forget(addr, k);
+    }
+    wk_unlock(&wk.rights_lock);
+    return k;
 }
 
-int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n)
+int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n, uint64_t sp)
 {
     uint8_t *buf = (uint8_t *)s + WK_DATA_OFFSET, byte;
-    uint64_t now = eg_sys_now_ns();
-    struct eg_co m = {.type = EG_CO_GIVEN, .addr = addr};
+    struct eg_co m = {.type = EG_CO_GIVEN};
     int stays = 0;
     if (n > EG_CO_MAX_PAGES || !wk_is_programs(addr, n * EG_PAGE_BYTES)) /* a stack pointer may be anything */
         return 1;
-    wk_lock(&wk.pages_lock);
+    wk_lock(&wk.answers_lock);
     m.number = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST);
-    for (; n; n--, addr += EG_PAGE_BYTES) {
-        int here = wk_try_copy(&byte, (const void *)addr, 1);
-        if (here && !wk_held(addr, now) && wk_try_touch((void *)addr)) {
-            m.n++;
-            continue;
+    for (uint64_t end = addr + n * EG_PAGE_BYTES; addr < end; addr += EG_PAGE_BYTES) { /* the one that ended a run is looked at alone */
+        m.addr = addr;
+        m.n = given_take(addr, (uint32_t)((end - addr) / EG_PAGE_BYTES), buf);
+        if (m.n) {
+            wk_futex_left(m.addr, m.n);
+            wk_send(&m, buf, m.n * (uint32_t)EG_PAGE_BYTES);
+            addr += m.n * EG_PAGE_BYTES;
         }
-        stays |= here;
-        given_send(&m, buf);
-        m.addr = addr + EG_PAGE_BYTES;
-        m.n = 0;
+        stays |= addr < end && (addr + EG_PAGE_BYTES > sp || wk_try_copy(&byte, (const void *)addr, 1));
     }
-    given_send(&m, buf);
-    wk_unlock(&wk.pages_lock);
+    wk_unlock(&wk.answers_lock);
     return stays;
 }
 
@@ -331,9 +333,9 @@ void wk_install(const struct eg_co *m, const void *data, int write)
     int writable = (m->flags & EG_CO_F_EXCLUSIVE) != 0;
     if (m->flags & EG_CO_F_NODATA) {
         if (writable) {
-            wk_lock(&wk.pages_lock);
+            wk_lock(&wk.rights_lock);
             protect(m->addr, (uint64_t)m->n * EG_PAGE_BYTES, 0);
-            wk_unlock(&wk.pages_lock);
+            wk_unlock(&wk.rights_lock);
         }
     } else if (m->flags & EG_CO_F_ZERO) {
         install_zeros(m->addr, m->n, write);
@@ -360,11 +362,11 @@ static void message(const struct eg_co *m, const uint8_t *data)
         struct eg_co answer = {.type = EG_CO_ACK, .flags = EG_CO_F_STATIC | (m->flags & EG_CO_F_SPARE), .n = m->n, .addr = m->addr};
         wk_grants_wait(m->number);
         deferred_run(1); /* what was asked for before must still be there */
-        wk_lock(&wk.pages_lock);
+        wk_lock(&wk.answers_lock);
         forget(m->addr, m->n);
-        wk_unlock(&wk.pages_lock);
         wk_futex_left(0, 0);
         wk_send(&answer, NULL, 0);
+        wk_unlock(&wk.answers_lock);
         break;
     }
     case EG_CO_KICK:
@@ -580,6 +582,7 @@ static void vdso_by_calls(uint64_t at, uint64_t bytes)
         }
     if (!(done & 1))
         wk_die("this vDSO has no clock_gettime where it was looked for", 0);
+    eg_sys3(SYS_mprotect, at, bytes, 5);
 }
 
 static void cohere_begin(int fd, const struct eg_node_hello *hello)
@@ -603,6 +606,7 @@ static void cohere_begin(int fd, const struct eg_node_hello *hello)
         if (eg_sys_failed(p))
             wk_die("cannot map the runtime's own page, errno", p);
         *(uint32_t *)hello->where = 1;
+        eg_sys3(SYS_mprotect, hello->where, EG_PAGE_BYTES, 1); /* not the program's, to be given away */
     }
     struct eg_node_welcome welcome = {.magic = EG_THREADS_MAGIC, .version = EG_THREADS_VERSION, .status = STREAM_OK, .most_pages = most_pages};
     if (!wk_write_full(fd, &welcome, sizeof welcome, NULL, 0))

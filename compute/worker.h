@@ -58,7 +58,8 @@ struct worker {
     int other_clock; /* home's clocks are not this machine's */
     uint64_t vdso;     /* where it is now */
     uint32_t out_lock;
-    uint32_t pages_lock; /* of who takes pages away from here, or the right to write them, or gives a right without content */
+    uint32_t answers_lock; /* from when pages go until home has been told: no answer that they are gone comes before their content */
+    uint32_t rights_lock;  /* within it: no right to write a page comes while the page is given. Nothing is sent under it */
 };
 extern struct worker wk;
 
@@ -83,9 +84,9 @@ void wk_send(const struct eg_co *m, const void *data, uint32_t bytes);
 int wk_read_full(int fd, void *to, uint64_t bytes);
 int wk_write_full(int fd, const void *head, uint64_t head_bytes, const void *data, uint64_t bytes);
 
-/* wk_give - the pages of [addr, addr + n pages) that may be written here, and that no instruction here needs, go home unasked. Context: a thread that leaves.
- * Returns: 1: some of it is still here; 0. */
-int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n);
+/* wk_give - the pages of [addr, addr + n pages) that may be written here, and that no instruction here needs, go home unasked. Context: a thread that leaves, with this
+ * stack pointer. Returns: 1: some of it is still here, or elsewhere (what is not here below the stack pointer may be nowhere); 0. */
+int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n, uint64_t sp);
 /* wk_taken - the grant with this number has been installed. Context: who got it. */
 void wk_taken(uint32_t number);
 /* wk_grants_wait - what home has granted up to message `number` is here: who got it waits for lower numbers only. Context: any thread. */
@@ -106,7 +107,7 @@ int wk_page_get(struct wk_slot *s, uint64_t addr, uint64_t rip, int write);
 /* wk_answer_read - what home answers on the thread's own stream: a GRANT, which is installed, a DENY, a COVERED. most: bytes that may have come, with
  * this one; write: as for wk_install. wk_taken comes after it. Context: the thread. */
 void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int write);
-/* Nothing of it is the worker's own. */
+/* wk_is_programs - Returns: 1: nothing of it is the worker's own, or outside of what programs have; 0. */
 static inline int wk_is_programs(uint64_t addr, uint64_t bytes)
 {
     uint64_t end = addr + bytes;
@@ -116,10 +117,9 @@ static inline int wk_is_programs(uint64_t addr, uint64_t bytes)
 int wk_value_in(void *to, uint64_t addr, uint64_t bytes);
 /* wk_value_out - the other way. Returns: 1; 0: it is not here, or may not be written. */
 int wk_value_out(uint64_t addr, const void *from, uint64_t bytes);
-/* wk_call_read - from the thread's stream. Returns only when all of it is there. */
-void wk_call_read(struct wk_slot *s, void *to, uint64_t bytes);
-/* wk_call_read_out - the same, to the program's memory. Returns: how many bytes; fewer: the page of the next one is not here, or may not be written. */
-uint32_t wk_call_read_out(struct wk_slot *s, uint64_t addr, uint32_t bytes);
+/* wk_call_read - from the thread's stream, when all of it is there. Returns: bytes; fewer, of what goes to the program's memory: the page of the next one is not
+ * here, or may not be written. */
+uint32_t wk_call_read(struct wk_slot *s, void *to, uint32_t bytes);
 
 /* What a call's arguments point to, where it travels with the call (proto/eg_pieces.h). */
 struct wk_pieces {

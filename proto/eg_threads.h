@@ -9,7 +9,8 @@
  *                     answers a thread's request for a page, so that nobody but that thread has to be woken for it
  *
  * A recall may overtake the grant before it, which travels on another stream: it says the number of the last grant before it, and the worker
- * puts it off until its threads have taken all up to that. The other way round nothing can be overtaken: a page is granted only after the answer to the recall.
+ * puts it off until all up to that have been taken. The other way round nothing can be overtaken: a page is granted only after the answer to the recall. A page that is given
+ * unasked (GIVEN) says which grants its worker had taken; if there are more, home asks it for an answer first.
  *
  * Threads sleep on futexes where they are while a stand-in for their node sleeps on the word at home: COVER asks for it, COVERED says that it is there,
  * FIRED that it is not any more. Between a COVERED and the FIRED after it no wake at home is missed. */
@@ -69,7 +70,7 @@ enum eg_co_type {
     EG_CO_COVER = 5,      /* slot would sleep on the futex at addr: COVERED or DENY */
     EG_CO_PASS = 6,       /* nobody sleeps on addr here (answers FIRED): the wake is somebody else's */
     EG_CO_SLEPT = 7,      /* the thread in slot has slept for n us since it said so last; EG_CO_F_KEPT: and sleeps on. Beside its calls */
-    EG_CO_LEAVES = 8,     /* a thread goes home, and will use n pages from addr there: before its HOME, so that home asks for them meanwhile */
+    EG_CO_LEAVES = 8,     /* a thread goes home, and will use n pages from addr there: before its HOME, so that home asks for them meanwhile. If it has not given all of them */
     EG_CO_GIVEN = 9,      /* payload: n pages, of which nothing is here any more: those that it will use, and that were writable here. Before its HOME. number: all of home's up to
                            * this one have been taken */
     /* home to worker. number: of GRANT, and of DENY and COVERED, which of such messages to this worker this one is (from 1, modulo 2^32); of INVALIDATE, RECALL,
@@ -77,7 +78,7 @@ enum eg_co_type {
     EG_CO_GRANT = 16,     /* n pages from addr; payload unless ZERO or NODATA. To a thread that waits: on its own stream */
     EG_CO_DENY = 17,      /* the thread cannot have addr here: go home and fault there. On its own stream */
     EG_CO_INVALIDATE = 18, /* forget the shared copies of n pages; ACK, in one or more parts */
-    EG_CO_RECALL = 19,    /* give n pages back; EG_CO_F_KEPT: keep a shared copy; DATA, in one or more parts */
+    EG_CO_RECALL = 19,    /* give n pages back; EG_CO_F_KEPT: keep a shared copy; DATA, or ACK of what was given, in one or more parts */
     EG_CO_DROP = 20,      /* forget n pages from addr, whatever they are; ACK */
     EG_CO_KICK = 21,      /* the thread in slot is to come home now, if it is number addr (its tid) */
     EG_CO_COVERED = 22,   /* a stand-in for this node sleeps on the futex at addr. On the thread's own stream */

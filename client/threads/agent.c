@@ -296,21 +296,25 @@ static void answer_done(void)
 }
 
 /* What a memory call discards goes back to who gives it: of a call that fails it must be left, and home may not have it any more. Once all are asked to drop it, it
- * is nobody's. Returns: 0; -EPROTO. */
-static int given(uint32_t node, struct eg_dir_page *p, uint64_t addr, const uint8_t *data, int crossed)
+ * is nobody's. Returns: 0, -errno of eg_dir_given. */
+static int given_page(uint32_t node, struct eg_dir_page *p, uint64_t addr, const uint8_t *data, int crossed)
 {
-    struct eg_co back = {.type = EG_CO_GRANT, .flags = EG_CO_F_EXCLUSIVE, .slot = EG_SLOT_NOBODY, .n = 1, .addr = addr};
     if (eg_dir_busy(p) || !eg_freeze_discards(addr)) {
         eg_spare_gave(node, 1);
         return eg_dir_given(&eg_home.dir, p, addr / EG_PAGE_BYTES, node + 1, data, crossed);
     }
-    if (!eg_freeze_drops()) {
-        back.number = ++eg_home.node[node]->n_granted;
-        uint8_t *to = eg_send_room(node, sizeof back + EG_PAGE_BYTES);
-        memcpy(to, &back, sizeof back);
-        memcpy(to + sizeof back, data, EG_PAGE_BYTES);
-    }
+    if (!eg_freeze_drops())
+        eg_send_grant(node, (struct eg_co){.type = EG_CO_GRANT, .flags = EG_CO_F_EXCLUSIVE, .slot = EG_SLOT_NOBODY, .n = 1, .addr = addr}, data);
     return p->state == EG_DIR_OWNED && p->owner == node + 1 ? 0 : -EPROTO;
+}
+
+/* One page of an answer, or of what is given. Returns: 0, -errno of the directory. */
+static int answer_page(uint32_t node, const struct eg_co *m, struct eg_dir_page *p, uint64_t addr)
+{
+    uint64_t page = addr / EG_PAGE_BYTES;
+    if (!(m->flags & EG_CO_F_KEPT) && p->state != EG_DIR_WAIT_GONE)
+        eg_spare_gave(node, 1);
+    return m->type == EG_CO_ACK ? eg_dir_ack(&eg_home.dir, p, page, node + 1) : eg_dir_data(&eg_home.dir, p, page, node + 1, eg_agent.incoming);
 }
 
 static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
@@ -328,27 +332,23 @@ static void answer(uint32_t node, const struct eg_co *m, const uint8_t *data)
     answer_begins();
     if (m->type != EG_CO_ACK)
         eg_lost_came(node, m->addr, m->n, data);
-    int crossed = m->number != eg_home.node[node]->n_granted;
+    int crossed = m->number != eg_home.node[node]->n_granted; /* of what is given */
     for (uint32_t i = 0; i < m->n && !rc; i++) {
-        uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES, page = addr / EG_PAGE_BYTES;
+        uint64_t addr = m->addr + (uint64_t)i * EG_PAGE_BYTES;
         struct eg_dir_chunk *c = eg_chunk_find(addr);
-        struct eg_dir_page *p = c ? eg_chunk_page(c, addr) : NULL;
         eg_agent.incoming = data + (uint64_t)i * EG_PAGE_BYTES;
-        if (!p) {
+        if (!c)
             rc = -EPROTO;
-            break;
-        }
-        if (m->type == EG_CO_GIVEN) {
-            rc = given(node, p, addr, eg_agent.incoming, crossed);
-            continue;
-        }
-        if (!(m->flags & EG_CO_F_KEPT) && p->state != EG_DIR_WAIT_NONE)
-            eg_spare_gave(node, 1);
-        rc = m->type == EG_CO_ACK ? eg_dir_ack(&eg_home.dir, p, page, node + 1) : eg_dir_data(&eg_home.dir, p, page, node + 1, eg_agent.incoming);
+        else if (m->type == EG_CO_GIVEN)
+            rc = given_page(node, eg_chunk_page(c, addr), addr, eg_agent.incoming, crossed);
+        else
+            rc = answer_page(node, m, eg_chunk_page(c, addr), addr);
     }
     answer_done();
     if (m->type != EG_CO_ACK)
         __atomic_fetch_add(&eg_home.node[node]->config->pages_taken, m->n, __ATOMIC_RELAXED);
+    if (rc == -ENOSPC)
+        eg_die("internal error: the directory's lines are full", NULL, 0);
     if (rc)
         eg_die("a compute node does not keep to the protocol: ", eg_home.node[node]->config->text, 0);
 }

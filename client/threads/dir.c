@@ -99,6 +99,8 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         row++;
     if (row == end)
         return -EPROTO;
+    if (event >= EG_DIR_EV_ACK && event <= EG_DIR_EV_CROSSED && p->state != EG_DIR_WAIT_ACKS && p->owner != agent)
+        return -EPROTO;
     int write = event == EG_DIR_EV_WRITE;
     if (write && p->state == EG_DIR_SHARED)
         moves_note(p, agent);
@@ -143,19 +145,13 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         p->sharers &= ~bit(agent);
         return 0;
     case STORE_GIVE:
-        if (p->owner != agent)
-            return -EPROTO;
         dir->ops->store(page, data, 1);
         give(dir, p, page, p->agent, p->slot, EG_DIR_NO_CONTENT);
         return 0;
     case PASS_ON:
-        if (p->owner != agent)
-            return -EPROTO;
         give(dir, p, page, p->agent, p->slot, EG_DIR_INCOMING);
         return 0;
     case STORE_SHARE:
-        if (p->owner != agent)
-            return -EPROTO;
         dir->ops->store(page, data, 0);
         p->state = row->next;
         p->sharers = bit(agent) | bit(p->agent);
@@ -163,8 +159,6 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         return 0;
     case STORE_HOME:
     case STORE_RECALL:
-        if (p->owner != agent)
-            return -EPROTO;
         dir->ops->store(page, data, 1);
         p->agent = EG_DIR_AT_HOME;
         p->state = row->next;
@@ -172,19 +166,13 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
             dir->ops->recall(page, agent, 0);
         return 0;
     case STORE_QUEUE:
-        if (p->owner != agent)
-            return -EPROTO;
         if (queue(dir, p, p->agent, p->slot, p->state == EG_DIR_WAIT_DATA, 1))
             return -ENOSPC;
         dir->ops->store(page, data, 1);
         p->agent = EG_DIR_AT_HOME;
         p->state = row->next;
         return 0;
-    case GONE:
-        if (p->owner != agent)
-            return -EPROTO;
-        p->state = row->next;
-        return 0;
+    case GONE: p->state = row->next; return 0;
     case FORGOTTEN:
         *p = (struct eg_dir_page){.state = row->next};
         return 0;
@@ -242,5 +230,5 @@ int eg_dir_data(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsign
 
 int eg_dir_given(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, unsigned agent, const void *data, int crossed)
 {
-    return step(dir, p, page, crossed || eg_dir_busy(p) ? EG_DIR_EV_CROSSED : EG_DIR_EV_GIVEN, agent, 0, data);
+    return step(dir, p, page, crossed ? EG_DIR_EV_CROSSED : EG_DIR_EV_GIVEN, agent, 0, data);
 }

@@ -17,7 +17,7 @@ extern struct eg_agent {
 void eg_agent_main(void);
 /* eg_agent_ask - the directory is asked for a page on behalf of an agent. Context: agent. */
 void eg_agent_ask(struct eg_dir_page *p, uint64_t page, unsigned agent, unsigned slot, int write);
-/* eg_agent_answer - a lost node's answer for one page: the content (to a recall), or NULL (to an invalidation). Context: agent. */
+/* eg_agent_answer - a lost node's answer for one page: the content (to a recall), or NULL (to an invalidation, or it was given). Context: agent. */
 void eg_agent_answer(struct eg_dir_page *p, uint64_t page, uint32_t node, const uint8_t *data);
 /* eg_agent_get - a worker's thread asks for a page. wanted: how many, from this one on, it is known to want; 0: not known. Context: agent. */
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted);
@@ -33,6 +33,8 @@ void eg_send_flush(uint32_t k);
 uint8_t *eg_send_room(uint32_t k, uint64_t bytes);
 /* eg_send_say - a message without content, to node k. Context: agent. */
 void eg_send_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned slot, uint32_t n, uint64_t addr);
+/* eg_send_grant - pages that no thread waits for; data: NULL: none. Context: agent. */
+void eg_send_grant(uint32_t k, struct eg_co m, const void *data);
 /* eg_send_slot - an answer to a thread that waits for a page, on its own stream. Context: agent; waits for room, at most 10 s. */
 void eg_send_slot(uint32_t k, unsigned slot, struct eg_co m, const void *data, uint64_t bytes);
 /* eg_send_deny - the thread cannot have the page there. Context: agent. */

@@ -8,7 +8,7 @@
  * and tests/unit/client_dir.c runs random schedules of it against a reference. Change them together.
  *
  * Order: a recall never takes effect before the grants that were sent before it (eg_threads.h says how), and a page is granted only after the
- * answer to a recall. An invalidation that meets a request of the same worker on its way is answered first (the copy goes); the request, when
+ * answer to a recall, or after it was given unasked. An invalidation that meets a request of the same worker on its way is answered first (the copy goes); the request, when
  * its turn comes, finds the worker no sharer any more and is granted with data.
  *
  * A page that its owner gives unasked is home's. When a recall was sent before, or rights to write what it had may be on their way to its threads, home may use
@@ -29,7 +29,7 @@
     X(WAIT_ACKS, "shared copies are being invalidated, for a writer")                      \
     X(WAIT_DATA, "the owner has been asked to give it back")                               \
     X(WAIT_KEPT, "the owner has been asked for a copy, and to keep one")                   \
-    X(WAIT_NONE, "home's alone, writable there; the last owner has been asked for it, and will say that it is gone")
+    X(WAIT_GONE, "home's alone, writable there; the last owner has been asked for it, and will say that it is gone")
 
 /* X(name, "meaning") */
 #define EG_DIR_EVENTS(X)                                                                   \
@@ -38,7 +38,7 @@
     X(ACK, "a worker has dropped its copy, or has none to give")                           \
     X(DATA, "the owner's content has come")                                                \
     X(GIVEN, "the same, unasked: the owner has nothing of it any more")                    \
-    X(CROSSED, "the same, but a recall or a right may be on its way to the owner")         \
+    X(CROSSED, "the same, but rights to write may be on their way to the owner")           \
     X(FORGET, "its content is gone, and with it all copies: a memory call discarded it")
 
 /* X(state, event, when, action, next): `when` picks among rows of one state and event. The conditions:
@@ -70,12 +70,14 @@
     X(WAIT_KEPT, WRITE, ALWAYS, QUEUE, WAIT_KEPT)                                          \
     X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)                                        \
     X(OWNED, GIVEN, ALWAYS, STORE_HOME, HOME)                                              \
-    X(OWNED, CROSSED, ALWAYS, STORE_RECALL, WAIT_NONE)                                     \
-    X(WAIT_DATA, CROSSED, ALWAYS, STORE_QUEUE, WAIT_NONE)                                  \
-    X(WAIT_KEPT, CROSSED, ALWAYS, STORE_QUEUE, WAIT_NONE)                                  \
-    X(WAIT_NONE, READ, ALWAYS, QUEUE, WAIT_NONE)                                           \
-    X(WAIT_NONE, WRITE, ALWAYS, QUEUE, WAIT_NONE)                                          \
-    X(WAIT_NONE, ACK, ALWAYS, GONE, HOME)                                                  \
+    X(OWNED, CROSSED, ALWAYS, STORE_RECALL, WAIT_GONE)                                     \
+    X(WAIT_DATA, GIVEN, ALWAYS, STORE_QUEUE, WAIT_GONE)                                    \
+    X(WAIT_DATA, CROSSED, ALWAYS, STORE_QUEUE, WAIT_GONE)                                  \
+    X(WAIT_KEPT, GIVEN, ALWAYS, STORE_QUEUE, WAIT_GONE)                                    \
+    X(WAIT_KEPT, CROSSED, ALWAYS, STORE_QUEUE, WAIT_GONE)                                  \
+    X(WAIT_GONE, READ, ALWAYS, QUEUE, WAIT_GONE)                                           \
+    X(WAIT_GONE, WRITE, ALWAYS, QUEUE, WAIT_GONE)                                          \
+    X(WAIT_GONE, ACK, ALWAYS, GONE, HOME)                                                  \
     X(HOME, FORGET, ALWAYS, FORGOTTEN, HOME)                                               \
     X(SHARED, FORGET, ALWAYS, FORGOTTEN, HOME)                                             \
     X(OWNED, FORGET, ALWAYS, FORGOTTEN, HOME)
@@ -98,8 +100,8 @@ enum eg_dir_event {
 struct eg_dir_page {
     uint64_t sharers; /* bit per worker with a copy; WAIT_ACKS: those whose acknowledgement is awaited */
     uint8_t state;    /* enum eg_dir_state */
-    uint8_t owner;    /* OWNED, WAIT_DATA, WAIT_KEPT; else who was it last */
-    uint8_t agent;    /* WAIT_*: for whom; WAIT_NONE: for home */
+    uint8_t owner;    /* OWNED, WAIT_DATA, WAIT_KEPT; else who was it last (WAIT_GONE: and is to say that it has nothing) */
+    uint8_t agent;    /* WAIT_*: for whom; WAIT_GONE: for home */
     uint8_t had_copy : 1; /* WAIT_ACKS: the asker has a good copy already */
     uint8_t moves : 2;    /* how surely whoever reads it will write it, too: see eg_dir_ask */
     uint8_t n_moved : 5;  /* reads that were taken for writes since one was not */

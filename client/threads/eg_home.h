@@ -59,7 +59,7 @@ struct eg_node {
     struct eg_stream_free free[EG_THREADS];
     uint32_t n_free;
     struct eg_thread *slot[EG_THREADS]; /* who has the worker's slot now, or had it last */
-    uint32_t n_granted;      /* messages to threads that wait for pages, modulo 2^32 */
+    uint32_t n_granted;      /* grants, and other answers to threads, modulo 2^32 */
     uint64_t most_pages;     /* that the worker wants to hold; 0: no matter */
     uint64_t n_held, n_leaving; /* that it does hold; that it was asked to give up for that */
     uint64_t *run;           /* what went there, oldest first, much of it gone again: a ring of EG_NODE_RUNS */

@@ -9,8 +9,9 @@
  * been looked up before; one that begins waits for the next turn. */
 static struct {
     uint64_t lo, hi;
-    uint8_t discards, drops;
+    uint8_t discards;
 } held;
+static uint8_t drops; /* the nodes have been asked to drop what is being discarded */
 
 void eg_freeze_look(void)
 {
@@ -32,7 +33,7 @@ int eg_freeze_discards(uint64_t addr)
 
 int eg_freeze_drops(void)
 {
-    return held.drops;
+    return drops;
 }
 
 static uint64_t freeze_end(void)
@@ -159,11 +160,11 @@ static int drop_turn(int first)
 {
     if (first)
         freeze_drop();
-    held.drops = 1;
+    drops = 1;
     if (eg_home.pending)
         return 0;
     forget();
-    held.drops = 0;
+    drops = 0;
     return answered(EG_REQ_FROZEN);
 }
 

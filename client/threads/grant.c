@@ -103,15 +103,10 @@ void eg_grant_do(void)
     }
     if (batch.flags & EG_CO_F_EXCLUSIVE && !batch.data)
         eg_far_gone(batch.addr, batch.n);
-    if (batch.slot != EG_SLOT_NOBODY) {
+    if (batch.slot != EG_SLOT_NOBODY)
         eg_send_slot(batch.node, batch.slot, m, data, payload ? bytes : 0);
-    } else if (eg_home.node[batch.node]->alive) {
-        uint8_t *p = eg_send_room(batch.node, sizeof m + (payload ? bytes : 0));
-        m.number = ++eg_home.node[batch.node]->n_granted;
-        memcpy(p, &m, sizeof m);
-        if (payload)
-            memcpy(p + sizeof m, data, bytes);
-    }
+    else
+        eg_send_grant(batch.node, m, data);
 }
 
 static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flags, int take, int protect, const uint8_t *data)

@@ -167,7 +167,7 @@ static int page_step(uint32_t k, struct eg_dir_page *p, uint64_t page)
             eg_agent_ask(p, page, EG_DIR_AT_HOME, EG_SLOT_RECLAIM, 1);
         return 1;
     case EG_DIR_WAIT_ACKS:
-    case EG_DIR_WAIT_NONE:
+    case EG_DIR_WAIT_GONE:
         if (p->state == EG_DIR_WAIT_ACKS ? !(p->sharers & mine) : p->owner != agent)
             return comes_to(p, agent);
         eg_agent_answer(p, page, k, NULL);

@@ -48,6 +48,18 @@ void eg_send_say(uint32_t k, enum eg_co_type type, unsigned flags, unsigned slot
         memcpy(eg_send_room(k, sizeof m), &m, sizeof m);
 }
 
+void eg_send_grant(uint32_t k, struct eg_co m, const void *data)
+{
+    uint64_t bytes = eg_co_payload_bytes(&m);
+    if (!eg_home.node[k]->alive)
+        return;
+    uint8_t *p = eg_send_room(k, sizeof m + bytes);
+    m.number = ++eg_home.node[k]->n_granted;
+    memcpy(p, &m, sizeof m);
+    if (bytes)
+        memcpy(p + sizeof m, data, bytes);
+}
+
 /* To a thread that waits for a page, on its own stream. It reads, so there is room soon. */
 void eg_send_slot(uint32_t k, unsigned slot, struct eg_co m, const void *data, uint64_t bytes)
 {

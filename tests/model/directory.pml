@@ -24,7 +24,7 @@
 #define WAIT_ACKS 3
 #define WAIT_DATA 4
 #define WAIT_KEPT 5
-#define WAIT_NONE 6
+#define WAIT_GONE 6
 #define BUSY (state >= WAIT_ACKS)
 
 /* OTHER: a request of worker 1 for another page, of which nothing is known here but that its answer has a number, too. While a page is being
@@ -240,9 +240,9 @@ inline step()
         op_store(1);
         for_agent = AT_HOME;
         for_slot = 0;
-        state = WAIT_NONE;
+        state = WAIT_GONE;
         op_send(owner, RECALL)
-    :: (state == WAIT_DATA || state == WAIT_KEPT) && event == CROSSED ->
+    :: (state == WAIT_DATA || state == WAIT_KEPT) && (event == GIVEN || event == CROSSED) ->
         assert(owner == agent && nfull(line));
         op_store(1);
         line!for_agent, for_slot, (state == WAIT_DATA -> WRITE : READ);
@@ -252,8 +252,8 @@ inline step()
         }
         for_agent = AT_HOME;
         for_slot = 0;
-        state = WAIT_NONE
-    :: state == WAIT_NONE && event == ACK ->
+        state = WAIT_GONE
+    :: state == WAIT_GONE && event == ACK ->
         assert(owner == agent);
         state = HOME
     :: state == WAIT_KEPT && event == DATA ->
@@ -345,7 +345,7 @@ end:
             goto end
         :: !held && event == GIVEN ->
             if
-            :: BUSY || !settled[agent] -> event = CROSSED
+            :: !settled[agent] -> event = CROSSED
             :: else
             fi;
             settled[agent] = 0

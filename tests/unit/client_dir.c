@@ -426,7 +426,7 @@ static void wrong_answer(void)
     unsigned page = below(s.n_pages), agent = below(s.n_agents);
     struct eg_dir_page *p = &s.page[page], before = *p;
     uint64_t calls = s.n_calls, junk = ~0ull;
-    int awaited = agent && ((p->state == EG_DIR_WAIT_ACKS && (p->sharers >> agent & 1)) || (p->state == EG_DIR_WAIT_NONE && p->owner == agent));
+    int awaited = agent && ((p->state == EG_DIR_WAIT_ACKS && (p->sharers >> agent & 1)) || (p->state == EG_DIR_WAIT_GONE && p->owner == agent));
     if (!awaited) {
         must(eg_dir_ack(&s.dir, p, BASE + page, agent) == -EPROTO, "a wrong acknowledgement is taken");
         s.n_bad_acks++;
@@ -851,7 +851,7 @@ START_TEST(unawaited_answers_are_refused)
     REFUSED(HOME, 0, 0, 0);
     ck_assert_int_eq(eg_dir_ask(&s.dir, p, BASE, 3, 0, 1), 0);
     ck_assert_int_eq(eg_dir_given(&s.dir, p, BASE, 3, &value, 1), 0);
-    REFUSED(WAIT_NONE, 1 << 3, 0, 0);
+    REFUSED(WAIT_GONE, 1 << 3, 0, 0);
     ck_assert_int_eq(eg_dir_ack(&s.dir, p, BASE, 3), 0);
     REFUSED(HOME, 0, 0, 0);
 #undef REFUSED
