@@ -134,7 +134,7 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
     uint64_t at = 0;
     s->spin.begun_ns = 0;
     __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
-    for (int block = 0; at < least;) {
+    for (int block = !wk_spin_ns(); at < least;) {
         long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, block ? 0 : MSG_DONTWAIT, 0, 0);
         if (n > 0)
             at += (uint64_t)n;

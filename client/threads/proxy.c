@@ -68,15 +68,14 @@ static int for_the_first(const struct eg_thread *t)
 /* Until the thread says something, or a signal for it comes. */
 static void wait_for_word(struct eg_thread *t)
 {
-    for (uint32_t i = 0;; i++) {
+    for (uint32_t i = 0; i < SPIN_TURNS && !eg_home.loaded; i++) {
         uint8_t byte;
         long n = eg_sys6(SYS_recvfrom, t->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
         if (n != -EAGAIN && n != -EINTR)
             return;
-        if (i < SPIN_TURNS && !eg_home.loaded) {
-            eg_sys0(SYS_sched_yield);
-            continue;
-        }
+        eg_sys0(SYS_sched_yield);
+    }
+    for (;;) {
         if (t->signal_fd < 0 || t->signal_mask != ~t->mask) {
             t->signal_mask = ~t->mask;
             long fd = eg_sys4(SYS_signalfd4, t->signal_fd, &t->signal_mask, 8, 02000000 | 04000);
@@ -85,10 +84,12 @@ static void wait_for_word(struct eg_thread *t)
         }
         struct pollfd p[2] = {{.fd = t->fd, .events = POLLIN}, {.fd = t->kick ? -1 : t->signal_fd, .events = POLLIN}};
         eg_sys5(SYS_ppoll, p, 2, 0, 0, 8);
-        if (p[1].revents & POLLIN && !p[0].revents && for_the_first(t)) {
+        if (p[0].revents)
+            return;
+        if (p[1].revents & POLLIN && for_the_first(t)) {
             const struct timespec moment = {.tv_nsec = 1000000};
             eg_sys5(SYS_ppoll, p, 1, &moment, 0, 8);
-        } else if (p[1].revents & POLLIN && !p[0].revents) {
+        } else if (p[1].revents & POLLIN) {
             t->kick_signal = 1;
             __atomic_store_n(&t->kick, 1, __ATOMIC_SEQ_CST);
             __atomic_store_n(&eg_home.kicks, 1, __ATOMIC_SEQ_CST);
