@@ -107,6 +107,13 @@ static void move(struct eg_thread *t, uint32_t to)
     eg_near_kick(t, t->node, t->slot);
 }
 
+/* What threads leave behind is fetched page by page: of two nodes they meet on the one that has more. */
+static int has_more(uint32_t a, uint32_t b)
+{
+    uint64_t of_a = eg_home.node[a]->n_held, of_b = eg_home.node[b]->n_held;
+    return of_a > of_b || (of_a == of_b && a < b);
+}
+
 /* Most of what it wants lies on another node, and it fits in there: it goes, unless more of them are here, who would come to it. Those that wait count,
  * too, but for the slot: who shares waits often. Who waits nearly always needs none. */
 static void nearer(struct eg_thread *t)
@@ -122,7 +129,7 @@ static void nearer(struct eg_thread *t)
     if (!much || best == k || t->kick || !eg_home.node[best]->alive || eg_agent.now_ns - t->moved_ns < NEAR_PAUSE_NS)
         return;
     uint32_t here = staying(k, t), there = staying(best, t);
-    if (!fits(best, t, shares) || there < here || (there == here && best > k))
+    if (!fits(best, t, shares) || there < here || (there == here && !has_more(best, k)))
         return;
     if (shares >= SHARES_PERCENT)
         eg_while_again(&eg_home.together);
