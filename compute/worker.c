@@ -209,14 +209,14 @@ static void give_back(const struct eg_co *m)
     wk_unlock(&wk.answers_lock);
 }
 
-/* So many pages from addr on, n at most, can be given: copied to buf, they are gone. Returns: how many. */
-static uint32_t given_take(uint64_t addr, uint32_t n, uint8_t *buf)
+/* So many pages from addr on, n at most, can be given: copied to buf, they are gone. Returns: how many; *ret_here: is the next one, if there are fewer than n, here? */
+static uint32_t given_take(uint64_t addr, uint32_t n, uint8_t *buf, int *ret_here)
 {
     uint32_t k = 0;
     uint8_t byte;
     wk_lock(&wk.rights_lock);
     uint64_t now = eg_sys_now_ns();
-    for (uint64_t at = addr; k < n && wk_try_copy(&byte, (const void *)at, 1) && !wk_held(at, now) && wk_try_touch((void *)at); at += EG_PAGE_BYTES)
+    for (uint64_t at = addr; k < n && (*ret_here = wk_try_copy(&byte, (const void *)at, 1)) && !wk_held(at, now) && wk_try_touch((void *)at); at += EG_PAGE_BYTES)
         k++;
     if (k) {
         protect(addr, k * EG_PAGE_BYTES, 1);
@@ -229,22 +229,22 @@ static uint32_t given_take(uint64_t addr, uint32_t n, uint8_t *buf)
 
 int wk_give(struct wk_slot *s, uint64_t addr, uint32_t n, uint64_t sp)
 {
-    uint8_t *buf = (uint8_t *)s + WK_DATA_OFFSET, byte;
+    uint8_t *buf = (uint8_t *)s + WK_DATA_OFFSET;
     struct eg_co m = {.type = EG_CO_GIVEN};
-    int stays = 0;
+    int stays = 0, here = 0;
     if (n > EG_CO_MAX_PAGES || !wk_is_programs(addr, n * EG_PAGE_BYTES)) /* a stack pointer may be anything */
         return 1;
     wk_lock(&wk.answers_lock);
     m.number = __atomic_load_n(&wk.n_taken, __ATOMIC_SEQ_CST);
     for (uint64_t end = addr + n * EG_PAGE_BYTES; addr < end; addr += EG_PAGE_BYTES) { /* the one that ended a run is looked at alone */
         m.addr = addr;
-        m.n = given_take(addr, (uint32_t)((end - addr) / EG_PAGE_BYTES), buf);
+        m.n = given_take(addr, (uint32_t)((end - addr) / EG_PAGE_BYTES), buf, &here);
         if (m.n) {
             wk_futex_left(m.addr, m.n);
             wk_send(&m, buf, m.n * (uint32_t)EG_PAGE_BYTES);
             addr += m.n * EG_PAGE_BYTES;
         }
-        stays |= addr < end && (addr + EG_PAGE_BYTES > sp || wk_try_copy(&byte, (const void *)addr, 1));
+        stays |= addr < end && (here || addr + EG_PAGE_BYTES > sp);
     }
     wk_unlock(&wk.answers_lock);
     return stays;

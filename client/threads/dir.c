@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-enum when { ALWAYS, MINE, ALONE, LAST, FOR_HOME };
+enum when { ALWAYS, MINE, ALONE, AWAITED, LAST, OWNER, FOR_HOME };
 
 enum action {
     QUEUE, NOTHING_NEW, SHARE, GIVE, INVALIDATE, RECALL, RECALL_COPY, NOTE_ACK, STORE_GIVE, PASS_ON, STORE_SHARE, STORE_HOME, STORE_RECALL, STORE_QUEUE, GONE, FORGOTTEN,
@@ -38,8 +38,10 @@ static int is(const struct eg_dir_page *p, enum when when, unsigned agent)
     switch (when) {
     case MINE: return holds(p, agent);
     case ALONE: return !(p->sharers & ~bit(agent));
+    case AWAITED: return (p->sharers & bit(agent)) != 0;
     case LAST: return p->sharers == bit(agent);
-    case FOR_HOME: return p->agent == EG_DIR_AT_HOME;
+    case OWNER: return p->owner == agent;
+    case FOR_HOME: return p->owner == agent && p->agent == EG_DIR_AT_HOME;
     default: return 1;
     }
 }
@@ -99,8 +101,6 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         row++;
     if (row == end)
         return -EPROTO;
-    if (event >= EG_DIR_EV_ACK && event <= EG_DIR_EV_CROSSED && p->state != EG_DIR_WAIT_ACKS && p->owner != agent)
-        return -EPROTO;
     int write = event == EG_DIR_EV_WRITE;
     if (write && p->state == EG_DIR_SHARED)
         moves_note(p, agent);
@@ -139,11 +139,7 @@ static int step(struct eg_dir *dir, struct eg_dir_page *p, uint64_t page, enum e
         p->state = row->next;
         dir->ops->recall(page, p->owner, row->action == RECALL_COPY);
         return 0;
-    case NOTE_ACK:
-        if (!(p->sharers & bit(agent)))
-            return -EPROTO;
-        p->sharers &= ~bit(agent);
-        return 0;
+    case NOTE_ACK: p->sharers &= ~bit(agent); return 0;
     case STORE_GIVE:
         dir->ops->store(page, data, 1);
         give(dir, p, page, p->agent, p->slot, EG_DIR_NO_CONTENT);

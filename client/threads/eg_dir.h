@@ -42,8 +42,8 @@
     X(FORGET, "its content is gone, and with it all copies: a memory call discarded it")
 
 /* X(state, event, when, action, next): `when` picks among rows of one state and event. The conditions:
- *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; LAST: no other acknowledgement is awaited;
- *   FOR_HOME: home asked for what comes.
+ *   ALWAYS; MINE: the asking agent has the right already; ALONE: nobody but the asker has a copy; AWAITED: its acknowledgement is; LAST: no
+ *   other one; OWNER: who says so is the owner, or was it last; FOR_HOME: so it is, and home asked for what comes.
  * Every (state, event) that is not here is a fault of the other side (ACK or DATA that nobody awaits, GIVEN by who is not the owner), or home's (FORGET of a busy page). */
 #define EG_DIR_TABLE(X)                                                                    \
     X(HOME, READ, MINE, NOTHING_NEW, HOME)                                                 \
@@ -61,23 +61,23 @@
     X(WAIT_ACKS, READ, ALWAYS, QUEUE, WAIT_ACKS)                                           \
     X(WAIT_ACKS, WRITE, ALWAYS, QUEUE, WAIT_ACKS)                                          \
     X(WAIT_ACKS, ACK, LAST, GIVE, OWNED)                                                   \
-    X(WAIT_ACKS, ACK, ALWAYS, NOTE_ACK, WAIT_ACKS)                                         \
+    X(WAIT_ACKS, ACK, AWAITED, NOTE_ACK, WAIT_ACKS)                                        \
     X(WAIT_DATA, READ, ALWAYS, QUEUE, WAIT_DATA)                                           \
     X(WAIT_DATA, WRITE, ALWAYS, QUEUE, WAIT_DATA)                                          \
     X(WAIT_DATA, DATA, FOR_HOME, STORE_GIVE, OWNED)                                        \
-    X(WAIT_DATA, DATA, ALWAYS, PASS_ON, OWNED)                                             \
+    X(WAIT_DATA, DATA, OWNER, PASS_ON, OWNED)                                              \
     X(WAIT_KEPT, READ, ALWAYS, QUEUE, WAIT_KEPT)                                           \
     X(WAIT_KEPT, WRITE, ALWAYS, QUEUE, WAIT_KEPT)                                          \
-    X(WAIT_KEPT, DATA, ALWAYS, STORE_SHARE, SHARED)                                        \
-    X(OWNED, GIVEN, ALWAYS, STORE_HOME, HOME)                                              \
-    X(OWNED, CROSSED, ALWAYS, STORE_RECALL, WAIT_GONE)                                     \
-    X(WAIT_DATA, GIVEN, ALWAYS, STORE_QUEUE, WAIT_GONE)                                    \
-    X(WAIT_DATA, CROSSED, ALWAYS, STORE_QUEUE, WAIT_GONE)                                  \
-    X(WAIT_KEPT, GIVEN, ALWAYS, STORE_QUEUE, WAIT_GONE)                                    \
-    X(WAIT_KEPT, CROSSED, ALWAYS, STORE_QUEUE, WAIT_GONE)                                  \
+    X(WAIT_KEPT, DATA, OWNER, STORE_SHARE, SHARED)                                         \
+    X(OWNED, GIVEN, OWNER, STORE_HOME, HOME)                                               \
+    X(OWNED, CROSSED, OWNER, STORE_RECALL, WAIT_GONE)                                      \
+    X(WAIT_DATA, GIVEN, OWNER, STORE_QUEUE, WAIT_GONE)                                     \
+    X(WAIT_DATA, CROSSED, OWNER, STORE_QUEUE, WAIT_GONE)                                   \
+    X(WAIT_KEPT, GIVEN, OWNER, STORE_QUEUE, WAIT_GONE)                                     \
+    X(WAIT_KEPT, CROSSED, OWNER, STORE_QUEUE, WAIT_GONE)                                   \
     X(WAIT_GONE, READ, ALWAYS, QUEUE, WAIT_GONE)                                           \
     X(WAIT_GONE, WRITE, ALWAYS, QUEUE, WAIT_GONE)                                          \
-    X(WAIT_GONE, ACK, ALWAYS, GONE, HOME)                                                  \
+    X(WAIT_GONE, ACK, OWNER, GONE, HOME)                                                   \
     X(HOME, FORGET, ALWAYS, FORGOTTEN, HOME)                                               \
     X(SHARED, FORGET, ALWAYS, FORGOTTEN, HOME)                                             \
     X(OWNED, FORGET, ALWAYS, FORGOTTEN, HOME)

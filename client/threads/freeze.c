@@ -11,7 +11,7 @@ static struct {
     uint64_t lo, hi;
     uint8_t discards;
 } held;
-static uint8_t drops; /* the nodes have been asked to drop what is being discarded */
+static uint8_t under_way; /* the first step of what is requested has been done */
 
 void eg_freeze_look(void)
 {
@@ -33,7 +33,7 @@ int eg_freeze_discards(uint64_t addr)
 
 int eg_freeze_drops(void)
 {
-    return drops;
+    return under_way && __atomic_load_n(&eg_home.request, __ATOMIC_SEQ_CST) == EG_REQ_DROP;
 }
 
 static uint64_t freeze_end(void)
@@ -160,17 +160,14 @@ static int drop_turn(int first)
 {
     if (first)
         freeze_drop();
-    drops = 1;
     if (eg_home.pending)
         return 0;
     forget();
-    drops = 0;
     return answered(EG_REQ_FROZEN);
 }
 
 int eg_freeze_turn(void)
 {
-    static uint8_t under_way;
     int done, first = !under_way;
     if (thawed()) {
         unpark();

@@ -233,7 +233,7 @@ static void forgotten(void)
     thaw();
 }
 
-/* given() of client/threads/agent.c. */
+/* given_page() of client/threads/agent.c. */
 static void given_turn(unsigned agent, const struct message *m)
 {
     if (m->page + 1 != s.held) {
@@ -293,7 +293,7 @@ static void give_back(unsigned agent, const struct message *m)
     put(&s.in[agent], (struct message){.kind = DATA, .page = m->page, .value = c->value});
 }
 
-/* As give() of compute/worker.c. */
+/* As wk_give() of compute/worker.c. */
 static void give(unsigned agent, unsigned page)
 {
     struct copy *c = &s.copy[agent][page];
