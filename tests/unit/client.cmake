@@ -32,7 +32,9 @@ eg_runtime_test(gate_patch SOURCES gate_patch.c gate_text.c gate_patch_run.S ${E
 eg_runtime_test(gate_patch_all SOURCES gate_patch_all.c gate_text.c gate_patch_run.S ${EG_GATE}/patch.c ${EG_GATE}/patch_all.c ${EG_GATE}/window.c ${EG_GATE}/site.c
   ${EG_GATE}/jumps.c ${EG_GATE}/trampoline.c ${EG_GATE}/late.c ${EG_GATE}/sections.c ${EG_GATE}/texts.c ${EG_GATE}/insn.c ${EG_GATE}/gate.S)
 eg_runtime_test(gate_insn SOURCES gate_insn.c ${EG_GATE}/insn.c)
-eg_runtime_test(gate_signals SOURCES gate_signals.c ${EG_GATE}/signals.c ${EG_GATE}/signal_calls.c ${EG_GATE}/signal_state.c ${EG_GATE}/traceme.c ${EG_GATE}/signals.S)
+foreach(name gate_signals gate_signal_state)
+  eg_runtime_test(${name} SOURCES ${name}.c gate_handlers.c ${EG_GATE}/signals.c ${EG_GATE}/signal_calls.c ${EG_GATE}/signal_state.c ${EG_GATE}/traceme.c ${EG_GATE}/signals.S)
+endforeach()
 foreach(name gate_buffers gate_pin)
   eg_runtime_test(${name} SOURCES ${name}.c gate_far.c ${EG_GATE}/buffers.c ${EG_GATE}/large.c ${EG_GATE}/pin.c ${EG_PAGER}/pins.c ${EG_PAGER}/eg_range.c
     ${EG_PAGER}/block.c)
