@@ -21,7 +21,10 @@
 #define PAGES 4096u
 #define SITES 64u
 #define KEPT_MOST 16u /* wakes in a row that go to threads here, while others may wait elsewhere */
-#define TELL_NS 2000000u
+#define TELL_NS 2000000u       /* home hears of a sleep that is so long, but not of each one */
+#define TELL_AGAIN_NS (EG_SLEPT_GOOD_NS / 4 * 3)
+#define NEWS_PERCENT 20u
+#define SLEEPER_PERCENT 50u
 #define SECOND_NS 1000000000u
 #define TIME_MAX_S 8000000000
 #define EVER UINT64_MAX
@@ -119,29 +122,53 @@ void wk_futex_fired(uint64_t addr)
     }
 }
 
+/* Of its time since home has been told. */
+static uint32_t slept_percent(const struct wk_slot *s, uint64_t now)
+{
+    return now > s->told_ns ? (uint32_t)(s->slept_ns * 100 / (now - s->told_ns)) : 0;
+}
+
+/* What home takes it to be. */
+static uint32_t believed_percent(const struct wk_slot *s, uint64_t now) { return now - s->told_ns < TELL_AGAIN_NS ? s->told_percent : 0; }
+
+static int is_news(const struct wk_slot *s, uint64_t now)
+{
+    uint32_t is = slept_percent(s, now), believed = believed_percent(s, now);
+    return now - s->told_ns > TELL_NS && (is > believed ? is - believed : believed - is) >= NEWS_PERCENT;
+}
+
 /* Home knows who runs. */
 static void tell(struct wk_slot *s, uint64_t now, int more)
 {
     struct eg_co m = {.type = EG_CO_SLEPT, .flags = more ? EG_CO_F_KEPT : 0, .slot = (uint16_t)s->index, .n = (uint32_t)(s->slept_ns / 1000)};
+    s->told_percent = slept_percent(s, now);
     s->told_ns = now;
     s->slept_ns = 0;
     wk_send(&m, NULL, 0);
+}
+
+void wk_sleep_begins(struct wk_slot *s)
+{
+    s->told_ns = eg_sys_now_ns();
+    s->slept_ns = 0;
+    s->told_percent = 0;
 }
 
 /* Until it is woken, or kicked (0: it is still in its bucket), or that time has come. */
 static int sleeps(struct wk_slot *s, uint64_t until_ns)
 {
     uint64_t since = eg_sys_now_ns(), now = since;
+    uint64_t tell_ns = believed_percent(s, now) < SLEEPER_PERCENT ? now + TELL_NS : s->told_ns + TELL_AGAIN_NS;
     int told = 0;
     uint32_t state;
     s->turn++;
     __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
     while ((state = __atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST)) == 1 && now < until_ns) {
-        uint64_t rest = until_ns == EVER ? EVER : until_ns - now, ns = told || rest < TELL_NS ? rest : TELL_NS;
+        uint64_t at = told || until_ns < tell_ns ? until_ns : tell_ns, ns = at == EVER ? EVER : at > now ? at - now : 0;
         struct timespec time = {.tv_sec = (long)(ns / SECOND_NS), .tv_nsec = (long)(ns % SECOND_NS)};
         eg_sys6(SYS_futex, &s->asleep, FUTEX_WAIT_PRIVATE, 1, ns == EVER ? NULL : &time, 0, 0);
         now = eg_sys_now_ns();
-        if (told || now - since < TELL_NS)
+        if (told || now < tell_ns)
             continue;
         s->slept_ns += now - since;
         since = now;
@@ -151,7 +178,7 @@ static int sleeps(struct wk_slot *s, uint64_t until_ns)
     __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
     now = eg_sys_now_ns();
     s->slept_ns += now - since;
-    if (told || now - s->told_ns > TELL_NS)
+    if (told || is_news(s, now))
         tell(s, now, 0);
     return state == 0;
 }

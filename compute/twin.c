@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/audit.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -20,6 +21,8 @@
 #define HOLD_MAX_NS 2000000u   /* pages of an instruction that still waits for another one */
 #define LOOK_AGAIN_NS 50000u
 #define RECENT 1024u
+#define PROCESSORS 1024u
+#define APART_MOST 4u /* calls; to go to another processor costs about one */
 #define FRAME_SOON 4096u /* of the stack: about a signal's frame */
 #define LEAVES_SPAN (12 * EG_PAGE_BYTES)
 #define TRAP_BREAKPOINT 3u /* int3: reported behind the instruction */
@@ -127,6 +130,13 @@ static void call_send(struct wk_slot *s, const struct eg_call *call, const void 
         twin_end(s);
 }
 
+/* Until something comes. A unix socket's read wakes at every piece of its own that the other side takes, too; poll does not. */
+static void sleep_until_read(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    eg_sys5(SYS_ppoll, &p, 1, NULL, 0, 8);
+}
+
 /* At least `least` bytes of what comes, `most` at most. Spins a little first. Returns: how many; fewer, if it goes to the program's memory and a page is not here,
  * or may not be written. */
 static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t most)
@@ -135,7 +145,9 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
     s->spin.begun_ns = 0;
     __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
     for (int block = !wk_spin_ns(); at < least;) {
-        long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, block ? 0 : MSG_DONTWAIT, 0, 0);
+        if (block)
+            sleep_until_read(s->fd);
+        long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, MSG_DONTWAIT, 0, 0);
         if (n > 0)
             at += (uint64_t)n;
         else if (n == -EAGAIN)
@@ -160,6 +172,23 @@ void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call
 {
     call_send(s, call, NULL);
     wk_call_read(s, ret_answer, sizeof *ret_answer);
+}
+
+/* Calls are made on that processor (from 1; 0: wherever): when it is not this one several times running, the thread goes there, and may run where it could before. */
+static void follow(struct wk_slot *s, uint64_t processor)
+{
+    uint64_t all[PROCESSORS / 64], one[PROCESSORS / 64] = {0};
+    unsigned here;
+    if (!processor || processor > PROCESSORS || eg_sys3(SYS_getcpu, &here, 0, 0))
+        return;
+    s->n_apart = here + 1 == processor ? 0 : s->n_apart + 1;
+    if (s->n_apart < APART_MOST)
+        return;
+    s->n_apart = 0;
+    one[(processor - 1) / 64] = 1ull << (processor - 1) % 64;
+    long bytes = eg_sys3(SYS_sched_getaffinity, 0, sizeof all, all);
+    if (!eg_sys_failed(bytes) && !eg_sys3(SYS_sched_setaffinity, 0, bytes, one))
+        eg_sys3(SYS_sched_setaffinity, 0, bytes, all);
 }
 
 static void idle(void *arg);
@@ -309,6 +338,7 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL, NULL);
     s->mask = answer.mask;
+    follow(s, (uint64_t)answer.arg[3]);
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &answer, &pieces) : answer.arg[0]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
@@ -324,7 +354,7 @@ void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int wri
     uint64_t have = some_read(s, in, sizeof *ret, most);
     memcpy(ret, in, sizeof *ret);
     uint64_t bytes = sizeof *ret + eg_co_payload_bytes(ret);
-    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY && ret->type != EG_CO_COVERED) || ret->n > EG_CO_MAX_PAGES || have > bytes)
+    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY && ret->type != EG_CO_COVERED) || ret->n > (ret->flags & EG_CO_F_ZERO ? EG_CO_MAX_ZEROS : EG_CO_MAX_PAGES) || have > bytes)
         wk_die("home sent nonsense of type", ret->type);
     if (have < bytes)
         some_read(s, in + have, bytes - have, bytes - have);
@@ -432,6 +462,7 @@ static void idle(void *arg)
     s->mask = call.mask;
     s->n_held = 0;
     s->rip = 0;
+    wk_sleep_begins(s);
     s->ends_at = (uint64_t)call.arg[1];
     for (int64_t i = 0; i < call.arg[0]; i++) { /* what it touches first; of several that wait, only the head: the next one may have come, too */
         struct eg_co m;

@@ -135,8 +135,8 @@ static void install(uint64_t addr, const uint8_t *data, uint32_t n, int writable
  * interrupt of the other processors; so has what comes many at once: that goes in order. */
 static void install_zeros(uint64_t addr, uint32_t n, int write)
 {
-    static const uint8_t zeros[EG_CO_MAX_PAGES * EG_PAGE_BYTES] __attribute__((aligned(4096)));
-    if ((write || n > ZERO_FEW) && n <= EG_CO_MAX_PAGES) {
+    static uint8_t zeros[EG_CO_MAX_ZEROS * EG_PAGE_BYTES] __attribute__((aligned(4096))); /* never written: the kernel has one page for all of it, which stays in the caches */
+    if (write || n > ZERO_FEW) {
         install(addr, zeros, n, 1);
         return;
     }

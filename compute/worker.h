@@ -36,10 +36,12 @@ struct wk_slot {
     uint64_t since_ns;
     uint32_t took_ns; /* the last one, not yet reported */
     struct eg_spin spin;
+    uint32_t n_apart; /* calls running that were made on another processor */
     struct wk_slot *next;   /* sleep.c's own, as the next four: who sleeps in the same bucket after it */
     uint64_t sleeps_at;
     uint32_t asleep;        /* futex */
     uint64_t told_ns, slept_ns; /* up to then home knows how it slept; since then it has slept so long */
+    uint32_t told_percent;      /* of its time, up to then */
     struct eg_thread_state state; /* as it came */
     uint8_t xstate[EG_XSTATE_MAX_BYTES];
 };
@@ -145,6 +147,8 @@ enum wk_futex wk_futex(struct wk_slot *s, const uint64_t *regs, long *ret);
 /* wk_nanosleep - nanosleep, or clock_nanosleep for some time. Context, Returns: as wk_futex (of other calls: HOME). DONE: the result is 0; KICKED: *ret_left_ns
  * are left for home to sleep. */
 enum wk_futex wk_nanosleep(struct wk_slot *s, const uint64_t *regs, uint64_t *ret_left_ns);
+/* wk_sleep_begins - home knows nothing of how this thread sleeps, which has just come. */
+void wk_sleep_begins(struct wk_slot *s);
 /* wk_futex_learn - what home said of who makes the futex calls that go on at rip. */
 void wk_futex_learn(uint64_t rip, int is_libc);
 /* wk_futex_fired - who sleeps on addr wakes: no stand-in does at home any more. Context: the main thread. */

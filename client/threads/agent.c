@@ -165,10 +165,20 @@ static int holds(const struct eg_dir_page *p, unsigned agent)
     }
 }
 
-/* Of bits that say something of the pages from lo on, the one of addr's. */
-static int bit_of(uint64_t bits, uint64_t lo, uint64_t addr)
+/* Which of the pages from lo on are here: LOOKED_PAGES of them at a time. */
+#define LOOKED_PAGES 64u
+struct looked {
+    uint64_t lo, here;
+};
+
+static int is_here(struct looked *l, uint64_t addr, const struct span *in)
 {
-    return (int)(bits >> (addr - lo) / EG_PAGE_BYTES & 1);
+    if (!l->lo || addr < l->lo || addr >= l->lo + LOOKED_PAGES * EG_PAGE_BYTES) {
+        uint64_t group = 2 * EG_ZERO_AHEAD * EG_PAGE_BYTES, lo = addr & ~(group - 1);
+        l->lo = lo > in->lo ? lo : in->lo;
+        l->here = eg_agent_here(l->lo, (uint32_t)((in->hi - l->lo) / EG_PAGE_BYTES));
+    }
+    return (int)(l->here >> (addr - l->lo) / EG_PAGE_BYTES & 1);
 }
 
 /* May a page that is not the asked one go along? here: home has it, as it has the asked one, or has neither. */
@@ -221,7 +231,8 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
     uint64_t page = addr / EG_PAGE_BYTES;
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
         int mine = holds(p, node + 1);
-        uint32_t window = eg_ahead(&seen[(slot + node * 131) % 1024], c, page, write && mine, mine && (!write || p->state == EG_DIR_OWNED));
+        uint32_t window = eg_ahead(&seen[(slot + node * 131) % 1024], c, page, EG_AHEAD_MAX, write && mine,
+                                   mine && (!write || p->state == EG_DIR_OWNED));
         window = window < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : window;
         eg_agent.absent = 0;
         eg_agent.asking = t;
@@ -255,22 +266,23 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
         eg_send_deny(node, slot, addr);
         return;
     }
-    struct eg_reader *r = &seen[(slot + node * 131) % 1024];
-    uint32_t n = eg_ahead(r, c, page, 0, 0), window = n;
-    n = n < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : n;
     eg_far_bring(addr);
+    struct looked look = {.lo = 0};
+    eg_agent.absent = !is_here(&look, addr, &in);
+    struct eg_reader *r = &seen[(slot + node * 131) % 1024];
+    uint32_t n = eg_ahead(r, c, page, eg_agent.absent ? eg_spare_zeros(node) : EG_AHEAD_MAX, 0, 0), window = n;
+    n = n < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : n;
     struct span out = {addr, addr + (uint64_t)n * EG_PAGE_BYTES};
     out.hi = out.hi > in.hi ? in.hi : out.hi;
-    struct span with = n < EG_ZERO_AHEAD ? neighbours(c, node, addr, in) : out;
-    with.lo = wanted ? addr : with.lo; /* a thread's start knows its pages by where they begin */
-    with.hi = with.hi > out.hi ? with.hi : out.hi;
-    uint64_t here = eg_agent_here(with.lo, (uint32_t)((with.hi - with.lo) / EG_PAGE_BYTES)), at;
-    eg_agent.absent = !bit_of(here, with.lo, addr);
-    if (eg_agent.absent)
-        out = with;
-    for (at = addr; at > out.lo && goes_along(c, at - EG_PAGE_BYTES, bit_of(here, with.lo, at - EG_PAGE_BYTES)); at -= EG_PAGE_BYTES)
-        ;
-    for (; at < out.hi && (at <= addr || goes_along(c, at, bit_of(here, with.lo, at))); at += EG_PAGE_BYTES)
+    if (eg_agent.absent && n < EG_ZERO_AHEAD) {
+        struct span with = neighbours(c, node, addr, in);
+        out.lo = wanted ? addr : with.lo; /* a thread's start knows its pages by where they begin */
+        out.hi = with.hi > out.hi ? with.hi : out.hi;
+    }
+    uint64_t at = addr;
+    while (at > out.lo && goes_along(c, at - EG_PAGE_BYTES, is_here(&look, at - EG_PAGE_BYTES, &in)))
+        at -= EG_PAGE_BYTES;
+    for (; at < out.hi && (at <= addr || goes_along(c, at, is_here(&look, at, &in))); at += EG_PAGE_BYTES)
         eg_agent_ask(eg_chunk_page(c, at), at / EG_PAGE_BYTES, node + 1, at == addr ? slot : EG_SLOT_NOBODY, write || eg_agent.absent);
     eg_grant_do();
     if (eg_agent.absent) /* then the next ones are a stream's, and more of them */

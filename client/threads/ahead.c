@@ -4,7 +4,6 @@
 /* Accesses in order, several streams of them at once: a window grows while they go on. What went in order once goes as one run to whoever asks for
  * its first page next: a buffer that is handed on costs one trip. It is a guess about others' pages, too: so where somebody else begins, runs
  * end, but for a stream that has come past such places already. Rights to write what is here already are streams of their own. */
-#define AHEAD_MAX (2 * EG_CO_MAX_PAGES)
 #define CROSSED_MANY 2u
 
 /* How many pages from `page` on went together, `most` at most, in its chunk. */
@@ -29,7 +28,7 @@ uint32_t eg_ahead_join(struct eg_dir_chunk *c, uint64_t page, uint32_t from, uin
     return n;
 }
 
-uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, int upgrade, int here)
+uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, uint32_t most, int upgrade, int here)
 {
     uint32_t oldest = 0;
     if (here)
@@ -40,7 +39,7 @@ uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, in
         uint32_t window = r->stream[i].window * 4;
         if (r->stream[i].upgrade == upgrade && (page == next || page == next + 1)) {
             r->stream[i].crossed = (uint8_t)(r->stream[i].crossed + (r->stream[i].crossed < CROSSED_MANY && eg_mark(c->first, page)));
-            window = eg_ahead_join(c, page, page == next ? 0 : 1, window > AHEAD_MAX ? AHEAD_MAX : window, r->stream[i].crossed == CROSSED_MANY);
+            window = eg_ahead_join(c, page, page == next ? 0 : 1, window > most ? most : window, r->stream[i].crossed == CROSSED_MANY);
             r->stream[i].window = window;
             r->stream[i].next = page + window;
             r->stream[i].used = r->n_faults;
@@ -53,7 +52,7 @@ uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, in
     eg_mark_set(c->first, page, 1);
     r->stream[oldest].upgrade = (uint8_t)upgrade;
     r->stream[oldest].crossed = 0;
-    r->stream[oldest].window = run_pages(c, page, AHEAD_MAX);
+    r->stream[oldest].window = run_pages(c, page, most);
     r->stream[oldest].next = page + r->stream[oldest].window;
     r->stream[oldest].used = r->n_faults;
     return r->stream[oldest].window;

@@ -80,6 +80,8 @@ void eg_sleep_cover(uint32_t k, unsigned slot, uint64_t addr);
 void eg_sleep_pass(uint32_t k, uint64_t addr);
 /* eg_sleep_slept - for so long (us) a thread of node k has slept; more: it sleeps on. Context: agent. */
 void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more);
+/* eg_sleep_untold_ns - for about so long it has slept since it was said last how it sleeps. Context: agent. */
+uint64_t eg_sleep_untold_ns(const struct eg_thread *t);
 /* eg_sleep_turn - stand-ins that were woken: their nodes are told. Context: agent. Returns: was there one? */
 int eg_sleep_turn(void);
 
@@ -103,6 +105,8 @@ void eg_spare_gave(uint32_t k, uint32_t n_pages);
 int eg_spare_dropped(uint32_t k, uint32_t n_pages);
 /* eg_spare_full - does node k hold so much more than it wants that its threads have to wait until it has given up what it was asked for? Context: agent. */
 int eg_spare_full(uint32_t k);
+/* eg_spare_zeros - so many pages of fresh memory may go to node k at once. Context: agent. */
+uint32_t eg_spare_zeros(uint32_t k);
 /* eg_spare_turn - nodes that hold too much are asked to give up what went there first. Context: agent. Returns: was there anything? */
 int eg_spare_turn(void);
 
@@ -117,9 +121,10 @@ struct eg_reader {
     } stream[EG_AHEAD_STREAMS];
     uint32_t n_faults;
 };
+#define EG_AHEAD_MAX (2 * EG_CO_MAX_PAGES)
 /* eg_ahead - upgrade: the asker wants to write what it has; here: it has it so, or it is coming. Context: agent. Returns: how many pages to take, with
- * this one. */
-uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, int upgrade, int here);
+ * this one: `most`, at most. */
+uint32_t eg_ahead(struct eg_reader *r, struct eg_dir_chunk *c, uint64_t page, uint32_t most, int upgrade, int here);
 /* eg_ahead_more - from `page` on n pages went instead of the `window` that eg_ahead said. Context: agent. */
 void eg_ahead_more(struct eg_reader *r, uint64_t page, uint32_t window, uint32_t n);
 /* eg_ahead_join - pages from page + `from` to page + n - 1 go together with those before them. Context: agent. Returns: n, or less: somebody else

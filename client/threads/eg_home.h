@@ -122,7 +122,9 @@ struct eg_thread {
     uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
     uint64_t seen_idle_ns;
     uint64_t call_since_ns, idle_ns; /* the call that is made for it began; all those before took so long */
-    uint64_t slept_since_ns; /* it sleeps where it is; the agent's */
+    uint64_t slept_told_ns;  /* how it sleeps where it is was said last; the agent's, as the next */
+    uint32_t slept_percent;
+    uint8_t sleeps_on;
     uint32_t visits;   /* it was at home, and went to whom it shares with */
     uint64_t visit_ns, stay_until_ns, stay_ns; /* its last one began; it stays at home until then, for so long the last time */
     uint32_t crashes;  /* its last call will end the process, and brings it home */

@@ -176,7 +176,7 @@ void eg_fault_home(const struct uffd_msg *m)
         eg_near_visit(tid, by - 1, addr);
     eg_agent.absent = 0;
     static struct eg_reader seen[64]; /* of home's threads */
-    uint32_t window = eg_ahead(&seen[tid % 64], c, page, wp, 0);
+    uint32_t window = eg_ahead(&seen[tid % 64], c, page, EG_AHEAD_MAX, wp, 0);
     eg_agent_ask(p, page, EG_DIR_AT_HOME, asker_note(page, tid, !wp, by), write);
     for (uint64_t i = 1; i < window && (addr + i * EG_PAGE_BYTES) % EG_BLOCK_BYTES; i++) {
         p = eg_chunk_page(c, addr + i * EG_PAGE_BYTES);

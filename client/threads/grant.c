@@ -112,7 +112,7 @@ void eg_grant_do(void)
 static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flags, int take, int protect, const uint8_t *data)
 {
     if (batch.on && (batch.node != node || batch.flags != flags || batch.take != take || batch.protect != protect || (slot != EG_SLOT_NOBODY && batch.slot != EG_SLOT_NOBODY) ||
-                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == EG_CO_MAX_PAGES ||
+                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == (flags & EG_CO_F_ZERO ? EG_CO_MAX_ZEROS : EG_CO_MAX_PAGES) ||
                      (data ? batch.data + (uint64_t)batch.n * EG_PAGE_BYTES != data : batch.data != NULL)))
         eg_grant_do();
     if (!batch.on) {

@@ -134,8 +134,17 @@ void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more)
     struct eg_thread *t = eg_slot_thread(eg_home.node[k], slot);
     if (!t || t->node != k)
         return;
-    __atomic_fetch_add(&t->idle_ns, us * 1000ull, __ATOMIC_RELAXED);
-    t->slept_since_ns = more ? eg_agent.now_ns : 0;
+    uint64_t ns = us * 1000ull, since = eg_agent.now_ns - t->slept_told_ns;
+    __atomic_fetch_add(&t->idle_ns, ns, __ATOMIC_RELAXED);
+    t->slept_percent = more || ns >= since ? 100 : (uint32_t)(ns * 100 / since);
+    t->slept_told_ns = eg_agent.now_ns;
+    t->sleeps_on = (uint8_t)more;
+}
+
+uint64_t eg_sleep_untold_ns(const struct eg_thread *t)
+{
+    uint64_t since = eg_agent.now_ns > t->slept_told_ns ? eg_agent.now_ns - t->slept_told_ns : 0;
+    return (t->sleeps_on || since < EG_SLEPT_GOOD_NS ? since : EG_SLEPT_GOOD_NS) * t->slept_percent / 100;
 }
 
 void eg_sleep_child(void)
