@@ -122,34 +122,38 @@ void wk_futex_fired(uint64_t addr)
     }
 }
 
-/* Of its time since home has been told. */
-static uint32_t slept_percent(const struct wk_slot *s, uint64_t now)
-{
-    return now > s->told_ns ? (uint32_t)(s->slept_ns * 100 / (now - s->told_ns)) : 0;
-}
-
-/* What home takes it to be. */
+/* What home takes it to be, that it sleeps. */
 static uint32_t believed_percent(const struct wk_slot *s, uint64_t now) { return now - s->told_ns < TELL_AGAIN_NS ? s->told_percent : 0; }
 
-static int is_news(const struct wk_slot *s, uint64_t now)
+/* Home knows who runs. */
+static void tell(struct wk_slot *s, uint64_t now, uint32_t percent, int more)
 {
-    uint32_t is = slept_percent(s, now), believed = believed_percent(s, now);
-    return now - s->told_ns > TELL_NS && (is > believed ? is - believed : believed - is) >= NEWS_PERCENT;
+    struct eg_co m = {.type = EG_CO_SLEPT, .flags = more ? EG_CO_F_KEPT : 0, .slot = (uint16_t)s->index, .n = percent};
+    s->told_percent = percent;
+    s->told_ns = now;
+    wk_send(&m, NULL, 0);
 }
 
-/* Home knows who runs. */
-static void tell(struct wk_slot *s, uint64_t now, int more)
+/* The thread has slept, and that it still does has been told, or not. */
+static void slept(struct wk_slot *s, uint64_t ns, uint64_t now, int told)
 {
-    struct eg_co m = {.type = EG_CO_SLEPT, .flags = more ? EG_CO_F_KEPT : 0, .slot = (uint16_t)s->index, .n = (uint32_t)(s->slept_ns / 1000)};
-    s->told_percent = slept_percent(s, now);
-    s->told_ns = now;
-    s->slept_ns = 0;
-    wk_send(&m, NULL, 0);
+    uint64_t window_ns = now - s->window_ns;
+    s->slept_ns += ns;
+    if (!told && window_ns < TELL_NS)
+        return;
+    uint32_t percent = (uint32_t)(s->slept_ns * 100 / window_ns), believed = believed_percent(s, now);
+    int news = told || (percent > believed ? percent - believed : believed - percent) >= NEWS_PERCENT;
+    if (news)
+        tell(s, now, percent, 0);
+    if (news || window_ns > TELL_AGAIN_NS) {
+        s->window_ns = now;
+        s->slept_ns = 0;
+    }
 }
 
 void wk_sleep_begins(struct wk_slot *s)
 {
-    s->told_ns = eg_sys_now_ns();
+    s->told_ns = s->window_ns = eg_sys_now_ns();
     s->slept_ns = 0;
     s->told_percent = 0;
 }
@@ -170,16 +174,12 @@ static int sleeps(struct wk_slot *s, uint64_t until_ns)
         now = eg_sys_now_ns();
         if (told || now < tell_ns)
             continue;
-        s->slept_ns += now - since;
-        since = now;
         told = 1;
-        tell(s, now, 1);
+        tell(s, now, 100, 1);
     }
     __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
     now = eg_sys_now_ns();
-    s->slept_ns += now - since;
-    if (told || is_news(s, now))
-        tell(s, now, 0);
+    slept(s, now - since, now, told);
     return state == 0;
 }
 

@@ -144,17 +144,16 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
     uint64_t at = 0;
     s->spin.begun_ns = 0;
     __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
-    for (int block = !wk_spin_ns(); at < least;) {
-        if (block)
-            sleep_until_read(s->fd);
+    while (at < least) {
         long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, MSG_DONTWAIT, 0, 0);
-        if (n > 0)
+        if (n > 0) {
             at += (uint64_t)n;
-        else if (n == -EAGAIN)
-            block = !eg_spin_turn(&s->spin, wk_spin_ns());
-        else if (n == -EFAULT)
+        } else if (n == -EAGAIN) {
+            if (!eg_spin_turn(&s->spin, wk_spin_ns()))
+                sleep_until_read(s->fd);
+        } else if (n == -EFAULT) {
             break;
-        else if (n != -EINTR) {
+        } else if (n != -EINTR) {
             __atomic_fetch_add(&wk.n_running, 1, __ATOMIC_RELAXED);
             twin_end(s);
         }
@@ -174,20 +173,25 @@ void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call
     wk_call_read(s, ret_answer, sizeof *ret_answer);
 }
 
-/* Calls are made on that processor (from 1; 0: wherever): when it is not this one several times running, the thread goes there, and may run where it could before. */
-static void follow(struct wk_slot *s, uint64_t processor)
+/* Calls are made on that processor (from 1; 0: wherever), while so many threads want to run: when it is not this one several times running, the thread goes there, and may
+ * run where it could before. */
+static void follow(struct wk_slot *s, uint64_t processor, uint64_t running)
 {
     uint64_t all[PROCESSORS / 64], one[PROCESSORS / 64] = {0};
     unsigned here;
-    if (!processor || processor > PROCESSORS || eg_sys3(SYS_getcpu, &here, 0, 0))
+    if (!processor || processor > PROCESSORS || running <= wk.n_processors || eg_sys3(SYS_getcpu, &here, 0, 0) || here + 1 == processor) {
+        s->n_apart = 0;
         return;
-    s->n_apart = here + 1 == processor ? 0 : s->n_apart + 1;
-    if (s->n_apart < APART_MOST)
+    }
+    if (++s->n_apart < APART_MOST)
         return;
     s->n_apart = 0;
-    one[(processor - 1) / 64] = 1ull << (processor - 1) % 64;
     long bytes = eg_sys3(SYS_sched_getaffinity, 0, sizeof all, all);
-    if (!eg_sys_failed(bytes) && !eg_sys3(SYS_sched_setaffinity, 0, bytes, one))
+    uint64_t word = (processor - 1) / 64, bit = 1ull << (processor - 1) % 64;
+    if (bytes < (long)((word + 1) * sizeof *all) || !(all[word] & bit))
+        return;
+    one[word] = bit;
+    if (!eg_sys3(SYS_sched_setaffinity, 0, bytes, one))
         eg_sys3(SYS_sched_setaffinity, 0, bytes, all);
 }
 
@@ -338,8 +342,8 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL, NULL);
     s->mask = answer.mask;
-    follow(s, (uint64_t)answer.arg[3]);
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &answer, &pieces) : answer.arg[0]);
+    follow(s, (uint64_t)answer.arg[3], (uint64_t)answer.arg[4]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
     if (here == WK_FUTEX_KICKED && !answer.arg[2])
@@ -354,7 +358,7 @@ void wk_answer_read(struct wk_slot *s, struct eg_co *ret, uint64_t most, int wri
     uint64_t have = some_read(s, in, sizeof *ret, most);
     memcpy(ret, in, sizeof *ret);
     uint64_t bytes = sizeof *ret + eg_co_payload_bytes(ret);
-    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY && ret->type != EG_CO_COVERED) || ret->n > (ret->flags & EG_CO_F_ZERO ? EG_CO_MAX_ZEROS : EG_CO_MAX_PAGES) || have > bytes)
+    if ((ret->type != EG_CO_GRANT && ret->type != EG_CO_DENY && ret->type != EG_CO_COVERED) || ret->n > eg_co_most_pages(ret->flags) || have > bytes)
         wk_die("home sent nonsense of type", ret->type);
     if (have < bytes)
         some_read(s, in + have, bytes - have, bytes - have);

@@ -348,6 +348,8 @@ static void message(const struct eg_co *m, const uint8_t *data)
 {
     switch (m->type) {
     case EG_CO_GRANT:
+        if (m->n > eg_co_most_pages(m->flags))
+            wk_die("home grants too many pages at once:", m->n);
         wk_install(m, data, 0);
         wk_taken(m->number);
         break;

@@ -37,11 +37,12 @@ struct wk_slot {
     uint32_t took_ns; /* the last one, not yet reported */
     struct eg_spin spin;
     uint32_t n_apart; /* calls running that were made on another processor */
-    struct wk_slot *next;   /* sleep.c's own, as the next four: who sleeps in the same bucket after it */
+    struct wk_slot *next;   /* sleep.c's own, as all up to slept_ns: who sleeps in the same bucket after it */
     uint64_t sleeps_at;
     uint32_t asleep;        /* futex */
-    uint64_t told_ns, slept_ns; /* up to then home knows how it slept; since then it has slept so long */
-    uint32_t told_percent;      /* of its time, up to then */
+    uint64_t told_ns;       /* then home was told how it sleeps */
+    uint32_t told_percent;
+    uint64_t window_ns, slept_ns; /* since then it has slept so long */
     struct eg_thread_state state; /* as it came */
     uint8_t xstate[EG_XSTATE_MAX_BYTES];
 };

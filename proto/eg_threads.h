@@ -69,8 +69,8 @@ enum eg_co_type {
     EG_CO_DATA = 4,       /* payload: n pages, as they were last written (answers RECALL); EG_CO_F_KEPT: still shared here */
     EG_CO_COVER = 5,      /* slot would sleep on the futex at addr: COVERED or DENY */
     EG_CO_PASS = 6,       /* nobody sleeps on addr here (answers FIRED): the wake is somebody else's */
-    EG_CO_SLEPT = 7,      /* the thread in slot has slept for n us since it said so last; EG_CO_F_KEPT: and sleeps on. Beside its calls. Else home takes it that it
-                           * sleeps for such a part of its time further on, up to EG_SLEPT_GOOD_NS; it says so again before, or when that is not so */
+    EG_CO_SLEPT = 7,      /* beside its calls the thread in slot sleeps for n percent of its time: home takes it so for EG_SLEPT_GOOD_NS; EG_CO_F_KEPT: it sleeps until it
+                           * says something else */
     EG_CO_LEAVES = 8,     /* a thread goes home, and will use n pages from addr there: before its HOME, so that home asks for them meanwhile. If it has not given all of them */
     EG_CO_GIVEN = 9,      /* payload: n pages, of which nothing is here any more: those that it will use, and that were writable here. Before its HOME. number: all of home's up to
                            * this one have been taken */
@@ -110,6 +110,9 @@ _Static_assert(sizeof(struct eg_co) == 24, "eg_co is a wire format");
 #define EG_CO_MAX_PAGES 32u
 #define EG_CO_MAX_ZEROS 128u /* of a GRANT with EG_CO_F_ZERO */
 
+/* eg_co_most_pages - of a grant. */
+static inline uint32_t eg_co_most_pages(unsigned flags) { return flags & EG_CO_F_ZERO ? EG_CO_MAX_ZEROS : EG_CO_MAX_PAGES; }
+
 static inline uint64_t eg_co_payload_bytes(const struct eg_co *m)
 {
     int has = m->type == EG_CO_DATA || m->type == EG_CO_GIVEN || (m->type == EG_CO_GRANT && !(m->flags & (EG_CO_F_ZERO | EG_CO_F_NODATA)));
@@ -123,7 +126,8 @@ enum eg_call_type {
                          * arg[1]: at this instruction it ends, and rather goes home (END) than wait for a page; 0: nowhere */
     EG_CALL_SYSCALL = 2, /* to home: arg[0] number, arg[1..6] arguments; payload of a clone: eg_thread_state of the new thread */
     EG_CALL_RETURN = 3, /* to the worker: arg[0] result; mask; to a futex
-                         * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay; to others arg[3]: on this processor (from 1) it was made, and the thread should be there; 0 */
+                         * call arg[1]: 1: libc itself made it; to KICKED arg[2]: 1: it may stay; to others arg[3]: on this processor (from 1) it was made, and
+                         * the thread should be there, if arg[4], how many threads want to run on the machine, is more than it has processors; 0 */
     EG_CALL_HOME = 4,   /* to home: go on there; payload: eg_thread_state; arg[0]: enum eg_home_reason; FAULT, TRAP: arg[1] the
                          * signal, arg[2] its address, arg[3] EG_FAULT_* */
     EG_CALL_EXIT = 5,   /* to home: the thread made exit(2); the stream is free for another thread */

@@ -165,18 +165,18 @@ static int holds(const struct eg_dir_page *p, unsigned agent)
     }
 }
 
-/* Which of the pages from lo on are here: LOOKED_PAGES of them at a time. */
-#define LOOKED_PAGES 64u
+/* Which of the pages from lo on are here. */
 struct looked {
     uint64_t lo, here;
 };
 
 static int is_here(struct looked *l, uint64_t addr, const struct span *in)
 {
-    if (!l->lo || addr < l->lo || addr >= l->lo + LOOKED_PAGES * EG_PAGE_BYTES) {
-        uint64_t group = 2 * EG_ZERO_AHEAD * EG_PAGE_BYTES, lo = addr & ~(group - 1);
-        l->lo = lo > in->lo ? lo : in->lo;
-        l->here = eg_agent_here(l->lo, (uint32_t)((in->hi - l->lo) / EG_PAGE_BYTES));
+    uint64_t bytes = EG_LOOK_PAGES * EG_PAGE_BYTES, lo = addr & ~(bytes - 1), hi = lo + bytes < in->hi ? lo + bytes : in->hi;
+    lo = lo > in->lo ? lo : in->lo;
+    if (l->lo != lo) {
+        l->lo = lo;
+        l->here = eg_agent_here(lo, (uint32_t)((hi - lo) / EG_PAGE_BYTES));
     }
     return (int)(l->here >> (addr - l->lo) / EG_PAGE_BYTES & 1);
 }
@@ -502,6 +502,8 @@ static int pushes_turn(void)
         uint32_t n = __atomic_load_n(&t->n_pushed, __ATOMIC_ACQUIRE), node = t->node, slot = t->slot;
         if (!n)
             continue;
+        t->sleeps_on = 0; /* what the node that it comes from said of it is over */
+        t->slept_percent = 0;
         memcpy(run, t->pushed, sizeof run);
         __atomic_store_n(&t->n_pushed, 0, __ATOMIC_RELEASE); /* once it has the last one, it may go out again */
         for (uint32_t k = 0; k < n; k++)
@@ -512,14 +514,13 @@ static int pushes_turn(void)
 
 /* --- the thread -------------------------------------------------------------------------------------------------------------------------- */
 
-/* Do more threads want to run on this machine than there are processors? */
-static void load_look(void)
+void eg_home_load_look(uint64_t now_ns)
 {
-    static uint64_t next_ns;
-    if (eg_agent.now_ns < next_ns)
+    uint64_t due_ns = __atomic_load_n(&eg_home.load_due_ns, __ATOMIC_RELAXED);
+    if (now_ns < due_ns || !__atomic_compare_exchange_n(&eg_home.load_due_ns, &due_ns, now_ns + LOAD_EVERY_NS, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return;
-    next_ns = eg_agent.now_ns + LOAD_EVERY_NS;
-    eg_home.loaded = eg_load_running(eg_home.load_fd) > eg_home.n_processors;
+    eg_home.running = eg_load_running(eg_home.load_fd);
+    eg_home.loaded = eg_home.running > eg_home.n_processors;
 }
 
 static void agent_lock(void)
@@ -585,7 +586,7 @@ void eg_agent_main(void)
         agent_unlock();
         if (work || more) {
             spin.begun_ns = 0;
-            load_look();
+            eg_home_load_look(eg_agent.now_ns);
             continue;
         }
         if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))

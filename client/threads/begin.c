@@ -129,9 +129,9 @@ void eg_home_ended(const struct eg_thread *t)
 static void begun(struct eg_thread *t)
 {
     t->kick = t->kick_signal = t->move_to = t->in_call = 0;
-    t->call_since_ns = t->slept_percent = t->sleeps_on = 0;
+    t->call_since_ns = 0;
     t->busy_percent = 100;
-    t->start_ns = t->out_ns = t->slept_told_ns = eg_sys_now_ns();
+    t->start_ns = t->out_ns = eg_sys_now_ns();
     t->moved_ns = t->cost_ns = 0;
     t->stays = (struct eg_while){.for_ns = WHILE_NS};
     t->spread = 0;

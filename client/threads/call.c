@@ -27,17 +27,20 @@ static long content_write(uint64_t addr, void *content, uint64_t bytes)
 
 static long word_write(uint64_t addr, uint64_t value) { return content_write(addr, &value, sizeof value); }
 
-/* Where the thread should be, too: a wake from one processor to another costs both an interrupt, while both have something to run. */
-static int64_t processor(const struct eg_thread *t)
+/* The answer says where the thread should be, too: a wake from one processor to another costs both an interrupt, while both have something to run. */
+static void says_where(const struct eg_thread *t, struct eg_call *call)
 {
     unsigned here;
-    int shared = eg_home.loaded && !(eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK);
-    return shared && eg_sys3(SYS_getcpu, &here, 0, 0) == 0 ? (int64_t)here + 1 : 0;
+    if (!eg_home.loaded || eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK || eg_sys3(SYS_getcpu, &here, 0, 0))
+        return;
+    call->arg[3] = (int64_t)here + 1;
+    call->arg[4] = eg_home.running;
 }
 
 static void answer(struct eg_thread *t, int64_t ret)
 {
-    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret, 0, 0, processor(t)}, .mask = t->mask};
+    struct eg_call call = {.type = EG_CALL_RETURN, .arg = {ret}, .mask = t->mask};
+    says_where(t, &call);
     eg_proxy_transfer(t, SYS_sendto, &call, sizeof call);
 }
 
@@ -172,7 +175,8 @@ static void pieces_answer(struct eg_thread *t, struct pieces *p)
     uint32_t from, n;
     pieces_written(p, t->ret);
     n = eg_pieces_span(p->of, EG_PIECE_OUT, p->d.bytes, p->d.at, &from);
-    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = n, .arg = {t->ret, 0, 0, processor(t)}, .mask = t->mask};
+    struct eg_call call = {.type = EG_CALL_RETURN, .len_bytes = n, .arg = {t->ret}, .mask = t->mask};
+    says_where(t, &call);
     uint8_t *head = p->d.data + from - sizeof call;
     memcpy(head, &call, sizeof call);
     eg_proxy_transfer(t, SYS_sendto, head, sizeof call + n);
@@ -341,6 +345,7 @@ void eg_proxy_call(struct eg_thread *t, const struct eg_call *call)
     if (interrupted) /* its handlers run before the call */
         t->nr = SYS_sched_yield;
     uint64_t begun_ns = eg_sys_now_ns();
+    eg_home_load_look(begun_ns);
     __atomic_store_n(&t->call_since_ns, begun_ns, __ATOMIC_RELAXED);
     __atomic_store_n(&t->in_call, 1, __ATOMIC_SEQ_CST);
     do

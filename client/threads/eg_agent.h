@@ -78,10 +78,10 @@ int eg_summon(uint32_t tid);
 void eg_sleep_cover(uint32_t k, unsigned slot, uint64_t addr);
 /* eg_sleep_pass - node k had no use for a wake. Context: agent. */
 void eg_sleep_pass(uint32_t k, uint64_t addr);
-/* eg_sleep_slept - for so long (us) a thread of node k has slept; more: it sleeps on. Context: agent. */
-void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more);
-/* eg_sleep_untold_ns - for about so long it has slept since it was said last how it sleeps. Context: agent. */
-uint64_t eg_sleep_untold_ns(const struct eg_thread *t);
+/* eg_sleep_slept - a thread of node k sleeps for such a part of its time; more: now, until it says something else. Context: agent. */
+void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t percent, int more);
+/* eg_sleep_percent - of its time a thread sleeps where it is, as far as is known. Context: agent. */
+uint32_t eg_sleep_percent(const struct eg_thread *t);
 /* eg_sleep_turn - stand-ins that were woken: their nodes are told. Context: agent. Returns: was there one? */
 int eg_sleep_turn(void);
 
@@ -93,7 +93,8 @@ void eg_grant_do(void);
 void eg_grant_stores(void);
 /* eg_grant_recalls - recalls that the directory decided are sent, after the grants. Context: agent, at the end of its turn. */
 void eg_grant_recalls(void);
-/* eg_agent_here - Context: agent. Returns: which of n pages (64 at most) are here, or in the kernel's swap, a bit each. */
+#define EG_LOOK_PAGES 64u
+/* eg_agent_here - Context: agent. Returns: which of n pages (EG_LOOK_PAGES at most) are here, or in the kernel's swap, a bit each. */
 uint64_t eg_agent_here(uint64_t addr, uint32_t n);
 
 /* --- spare.c --- */

@@ -122,7 +122,7 @@ struct eg_thread {
     uint32_t busy_percent; /* of its time it ran, lately; the agent's, as the next */
     uint64_t seen_idle_ns;
     uint64_t call_since_ns, idle_ns; /* the call that is made for it began; all those before took so long */
-    uint64_t slept_told_ns;  /* how it sleeps where it is was said last; the agent's, as the next */
+    uint64_t slept_told_ns; /* how it sleeps where it is was said last; the agent's, as the next */
     uint32_t slept_percent;
     uint8_t sleeps_on;
     uint32_t visits;   /* it was at home, and went to whom it shares with */
@@ -183,7 +183,9 @@ struct eg_home {
     int maps_fd, load_fd;
     uint32_t pulse_ms; /* EG_HOME_PULSE_MS; ENDGAME_PULSE_MS, for tests */
     uint32_t n_processors;
-    uint8_t loaded;    /* more threads want to run here than there are processors */
+    uint64_t load_due_ns;
+    uint32_t running;  /* threads that want to run on this machine, when it was looked at last */
+    uint8_t loaded;    /* more than processors */
     struct eg_while stay;     /* auto: threads stay here, because it did not pay */
     struct eg_while together; /* new threads go where most are, because they share */
     uint64_t process;
@@ -238,6 +240,8 @@ int eg_home_untouched(uint64_t lo, uint64_t hi);
 void eg_home_changed(uint64_t lo, uint64_t hi);
 
 /* --- agent.c --- */
+/* eg_home_load_look - how many threads want to run here, if that has not been looked at for a while. Context: any. */
+void eg_home_load_look(uint64_t now_ns);
 /* eg_home_wake - the agent looks at its requests. */
 void eg_home_wake(void);
 /* eg_home_lost - a node is gone while the program needs it: one line, and the program ends. */

@@ -46,8 +46,7 @@ void eg_grant_stores(void)
 
 uint64_t eg_agent_here(uint64_t addr, uint32_t n)
 {
-    uint64_t entry[64], bits = 0;
-    n = n > 64 ? 64 : n;
+    uint64_t entry[EG_LOOK_PAGES], bits = 0;
     long got = eg_sys4(SYS_pread64, eg_rt.pagemap_fd, entry, n * 8, addr / EG_PAGE_BYTES * 8);
     if (got != (long)(n * 8))
         eg_die("cannot read /proc/self/pagemap", NULL, 0);
@@ -112,7 +111,7 @@ void eg_grant_do(void)
 static void batch_add(uint64_t addr, uint32_t node, unsigned slot, unsigned flags, int take, int protect, const uint8_t *data)
 {
     if (batch.on && (batch.node != node || batch.flags != flags || batch.take != take || batch.protect != protect || (slot != EG_SLOT_NOBODY && batch.slot != EG_SLOT_NOBODY) ||
-                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == (flags & EG_CO_F_ZERO ? EG_CO_MAX_ZEROS : EG_CO_MAX_PAGES) ||
+                     batch.addr + (uint64_t)batch.n * EG_PAGE_BYTES != addr || batch.n == eg_co_most_pages(flags) ||
                      (data ? batch.data + (uint64_t)batch.n * EG_PAGE_BYTES != data : batch.data != NULL)))
         eg_grant_do();
     if (!batch.on) {

@@ -187,8 +187,8 @@ void eg_near_turn(void)
         struct eg_thread *t = eg_home.thread[i];
         uint64_t since = __atomic_load_n(&t->call_since_ns, __ATOMIC_RELAXED), idle = __atomic_load_n(&t->idle_ns, __ATOMIC_RELAXED);
         idle += since && since < eg_agent.now_ns ? eg_agent.now_ns - since : 0;
-        idle += eg_sleep_untold_ns(t);
         uint64_t more = idle > t->seen_idle_ns ? (idle - t->seen_idle_ns) * 100 / (eg_agent.now_ns - last_ns) : 0;
+        more += eg_sleep_percent(t);
         t->busy_percent = more < 100 ? 100 - (uint32_t)more : 0;
         t->seen_idle_ns = idle;
     }

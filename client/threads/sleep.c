@@ -129,22 +129,19 @@ void eg_sleep_leave(uint64_t addr)
 
 void eg_sleep_pass(uint32_t k, uint64_t addr) { eg_sleep_wake(k, addr, 1); }
 
-void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t us, int more)
+void eg_sleep_slept(uint32_t k, unsigned slot, uint32_t percent, int more)
 {
     struct eg_thread *t = eg_slot_thread(eg_home.node[k], slot);
     if (!t || t->node != k)
         return;
-    uint64_t ns = us * 1000ull, since = eg_agent.now_ns - t->slept_told_ns;
-    __atomic_fetch_add(&t->idle_ns, ns, __ATOMIC_RELAXED);
-    t->slept_percent = more || ns >= since ? 100 : (uint32_t)(ns * 100 / since);
+    t->slept_percent = percent;
     t->slept_told_ns = eg_agent.now_ns;
     t->sleeps_on = (uint8_t)more;
 }
 
-uint64_t eg_sleep_untold_ns(const struct eg_thread *t)
+uint32_t eg_sleep_percent(const struct eg_thread *t)
 {
-    uint64_t since = eg_agent.now_ns > t->slept_told_ns ? eg_agent.now_ns - t->slept_told_ns : 0;
-    return (t->sleeps_on || since < EG_SLEPT_GOOD_NS ? since : EG_SLEPT_GOOD_NS) * t->slept_percent / 100;
+    return t->sleeps_on || eg_agent.now_ns - t->slept_told_ns < EG_SLEPT_GOOD_NS ? t->slept_percent : 0;
 }
 
 void eg_sleep_child(void)

@@ -6,7 +6,7 @@
 /* A run: the first page's address, the number of pages, and whether they are read-only copies that the directory does not count. */
 #define RUN_PAGES 0x7ffull
 #define RUN_FIXED 0x800ull
-#define ZEROS_PART 64u /* of what a node wants to hold */
+#define SMALL_PAGES 8192u
 #define SPARE_RUNS 8u /* in one turn */
 
 _Static_assert(EG_CO_MAX_PAGES <= RUN_PAGES && EG_CO_MAX_ZEROS <= RUN_PAGES, "a grant is a run");
@@ -89,13 +89,11 @@ int eg_spare_full(uint32_t k)
     return n->most_pages && n->n_leaving && n->n_held > n->most_pages + n->most_pages / 8;
 }
 
-/* Who goes on in order through fresh memory waits for it once in so many pages; a node with little room is not filled by that. */
+/* Not so many that several threads at once could fill it. */
 uint32_t eg_spare_zeros(uint32_t k)
 {
-    uint64_t part = eg_home.node[k]->most_pages / ZEROS_PART;
-    if (!eg_home.node[k]->most_pages || part > EG_CO_MAX_ZEROS)
-        return EG_CO_MAX_ZEROS;
-    return part > EG_AHEAD_MAX ? (uint32_t)part : EG_AHEAD_MAX;
+    const struct eg_node *n = eg_home.node[k];
+    return n->most_pages && (n->most_pages < SMALL_PAGES || n->n_held > n->most_pages / 8 * 7) ? EG_AHEAD_MAX : EG_CO_MAX_ZEROS;
 }
 
 int eg_spare_turn(void)
