@@ -130,7 +130,8 @@ static void call_send(struct wk_slot *s, const struct eg_call *call, const void 
         twin_end(s);
 }
 
-/* Until something comes. A unix socket's read wakes at every piece of its own that the other side takes, too; poll does not. */
+/* Until something comes. A unix socket's read also wakes at every piece of its own that the other side takes, in time for the answer, if a processor is free; poll
+ * does not. */
 static void sleep_until_read(int fd)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -143,14 +144,18 @@ static uint64_t some_read(struct wk_slot *s, void *to, uint64_t least, uint64_t 
 {
     uint64_t at = 0;
     s->spin.begun_ns = 0;
+    s->was_woken = 0;
     __atomic_fetch_sub(&wk.n_running, 1, __ATOMIC_RELAXED);
-    while (at < least) {
-        long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, MSG_DONTWAIT, 0, 0);
+    for (int block = 0; at < least;) {
+        long n = eg_sys6(SYS_recvfrom, s->fd, (uint8_t *)to + at, most - at, block ? 0 : MSG_DONTWAIT, 0, 0);
         if (n > 0) {
             at += (uint64_t)n;
         } else if (n == -EAGAIN) {
-            if (!eg_spin_turn(&s->spin, wk_spin_ns()))
+            uint64_t spin_ns = wk_spin_ns();
+            block = spin_ns && !eg_spin_turn(&s->spin, spin_ns);
+            if (!spin_ns)
                 sleep_until_read(s->fd);
+            s->was_woken |= block || !spin_ns;
         } else if (n == -EFAULT) {
             break;
         } else if (n != -EINTR) {
@@ -173,9 +178,9 @@ void wk_call_short(struct wk_slot *s, const struct eg_call *call, struct eg_call
     wk_call_read(s, ret_answer, sizeof *ret_answer);
 }
 
-/* Calls are made on that processor (from 1; 0: wherever), while so many threads want to run: when it is not this one several times running, the thread goes there, and may
- * run where it could before. */
-static void follow(struct wk_slot *s, uint64_t processor, uint64_t running)
+/* Calls are made on that processor (from 1; 0: wherever), while so many threads want to run: when the thread was woken from there to another one several times running, it
+ * goes there, and may run where it could before. */
+static void follow(struct wk_slot *s, int was_woken, uint64_t processor, uint64_t running)
 {
     uint64_t all[PROCESSORS / 64], one[PROCESSORS / 64] = {0};
     unsigned here;
@@ -183,7 +188,8 @@ static void follow(struct wk_slot *s, uint64_t processor, uint64_t running)
         s->n_apart = 0;
         return;
     }
-    if (++s->n_apart < APART_MOST)
+    s->n_apart += (uint32_t)was_woken;
+    if (s->n_apart < APART_MOST)
         return;
     s->n_apart = 0;
     long bytes = eg_sys3(SYS_sched_getaffinity, 0, sizeof all, all);
@@ -339,11 +345,12 @@ static void syscall_trap(struct wk_slot *s, struct eg_ucontext *uc)
     }
     struct eg_call answer;
     wk_call_read(s, &answer, sizeof answer);
+    int was_woken = s->was_woken;
     if (answer.type == EG_CALL_HOME)
         go_home(s, uc, EG_HOME_SYSCALL, NULL);
     s->mask = answer.mask;
     r[EG_REG_RAX] = (uint64_t)(answer.len_bytes ? wk_pieces_end(s, r[EG_REG_RIP], &answer, &pieces) : answer.arg[0]);
-    follow(s, (uint64_t)answer.arg[3], (uint64_t)answer.arg[4]);
+    follow(s, was_woken, (uint64_t)answer.arg[3], (uint64_t)answer.arg[4]);
     if (nr == SYS_futex)
         wk_futex_learn(r[EG_REG_RIP], answer.arg[1] != 0);
     if (here == WK_FUTEX_KICKED && !answer.arg[2])

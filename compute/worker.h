@@ -36,7 +36,8 @@ struct wk_slot {
     uint64_t since_ns;
     uint32_t took_ns; /* the last one, not yet reported */
     struct eg_spin spin;
-    uint32_t n_apart; /* calls running that were made on another processor */
+    int was_woken;    /* the last time that it waited for something on its stream */
+    uint32_t n_apart; /* calls running that were made on another processor, and woke it */
     struct wk_slot *next;   /* sleep.c's own, as all up to slept_ns: who sleeps in the same bucket after it */
     uint64_t sleeps_at;
     uint32_t asleep;        /* futex */

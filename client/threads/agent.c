@@ -520,7 +520,8 @@ void eg_home_load_look(uint64_t now_ns)
     if (now_ns < due_ns || !__atomic_compare_exchange_n(&eg_home.load_due_ns, &due_ns, now_ns + LOAD_EVERY_NS, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return;
     eg_home.running = eg_load_running(eg_home.load_fd);
-    eg_home.loaded = eg_home.running > eg_home.n_processors;
+    if (eg_home.running <= eg_home.n_processors)
+        eg_home.loaded = 0;
 }
 
 static void agent_lock(void)
@@ -587,6 +588,7 @@ void eg_agent_main(void)
         if (work || more) {
             spin.begun_ns = 0;
             eg_home_load_look(eg_agent.now_ns);
+            eg_home.loaded = eg_home.running > eg_home.n_processors;
             continue;
         }
         if (eg_spin_turn(&spin, eg_home.loaded ? 0 : SPIN_NS))

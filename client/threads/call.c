@@ -31,7 +31,7 @@ static long word_write(uint64_t addr, uint64_t value) { return content_write(add
 static void says_where(const struct eg_thread *t, struct eg_call *call)
 {
     unsigned here;
-    if (!eg_home.loaded || eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK || eg_sys3(SYS_getcpu, &here, 0, 0))
+    if (eg_home.running <= eg_home.n_processors || eg_home.node[t->node]->config->flags & EG_HELLO_OTHER_CLOCK || eg_sys3(SYS_getcpu, &here, 0, 0))
         return;
     call->arg[3] = (int64_t)here + 1;
     call->arg[4] = eg_home.running;

@@ -185,7 +185,7 @@ struct eg_home {
     uint32_t n_processors;
     uint64_t load_due_ns;
     uint32_t running;  /* threads that want to run on this machine, when it was looked at last */
-    uint8_t loaded;    /* more than processors */
+    uint8_t loaded;    /* more than processors, when the agent had work: who waits does not spin */
     struct eg_while stay;     /* auto: threads stay here, because it did not pay */
     struct eg_while together; /* new threads go where most are, because they share */
     uint64_t process;
