@@ -205,6 +205,7 @@ static struct span neighbours(struct eg_dir_chunk *c, uint32_t node, uint64_t ad
 void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32_t wanted)
 {
     static struct eg_reader seen[1024];
+    struct eg_reader *r = &seen[(slot + node * 131) % 1024];
     struct eg_area area;
     struct eg_thread *t = eg_slot_thread(eg_home.node[node], slot);
     eg_agent.asked = 1;
@@ -231,8 +232,7 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
     uint64_t page = addr / EG_PAGE_BYTES;
     if (p && p->state != EG_DIR_HOME) { /* known: it is memory that was registered, writable, and no call has changed that */
         int mine = holds(p, node + 1);
-        uint32_t window = eg_ahead(&seen[(slot + node * 131) % 1024], c, page, EG_AHEAD_MAX, write && mine,
-                                   mine && (!write || p->state == EG_DIR_OWNED));
+        uint32_t window = eg_ahead(r, c, page, EG_AHEAD_MAX, write && mine, mine && (!write || p->state == EG_DIR_OWNED));
         window = window < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : window;
         eg_agent.absent = 0;
         eg_agent.asking = t;
@@ -269,7 +269,6 @@ void eg_agent_get(uint32_t node, unsigned slot, uint64_t addr, int write, uint32
     eg_far_bring(addr);
     struct looked look = {.lo = 0};
     eg_agent.absent = !is_here(&look, addr, &in);
-    struct eg_reader *r = &seen[(slot + node * 131) % 1024];
     uint32_t n = eg_ahead(r, c, page, eg_agent.absent ? eg_spare_zeros(node) : EG_AHEAD_MAX, 0, 0), window = n;
     n = n < wanted ? eg_ahead_join(c, page, 1, wanted, 1) : n;
     struct span out = {addr, addr + (uint64_t)n * EG_PAGE_BYTES};
@@ -502,8 +501,7 @@ static int pushes_turn(void)
         uint32_t n = __atomic_load_n(&t->n_pushed, __ATOMIC_ACQUIRE), node = t->node, slot = t->slot;
         if (!n)
             continue;
-        t->sleeps_on = 0; /* what the node that it comes from said of it is over */
-        t->slept_percent = 0;
+        t->slept_percent = 0; /* what the node that it comes from said of it is over */
         memcpy(run, t->pushed, sizeof run);
         __atomic_store_n(&t->n_pushed, 0, __ATOMIC_RELEASE); /* once it has the last one, it may go out again */
         for (uint32_t k = 0; k < n; k++)
